@@ -57,7 +57,10 @@ class _WorkingSet:
 
 _BEFORE: dict[str, Callable[[], dict[str, Any]]] = {
     "chainer._environment_check": lambda: _importing(
-        numpy=None, pkg_resources=types.SimpleNamespace(require=lambda requirement: None)
+        numpy=None,
+        pkg_resources=types.SimpleNamespace(
+            require=_WorkingSet().require, DistributionNotFound=_ResolutionError
+        ),
     ),
     "chainer.functions.array.as_strided": lambda: _importing(
         numpy=_StandIn(numpy, sctypes=_sctypes())
