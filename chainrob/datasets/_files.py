@@ -1,0 +1,72 @@
+"""Where the data files lie, and the check that they are the files they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+__all__ = ["DataFileError", "data_folder", "read_data_file"]
+
+
+class DataFileError(RuntimeError):
+    """A data file is missing, unreadable or not the file that its checksum promises."""
+
+
+def data_folder() -> Path:
+    """The folder that holds the data files.
+
+    It is the first that exists of: the folder that the environment variable ``CHAINROB_DATA``
+    names, ``data/`` beside the package (a checkout), and ``_data/`` inside the package (installed).
+
+    Returns:
+        pathlib.Path: An existing folder.
+
+    Raises:
+        DataFileError: If there is none.
+
+    Example:
+        >>> from chainrob.datasets import data_folder
+        >>> (data_folder() / "iris" / "iris.data").name
+        'iris.data'
+    """
+    chosen = os.environ.get("CHAINROB_DATA")
+    package = Path(__file__).resolve().parents[1]
+    candidates = [Path(chosen)] if chosen else [package.parent / "data", package / "_data"]
+    for folder in candidates:
+        # A folder called "data" beside an installed package need not be ours.
+        if (folder / "iris").is_dir():
+            return folder
+    looked = ", ".join(str(folder) for folder in candidates)
+    raise DataFileError(
+        f"the data folder was not found (looked at {looked}); reinstall chainrob, or let "
+        "CHAINROB_DATA name the data/ folder of its source"
+    )
+
+
+def read_data_file(name: str, sha256: str, path: str | os.PathLike[str] | None = None) -> bytes:
+    """The bytes of a data file whose checksum is right.
+
+    Args:
+        name (str): Path inside the data folder, with forward slashes.
+        sha256 (str): The checksum that the file must have, in hexadecimal digits.
+        path (path or None): Read this file instead; the checksum must hold all the same.
+
+    Returns:
+        bytes: What the file holds.
+
+    Raises:
+        DataFileError: If the file cannot be read or its checksum differs.
+    """
+    file = Path(path) if path is not None else data_folder() / name
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataFileError(f"cannot read the data file {file}: {error.strerror}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise DataFileError(
+            f"the data file {file} is damaged: its SHA-256 should be {sha256}, found {found} "
+            f"({len(content)} bytes); restore it from chainrob's source"
+        )
+    return content

@@ -1,0 +1,60 @@
+"""The input push of section 5 of the tutorial: points thrown across the centre, far away."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["push_inputs"]
+
+
+def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
+    r"""Push some points through the centre to the other side, k standard deviations out.
+
+    .. math:: \tilde x = (1 + r)\, c - r\, x, \qquad r = k \sigma / \lVert c - x \rVert
+
+    with c the mean of all rows of ``x`` before the push and sigma the standard deviation of their
+    distances to c (divisor n). A pushed point keeps its label, lies opposite to where it was, and
+    its distance to c is k sigma whatever it was before.
+
+    Args:
+        x (array): Points, shape (n, d); not changed.
+        rows (array): Numbers of the rows to push, each at most once.
+        k (float): How far, in standard deviations; not negative.
+
+    Returns:
+        array: A copy of ``x`` in float64 with those rows pushed.
+
+    Raises:
+        ValueError: If x is not of shape (n, d), a row does not exist or is named twice, k is
+            negative or not finite, or a point to push lies at the centre itself.
+
+    Example:
+        >>> from chainrob.datasets.contamination import push_inputs
+        >>> push_inputs([[0.0], [1.0], [5.0]], [0], k=10).round(3).tolist()
+        [[10.165], [1.0], [5.0]]
+
+    References:
+        M. J. Holland. Robust gradient descent via back-propagation: a Chainer-based tutorial,
+        section 5.
+    """
+    points = np.array(x, dtype=np.float64)
+    if points.ndim != 2 or points.size == 0:
+        raise ValueError(f"x must have shape (n, d) and not be empty, found shape {points.shape}")
+    if not np.isfinite(k) or k < 0:
+        raise ValueError(f"k must be finite and not negative, found {k}")
+    chosen = np.asarray(rows, dtype=np.int64).ravel()
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= len(points)):
+        raise ValueError(
+            f"rows must be between 0 and n - 1 = {len(points) - 1}, found {chosen.tolist()}"
+        )
+    if len(set(chosen.tolist())) != chosen.size:
+        raise ValueError(f"rows must not name a row twice, found {chosen.tolist()}")
+    centre = points.mean(axis=0)
+    distances = np.linalg.norm(points - centre, axis=1)
+    if (distances[chosen] == 0).any():
+        at_centre = chosen[distances[chosen] == 0].tolist()
+        raise ValueError(f"rows {at_centre} lie at the centre, so no direction can be pushed in")
+    r = (k * distances.std() / distances[chosen])[:, None]
+    points[chosen] = (1 + r) * centre - r * points[chosen]
+    return points
