@@ -1,9 +1,62 @@
-"""Robust training on Chainer: the sum of per-sample gradients gives way to a robust estimate."""
+"""Robust training on Chainer: the sum of per-sample gradients gives way to a robust estimate.
+
+The way of the data, in ten lines::
+
+    >>> import numpy as np
+    >>> import chainrob                       # first: it makes Chainer importable on today's stack
+    >>> import chainer
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(100, 2)).astype(np.float32)
+    >>> t = (x[:, 0] > 0).astype(np.int32)
+    >>> x[:2] *= 1e4                          # two corrupted samples
+    >>> model = chainrob.links.MLP((2, 10, 2), chainrob.TrimmedMean(fraction=0.05))
+    >>> optimizer = chainer.optimizers.SGD(0.5).setup(model)
+    >>> for _ in range(200):
+    ...     optimizer.update(lambda: chainer.functions.softmax_cross_entropy(model(x), t))
+    >>> bool((model(x).array.argmax(axis=1) == t)[2:].mean() > 0.95)
+    True
+
+data -> ``datasets`` -> ``links`` (hold the parameters) -> ``functions`` (backward hands the per-sample
+gradients on) -> ``sample_gradients`` (as an operator, never as an array) -> ``robustifiers`` (N
+gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
+"""
 
 from chainrob import _chainer
 
-__all__ = ["__version__"]
+_chainer.install()  # before anything below imports chainer
+
+from chainrob import functions, links, robustifiers, sample_gradients  # noqa: E402
+from chainrob.robustifiers import (  # noqa: E402
+    ConvergenceWarning,
+    CoordinateMedian,
+    GeometricMedian,
+    Mean,
+    MedianOfMeans,
+    NonFiniteGradientError,
+    NonFiniteGradientWarning,
+    Robustifier,
+    SoftTruncation,
+    TrimmedMean,
+)
+from chainrob.sample_gradients import SampleGradients  # noqa: E402
 
 __version__ = "0.1.0"
 
-_chainer.install()
+__all__ = [
+    "ConvergenceWarning",
+    "CoordinateMedian",
+    "GeometricMedian",
+    "Mean",
+    "MedianOfMeans",
+    "NonFiniteGradientError",
+    "NonFiniteGradientWarning",
+    "Robustifier",
+    "SampleGradients",
+    "SoftTruncation",
+    "TrimmedMean",
+    "__version__",
+    "functions",
+    "links",
+    "robustifiers",
+    "sample_gradients",
+]

@@ -1,0 +1,88 @@
+"""From the sample gradients of a layer's parameters to their robust estimates: scope and scale in
+one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from chainrob.robustifiers.base import CoordinateWise, Robustifier
+from chainrob.robustifiers.mean import Mean
+from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients.base import Array
+
+Scope = Literal["unit", "parameter", "layer"]
+Reduction = Literal["mean", "sum"]
+SCOPES = ("unit", "parameter", "layer")
+REDUCTIONS = ("mean", "sum")
+
+
+def check_options(robustifier: Any, loss_reduction: str, scope: str) -> None:
+    """Raise where the keyword arguments that all robust functions and links share make no sense."""
+    if robustifier is not None and not callable(robustifier):
+        raise TypeError(
+            f"robustifier must be None, a Robustifier or a callable (N, D) -> (D,), found {robustifier!r}"
+        )
+    if isinstance(robustifier, type):
+        raise TypeError(f"robustifier must be an instance, found the class {robustifier.__name__}")
+    if loss_reduction not in REDUCTIONS:
+        raise ValueError(f"loss_reduction must be one of {REDUCTIONS}, found {loss_reduction!r}")
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, found {scope!r}")
+
+
+def estimate(
+    robustifier: Callable[[Any], Any], gradients: Sequence[SampleGradients], scope: Scope = "layer"
+) -> list[Array]:
+    """One robust gradient for each parameter.
+
+    Args:
+        robustifier: a Robustifier, or any callable (N, D) -> (D,).
+        gradients: the parameters of one layer, with the same N.
+        scope: which gradients form one row: of one output unit, of one parameter, or of all of them
+            together.
+
+    Returns:
+        one array (*R, *shape) for each parameter, in its dtype.
+    """
+    if gradients and gradients[0].n_samples == 0:
+        # An empty batch has a loss of nothing, and the stock gradient of that is zero.
+        return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
+    if not isinstance(robustifier, Robustifier):
+        robustifier = _Rows(robustifier)
+    if (
+        scope == "layer"
+        and len(gradients) > 1
+        and not isinstance(robustifier, CoordinateWise | Mean)
+    ):
+        return list(robustifier(Joined(gradients)))
+    if scope == "unit":
+        return [robustifier(one.units()).reshape((*one.replicas, *one.shape)) for one in gradients]
+    return [robustifier(one) for one in gradients]
+
+
+class _Rows:
+    """A plain callable (N, D) -> (D,), called once a replica with the rows as an array."""
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self.function = function
+
+    def __call__(self, gradients: SampleGradients) -> Any:
+        if not gradients.replicas:
+            return gradients.split(self._checked(gradients.materialize(), gradients.dtype))
+        parts = [self(gradients.replica((t,))) for t in range(gradients.replicas[0])]
+        if isinstance(parts[0], tuple):
+            return tuple(gradients.xp.stack(column) for column in zip(*parts, strict=True))
+        return gradients.xp.stack(parts)
+
+    def _checked(self, rows: Array, dtype: np.dtype) -> Array:
+        result = self.function(rows.astype(dtype, copy=False))
+        if getattr(result, "shape", None) != rows.shape[1:]:
+            raise ValueError(
+                f"robustifier {self.function!r} must turn an array of shape {rows.shape} into one of shape "
+                f"{rows.shape[1:]}, found {getattr(result, 'shape', type(result).__name__)}"
+            )
+        return result.astype(dtype, copy=False)

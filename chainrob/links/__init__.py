@@ -1,0 +1,6 @@
+"""Links that hold parameters and train them robustly: drop-ins for those of ``chainer.links``."""
+
+from chainrob.links.linear import Linear
+from chainrob.links.mlp import MLP
+
+__all__ = ["MLP", "Linear"]

@@ -1,0 +1,75 @@
+"""Drop-in for ``chainer.links.Linear``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import chainer
+
+from chainrob.functions.estimate import Reduction, Scope, check_options
+from chainrob.functions.linear import linear
+
+
+class Linear(chainer.links.Linear):
+    """Linear layer with robust gradients of W and b.
+
+    It takes the arguments of ``chainer.links.Linear``, holds the same parameters under the same
+    names, and reads and writes the same files. With ``robustifier=None`` it is that link, bit for
+    bit.
+
+    Args:
+        in_size: P, or None to take it from the first input.
+        out_size: Q.
+        nobias: whether to leave b out.
+        initialW: initialiser of W.
+        initial_bias: initialiser of b.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum. It may be
+            exchanged at any time: ``link.robustifier = ...``.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see
+            ``chainrob.functions.linear``.
+        scope: ``'unit'``, ``'parameter'`` or ``'layer'``: what makes up one row for a weighting
+            robustifier.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Linear(4, 3, robustifier=chainrob.SoftTruncation(delta=0.005))
+        >>> layer(np.zeros((5, 4), np.float32)).shape
+        (5, 3)
+    """
+
+    def __init__(
+        self,
+        in_size: int | None,
+        out_size: int | None = None,
+        nobias: bool = False,
+        initialW: Any = None,
+        initial_bias: Any = None,
+        *,
+        robustifier: Callable[[Any], Any] | None = None,
+        loss_reduction: Reduction = "mean",
+        scope: Scope = "layer",
+    ) -> None:
+        check_options(robustifier, loss_reduction, scope)
+        super().__init__(in_size, out_size, nobias, initialW, initial_bias)
+        self.robustifier = robustifier
+        self.loss_reduction = loss_reduction
+        self.scope = scope
+
+    def forward(self, x: Any, n_batch_axes: int = 1) -> chainer.Variable:
+        """y = x W^T + b, (N, ..., Q) for x (N, ..., P)."""
+        if self.W.array is None:
+            in_size = 1
+            for extent in x.shape[n_batch_axes:]:
+                in_size *= extent
+            self._initialize_params(in_size)
+        return linear(
+            x,
+            self.W,
+            self.b,
+            n_batch_axes,
+            robustifier=self.robustifier,
+            loss_reduction=self.loss_reduction,
+            scope=self.scope,
+        )

@@ -1,0 +1,94 @@
+"""The tutorial's chain: linear layers with ReLU between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chainer
+
+from chainrob.functions.estimate import Reduction, Scope
+from chainrob.links.linear import Linear
+
+
+class MLP(chainer.Chain):
+    """Multi-layer perceptron: ReLU between the layers, nothing after the last.
+
+    The layers are the children ``l1``, ``l2``, ...; ``layers`` lists them.
+
+    Args:
+        dims: numbers of units from the input to the output, at least two: ``(2, 10, 10, 3)`` has
+            three layers.
+        robustifiers: None, one robustifier for all layers, or a sequence with one (or None) a
+            layer.
+        initialW: initialiser of every W.
+        initial_bias: initialiser of every b.
+        loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
+        scope: ``'unit'``, ``'parameter'`` or ``'layer'``, see ``chainrob.functions.linear``.
+
+    Raises:
+        ValueError: fewer than two dims, a dim that is no positive integer, or a sequence of
+            robustifiers whose length is not the number of layers.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> model = chainrob.links.MLP((2, 10, 10, 3), [chainrob.SoftTruncation(), None, None])
+        >>> model(np.zeros((7, 2), np.float32)).shape
+        (7, 3)
+        >>> [layer.robustifier for layer in model.layers]
+        [SoftTruncation(delta=0.005), None, None]
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        robustifiers: Callable[[Any], Any] | Sequence[Callable[[Any], Any] | None] | None = None,
+        *,
+        initialW: Any = None,
+        initial_bias: Any = None,
+        loss_reduction: Reduction = "mean",
+        scope: Scope = "layer",
+    ) -> None:
+        dims = tuple(dims)
+        if len(dims) < 2:
+            raise ValueError(
+                f"MLP: dims must hold at least an input and an output size, found {dims}"
+            )
+        if any(
+            size is not None and (isinstance(size, bool) or int(size) != size or size < 1)
+            for size in dims
+        ):
+            raise ValueError(f"MLP: dims must be positive integers, found {dims}")
+        n_layers = len(dims) - 1
+        if robustifiers is None or callable(robustifiers):
+            robustifiers = [robustifiers] * n_layers
+        if len(robustifiers) != n_layers:
+            raise ValueError(
+                f"MLP: robustifiers must have one entry a layer, found {len(robustifiers)} for {n_layers} layers"
+            )
+        super().__init__()
+        with self.init_scope():
+            for number, robustifier in enumerate(robustifiers, start=1):
+                layer = Linear(
+                    dims[number - 1],
+                    dims[number],
+                    initialW=initialW,
+                    initial_bias=initial_bias,
+                    robustifier=robustifier,
+                    loss_reduction=loss_reduction,
+                    scope=scope,
+                )
+                setattr(self, f"l{number}", layer)
+        self.n_layers = n_layers
+
+    @property
+    def layers(self) -> list[Linear]:
+        """The layers from the input to the output."""
+        return [self[f"l{number}"] for number in range(1, self.n_layers + 1)]
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Scores (N, dims[-1]) of inputs (N, dims[0])."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = chainer.functions.relu(layer(x))
+        return last(x)

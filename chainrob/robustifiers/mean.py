@@ -1,0 +1,34 @@
+"""The plain mean: what ordinary back-propagation does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chainrob.robustifiers.base import Robustifier
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+
+
+@dataclass(frozen=True, repr=False)
+class Mean(Robustifier):
+    r"""The arithmetic mean of the sample gradients.
+
+    .. math:: \\hat g = \\frac1N \\sum_i g_i
+
+    In a robust layer it gives the stock gradient. Breakdown point 0: one row carries it anywhere.
+    Cost: one matrix product.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> chainrob.Mean()(np.array([[1.0, 2.0], [3.0, 6.0]]))
+        array([2., 4.])
+    """
+
+    def _estimate(self, gradients: SampleGradients) -> Any:
+        return gradients.mean()
+
+    def _sample_weights(self, gradients: SampleGradients) -> Array:
+        return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)

@@ -1,0 +1,87 @@
+"""Averages of blocks of samples, and a median of the averages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chainrob.kernels import array_module
+from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.coordinate_median import CoordinateMedian
+from chainrob.robustifiers.geometric_median import GeometricMedian
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array, block_matrix
+
+
+@dataclass(frozen=True, repr=False)
+class MedianOfMeans(Robustifier):
+    """Median of the means of ``n_blocks`` contiguous blocks of samples.
+
+    ``center='geometric'`` is the robust gradient estimator of Prasad et al. and the tutorial's
+    second estimator: the geometric median of the block means. ``center='coordinate'`` takes their
+        coordinate-wise median.
+
+    Blocks are runs of consecutive rows whose sizes differ by one at most, so the result depends on
+    the order of the rows; a shuffled mini-batch makes them random. Breakdown point (n_blocks - 1)
+    // 2 rows. Translation- and scale-equivariant. Cost: that of the median, for n_blocks rows.
+
+    Args:
+        n_blocks: number of blocks, 1 (the mean) to N (the median).
+        center: ``'geometric'`` or ``'coordinate'``.
+
+    Raises:
+        ValueError: fewer than one block, or more blocks than samples at the call.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> rows = np.array([[1.0], [3.0], [2.0], [2.0], [1e9], [0.0]])
+        >>> chainrob.MedianOfMeans(n_blocks=3, center='coordinate')(rows)
+        array([2.])
+
+    References:
+        A. Prasad, A. S. Suggala, S. Balakrishnan and P. Ravikumar, Robust estimation via robust
+        gradient estimation, JRSS B 2020. S. Minsker, Geometric median and robust estimation in
+        Banach spaces, 2015.
+    """
+
+    n_blocks: int
+    center: Literal["geometric", "coordinate"] = field(default="geometric", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            isinstance(self.n_blocks, bool)
+            or self.n_blocks != int(self.n_blocks)
+            or self.n_blocks < 1
+        ):
+            raise ValueError(
+                f"MedianOfMeans: n_blocks must be an integer of at least 1, found {self.n_blocks!r}"
+            )
+        if self.center not in ("geometric", "coordinate"):
+            raise ValueError(
+                f"MedianOfMeans: center must be 'geometric' or 'coordinate', found {self.center!r}"
+            )
+
+    def check(self, n_samples: int) -> None:
+        if self.n_blocks > n_samples:
+            raise ValueError(
+                f"MedianOfMeans: n_blocks must not exceed the number of samples, found {self.n_blocks} blocks for "
+                f"{n_samples} samples"
+            )
+
+    @property
+    def median(self) -> Robustifier:
+        """The robustifier of the block means."""
+        kinds = {"geometric": GeometricMedian, "coordinate": CoordinateMedian}
+        return kinds[self.center](nonfinite="propagate")
+
+    def _estimate(self, gradients: SampleGradients) -> Array:
+        return self.median(gradients.block_means(self.n_blocks))
+
+    def _sample_weights(self, gradients: SampleGradients) -> Array:
+        # A block's weight is shared by its rows; the block means' weights average to one, and so do
+        # these.
+        blocks = self.median.sample_weights(gradients.block_means(self.n_blocks))
+        matrix = block_matrix(gradients.n_samples, self.n_blocks, array_module(blocks))
+        scale = gradients.n_samples / self.n_blocks
+        return array_module(blocks).matmul(blocks[..., None, :], matrix)[..., 0, :] * scale

@@ -1,0 +1,243 @@
+"""What every operator of sample gradients answers.
+
+Index legend, used in all files of this folder: ``R`` replica axes (none in ordinary use; one row of
+an ensemble, or one output unit, is one replica), ``N`` samples, ``S`` positions within a sample
+(further batch axes, pixels, time steps), ``Q`` outputs, ``P`` inputs, ``D`` coordinates of one
+gradient (Q * P for a weight matrix).
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrob.kernels import array_module
+
+Array = Any
+"""A NumPy or CuPy array."""
+
+Index = tuple[slice, ...]
+"""Where a tile lies in the parameter: one slice an axis of ``shape``."""
+
+TILE_BUDGET = 1 << 21
+"""Numbers that one tile may hold (8 MiB in float32): all samples of as many coordinates as fit."""
+
+MATERIALIZE_LIMIT = 1 << 28
+"""Numbers that ``materialize`` is willing to build (1 GiB in float32)."""
+
+
+class Fused(NamedTuple):
+    """A reduction's name in ``chainrob.kernels`` and its parameters, in the kernel's order."""
+
+    name: str
+    parameters: tuple[Any, ...] = ()
+
+
+class SampleGradients(abc.ABC):
+    """The matrix G of N sample gradients (rows) of one parameter, as an operator.
+
+    Attributes:
+        replicas: leading axes R that no operation mixes; ``()`` in ordinary use.
+        n_samples: N.
+        shape: shape of the parameter, of ``size`` D.
+        dtype: dtype of the estimate handed back; sums run in ``compute_dtype``, at least float32.
+    """
+
+    replicas: tuple[int, ...]
+    n_samples: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        return np.promote_types(self.dtype, np.float32)
+
+    @property
+    @abc.abstractmethod
+    def xp(self) -> Any:
+        """NumPy or CuPy."""
+
+    # -- linear questions
+
+    @abc.abstractmethod
+    def weighted_sum(self, weights: Array) -> Array:
+        """G^T w: weights (*R, N) to (*R, *shape), in ``dtype``."""
+
+    @abc.abstractmethod
+    def gram(self) -> Array:
+        """G G^T, the inner products of the rows: (*R, N, N), float64."""
+
+    @abc.abstractmethod
+    def centered_gram(self) -> Array:
+        """(G - 1 c^T)(G - 1 c^T)^T for a row-like centre c of the operator's choice: (*R, N, N),
+        float64.
+
+        Distances and every estimate whose weights add up to one are the same for all c. The centre
+        is a row of ordinary
+        size, subtracted before any product is formed: neither a large common mean nor one huge row
+            then costs the
+        digits of the differences between the others.
+        """
+
+    @abc.abstractmethod
+    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
+        """Pairs (index, values): values (*R, N, d) are all rows at the d coordinates ``index`` of
+        the parameter.
+
+        Args:
+            budget: numbers one tile may hold, ``TILE_BUDGET`` unless given; at least one coordinate
+                is always taken.
+        """
+
+    @abc.abstractmethod
+    def take(self, rows: Array) -> SampleGradients:
+        """The operator of the chosen rows only (indices along N, the same in all replicas)."""
+
+    @abc.abstractmethod
+    def replica(self, index: tuple[int | slice, ...]) -> SampleGradients:
+        """Some replicas: an integer takes one and drops its axis, a slice keeps the axis."""
+
+    @abc.abstractmethod
+    def units(self) -> SampleGradients:
+        """The same rows with the parameter's first axis moved to the replicas: one problem an
+        output unit.
+        """
+
+    @abc.abstractmethod
+    def finite_rows(self) -> Array:
+        """(*R, N) booleans: the rows without NaN and infinity."""
+
+    def all_finite(self) -> bool:
+        """Whether every row is finite; cheaper than ``finite_rows`` where that is possible."""
+        return bool(self.finite_rows().all())
+
+    # -- built on them
+
+    def mean(self) -> Array:
+        """The plain mean of the rows: (*R, *shape)."""
+        xp = self.xp
+        weights = xp.full(
+            (*self.replicas, self.n_samples), 1.0 / self.n_samples, self.compute_dtype
+        )
+        return self.weighted_sum(weights)
+
+    def squared_norms(self) -> Array:
+        """Squared Euclidean norms of the rows: (*R, N), float64."""
+        return self.xp.ascontiguousarray(_diagonal(self.gram()))
+
+    def squared_distances(self) -> Array:
+        """Squared distances between the rows: (*R, N, N), float64, symmetric, never negative, zero on the diagonal."""
+        xp = self.xp
+        gram = self.centered_gram()
+        norms = _diagonal(gram)
+        distances = xp.maximum(norms[..., :, None] + norms[..., None, :] - 2.0 * gram, 0.0)
+        index = xp.arange(self.n_samples)
+        distances[..., index, index] = 0.0
+        return distances
+
+    def reduce(
+        self,
+        reduction: Callable[[Array], Array],
+        dtype: Any = None,
+        fused: Fused | None = None,
+    ) -> Array:
+        """Apply a coordinate-wise reduction (*R, N, d) -> (*R, d) to every coordinate: (*R, *shape).
+
+        Args:
+            reduction: called with tiles in ``compute_dtype``.
+            dtype: dtype of the result, ``self.dtype`` unless given.
+            fused: names a compiled form of the same reduction, used where there is one.
+        """
+        out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
+        lead = (slice(None),) * len(self.replicas)
+        for index, values in self.tiles():
+            target = out[lead + index]
+            target[...] = reduction(values).reshape(target.shape)
+        return out
+
+    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
+        """Mean and variance of every coordinate, each (*R, *shape), in ``compute_dtype``.
+
+        Args:
+            ddof: the variance divides by N - ddof; with N <= ddof it is zero.
+        """
+        divisor = max(self.n_samples - ddof, 1)
+
+        def variance(values: Array) -> Array:
+            deviations = values - values.mean(axis=-2, keepdims=True)
+            return (deviations * deviations).sum(axis=-2) / divisor
+
+        dtype = self.compute_dtype
+        return self.reduce(lambda values: values.mean(axis=-2), dtype), self.reduce(variance, dtype)
+
+    def block_means(self, n_blocks: int) -> SampleGradients:
+        """The means of ``n_blocks`` contiguous blocks of rows whose sizes differ by one at most."""
+        return self.mix(block_matrix(self.n_samples, n_blocks, self.xp))
+
+    def mix(self, matrix: Array, *, affine: bool = True) -> SampleGradients:
+        """The operator whose rows are ``matrix`` @ G, for a matrix (*R, M, N).
+
+        Args:
+            affine: whether every row of the matrix adds up to one, as in averages (but not in clipping).
+        """
+        from chainrob.sample_gradients.mixed import Mixed  # mixed.py builds on this file
+
+        return Mixed(self, matrix, affine=affine)
+
+    def materialize(self, limit: int | None = None) -> Array:
+        """All rows as one array (*R, N, D): the slow oracle of tests, and what a plain callable is given.
+
+        Raises:
+            MemoryError: if that takes more than ``limit`` (``MATERIALIZE_LIMIT``) numbers.
+        """
+        limit = MATERIALIZE_LIMIT if limit is None else limit
+        count = prod(self.replicas) * self.n_samples * self.size
+        if count > limit:
+            raise MemoryError(
+                f"materialize: {self.n_samples} gradients of {self.size} numbers"
+                f"{f' in {self.replicas} replicas' if self.replicas else ''} are {count} numbers, over the limit of "
+                f'{limit}; use a robustifier of chainrob, which works without them, or scope="unit"'
+            )
+        out = self.xp.empty((*self.replicas, self.n_samples, *self.shape), self.compute_dtype)
+        lead = (slice(None),) * (len(self.replicas) + 1)
+        for index, values in self.tiles():
+            target = out[lead + index]
+            target[...] = values.reshape(target.shape)
+        return out.reshape((*self.replicas, self.n_samples, self.size))
+
+    def split(self, estimate: Array) -> Any:
+        """An estimate (*R, D) in the parameter's own shape."""
+        return estimate.reshape((*self.replicas, *self.shape))
+
+
+def central_row(array: Array) -> Array:
+    """A row of ordinary size to centre on: per replica, the row of median norm of ``array`` (*R, N, K): (*R, 1, K).
+
+    It is a data row and not a mean, because one row 1e15 times the rest would drag any mean with it.
+    """
+    xp = array_module(array)
+    norms = xp.abs(array).max(axis=-1)
+    middle = xp.argsort(norms, axis=-1)[..., (array.shape[-2] - 1) // 2]
+    return xp.take_along_axis(array, middle[..., None, None], axis=-2)
+
+
+def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
+    """(B, N) float64: row b averages the b-th contiguous block of samples."""
+    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
+    matrix = np.zeros((n_blocks, n_samples))
+    for block, (start, stop) in enumerate(itertools.pairwise(edges)):
+        matrix[block, start:stop] = 1.0 / (stop - start)
+    return xp.asarray(matrix)
+
+
+def _diagonal(matrix: Array) -> Array:
+    return array_module(matrix).diagonal(matrix, axis1=-2, axis2=-1)

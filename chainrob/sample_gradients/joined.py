@@ -1,0 +1,92 @@
+"""Several parameters as one row: what ``scope='layer'`` and ``scope='model'`` hand to a weighting
+robustifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+
+
+class Joined(SampleGradients):
+    """Row i is the concatenation of row i of every part; estimates come back as a tuple, one array
+    a part.
+
+    Args:
+        parts: operators with the same N and the same replicas.
+    """
+
+    def __init__(self, parts: Sequence[SampleGradients]) -> None:
+        if not parts:
+            raise ValueError("Joined: parts must hold at least one operator, found none")
+        counts = {(part.replicas, part.n_samples) for part in parts}
+        if len(counts) > 1:
+            raise ValueError(
+                f"Joined: all parts must have the same replicas and number of samples, found {sorted(counts)}"
+            )
+        self.parts = tuple(parts)
+        self.replicas, self.n_samples = counts.pop()
+        self.shape = (sum(part.size for part in parts),)
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+
+    @property
+    def xp(self) -> Any:
+        return self.parts[0].xp
+
+    def weighted_sum(self, weights: Array) -> Any:
+        return tuple(part.weighted_sum(weights) for part in self.parts)
+
+    def gram(self) -> Array:
+        return sum(part.gram() for part in self.parts)
+
+    def centered_gram(self) -> Array:
+        # Each part may centre on another row: together that is still one common translation of all
+        # rows.
+        return sum(part.centered_gram() for part in self.parts)
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
+        return tuple(part.reduce(reduction, dtype, fused) for part in self.parts)
+
+    def moments(self, ddof: int = 0) -> Any:
+        pairs = [part.moments(ddof) for part in self.parts]
+        return tuple(mean for mean, _ in pairs), tuple(variance for _, variance in pairs)
+
+    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
+        """The parts' tiles one after the other, each index with the part's number in front."""
+        for number, part in enumerate(self.parts):
+            for index, values in part.tiles(budget):
+                yield (slice(number, number + 1), *index), values
+
+    def materialize(self, limit: int | None = None) -> Array:
+        return self.xp.concatenate([part.materialize(limit) for part in self.parts], axis=-1)
+
+    def take(self, rows: Array) -> Joined:
+        return Joined([part.take(rows) for part in self.parts])
+
+    def replica(self, index: tuple[int | slice, ...]) -> Joined:
+        return Joined([part.replica(index) for part in self.parts])
+
+    def units(self) -> SampleGradients:
+        raise ValueError("Joined: joined parameters have no common output units; use the parts")
+
+    def finite_rows(self) -> Array:
+        finite = self.parts[0].finite_rows()
+        for part in self.parts[1:]:
+            finite = finite & part.finite_rows()
+        return finite
+
+    def all_finite(self) -> bool:
+        return all(part.all_finite() for part in self.parts)
+
+    def split(self, estimate: Array) -> Any:
+        """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""
+        pieces, start = [], 0
+        for part in self.parts:
+            piece = estimate[..., start : start + part.size]
+            pieces.append(part.split(piece).astype(part.dtype, copy=False))
+            start += part.size
+        return tuple(pieces)

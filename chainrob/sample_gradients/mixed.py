@@ -1,0 +1,95 @@
+"""Linear combinations of rows: blocks, buckets, neighbour averages and clipped rows, without
+building one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+
+
+class Mixed(SampleGradients):
+    """The operator A G, for an operator G of N rows and a matrix A of M new rows.
+
+    Its Gram matrix is A K A^T and its weighted sum G^T (A^T w), so whatever is mixed costs N x N
+    numbers at most.
+
+    Args:
+        base: the operator G.
+        matrix: A, (*R, M, N) or (M, N).
+        affine: whether the rows of A add up to one.
+    """
+
+    def __init__(self, base: SampleGradients, matrix: Array, *, affine: bool = True) -> None:
+        if matrix.shape[-1] != base.n_samples:
+            raise ValueError(
+                f"Mixed: matrix must have {base.n_samples} columns, one a row of the base, found {matrix.shape[-1]}"
+            )
+        self.base = base
+        self.matrix = matrix.astype(np.float64, copy=False)
+        self.affine = affine
+        self.replicas = base.replicas
+        self.n_samples = matrix.shape[-2]
+        self.shape = base.shape
+        self.dtype = base.dtype
+
+    @property
+    def xp(self) -> Any:
+        return self.base.xp
+
+    def weighted_sum(self, weights: Array) -> Any:
+        combined = self.xp.matmul(weights.astype(np.float64, copy=False)[..., None, :], self.matrix)
+        return self.base.weighted_sum(combined[..., 0, :])
+
+    def gram(self) -> Array:
+        return self._congruent(self.base.gram())
+
+    def centered_gram(self) -> Array:
+        if self.affine:
+            return self._congruent(self.base.centered_gram())
+        gram = self.gram()
+        norms = self.xp.diagonal(gram, axis1=-2, axis2=-1)
+        middle = self.xp.argsort(norms, axis=-1)[..., (self.n_samples - 1) // 2][..., None, None]
+        row = self.xp.take_along_axis(gram, middle, axis=-2)
+        corner = self.xp.take_along_axis(row, middle, axis=-1)
+        return gram - row - row.swapaxes(-1, -2) + corner
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
+        # A fused form knows outer products only, and mixed rows are sums of them.
+        return self.base.reduce(lambda values: reduction(self._combine(values)), dtype)
+
+    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
+        for index, values in self.base.tiles(budget):
+            yield index, self._combine(values)
+
+    def materialize(self, limit: int | None = None) -> Array:
+        return self._combine(self.base.materialize(limit))
+
+    def split(self, estimate: Array) -> Any:
+        return self.base.split(estimate)
+
+    def take(self, rows: Array) -> Mixed:
+        return Mixed(self.base, self.xp.take(self.matrix, rows, axis=-2), affine=self.affine)
+
+    def replica(self, index: tuple[int | slice, ...]) -> Mixed:
+        matrix = self.matrix if self.matrix.ndim == 2 else self.matrix[index]
+        return Mixed(self.base.replica(index), matrix, affine=self.affine)
+
+    def units(self) -> Mixed:
+        matrix = self.matrix if self.matrix.ndim == 2 else self.matrix[..., None, :, :]
+        return Mixed(self.base.units(), matrix, affine=self.affine)
+
+    def finite_rows(self) -> Array:
+        bad = (~self.base.finite_rows()).astype(np.float64)
+        touched = self.xp.matmul(self.xp.abs(self.matrix), bad[..., None])[..., 0]
+        return touched == 0.0
+
+    def _congruent(self, gram: Array) -> Array:
+        return self.xp.matmul(self.xp.matmul(self.matrix, gram), self.matrix.swapaxes(-1, -2))
+
+    def _combine(self, values: Array) -> Array:
+        return self.xp.matmul(self.matrix.astype(values.dtype, copy=False), values)
