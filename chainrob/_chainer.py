@@ -287,18 +287,28 @@ def _convert(module: Any) -> None:
 
 @_mends("chainer.serializers.hdf5")
 def _hdf5(module: Any) -> None:
-    call = module.HDF5Deserializer.__call__
+    write = module.HDF5Serializer.__call__
+    read = module.HDF5Deserializer.__call__
 
-    @functools.wraps(call)
-    def decode_strings(self: Any, key: str, value: Any) -> Any:
-        # h5py 3 reads strings as bytes, which Chainer turned into their representation, "b'...'".
+    @functools.wraps(write)
+    def write_strings(self: Any, key: str, value: Any) -> Any:
+        # h5py cannot store NumPy's strings, which Chainer made of Python's.
+        if isinstance(value, str):
+            self.group.create_dataset(key, data=value, dtype=module.h5py.string_dtype())
+            return value
+        return write(self, key, value)
+
+    @functools.wraps(read)
+    def read_strings(self: Any, key: str, value: Any) -> Any:
+        # h5py 3 reads strings as bytes, of which Chainer made "b'...'".
         if isinstance(value, str) and self.group is not None and key in self.group:
             dataset = self.group[key]
             if dataset.shape == () and module.h5py.check_string_dtype(dataset.dtype) is not None:
                 return type(value)(dataset.asstr()[()])
-        return call(self, key, value)
+        return read(self, key, value)
 
-    module.HDF5Deserializer.__call__ = decode_strings
+    module.HDF5Serializer.__call__ = write_strings
+    module.HDF5Deserializer.__call__ = read_strings
 
 
 # Worker processes -------------------------------------------------------------

@@ -1,0 +1,57 @@
+# Every target sets up what it needs: .venv is made once, and filled again only when the files that say
+# what belongs into it have changed.
+#
+#   make iris     reproduce the tutorial's Figure 4 from the Iris data (ARGS="--trials 200" and the like)
+#   make test     lint, types, tests and doctests
+#
+# Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+# Paths relative to this folder: pip splits these variables at spaces.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help iris test lint types notebooks format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+iris: .venv/installed
+	$(BIN)/chainrob iris $(ARGS)
+
+test: .venv/installed-test lint types
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: .venv/installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed-test
+	$(BIN)/mypy
+
+notebooks: .venv/installed-test
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("chainrob needs Python 3.10 \
+	or newer, and this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(REQUIREMENTS) | .venv/pyvenv.cfg
+	$(PIP) install --editable .
+	@touch $@
+
+.venv/installed-test: $(REQUIREMENTS) | .venv/pyvenv.cfg
+	$(PIP) install --editable '.[test]'
+	@touch $@ .venv/installed
