@@ -14,6 +14,7 @@ from chainrob.robustifiers.coordinate_median import CoordinateMedian
 from chainrob.robustifiers.geometric_median import GeometricMedian
 from chainrob.robustifiers.mean import Mean
 from chainrob.robustifiers.median_of_means import MedianOfMeans
+from chainrob.robustifiers.per_replica import PerReplica
 from chainrob.robustifiers.registry import get, names, register
 from chainrob.robustifiers.soft_truncation import SoftTruncation
 from chainrob.robustifiers.trimmed_mean import TrimmedMean
@@ -29,6 +30,7 @@ __all__ = [
     "MedianOfMeans",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
+    "PerReplica",
     "Robustifier",
     "SoftTruncation",
     "TrimmedMean",

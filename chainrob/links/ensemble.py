@@ -1,0 +1,153 @@
+"""T models of one shape, trained in one graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chainer
+
+from chainrob.kernels import array_module
+from chainrob.links.linear import Linear
+from chainrob.robustifiers.per_replica import PerReplica
+
+
+class Ensemble(chainer.Chain):
+    """T models of one shape side by side: every parameter (...) becomes one of shape (T, ...).
+
+    A small network leaves most of a processor idle, and all of a GPU. Here T of them, with T data
+    sets, seeds or
+    robustifiers, take the steps of one: element t of the ensemble gets the numbers that model t
+        would get alone. The
+    model's own ``forward`` runs unchanged on inputs (T, N, ...), so it may use links of
+    ``chainrob.links.Linear`` and functions that treat leading axes alike (ReLU, dropout, sums,
+    ...).
+
+    Args:
+        models: T models of the same class and shapes, whose parameters all belong to
+            ``chainrob.links.Linear`` links. They are copied. Where their robustifiers differ, each
+            replica keeps its own.
+
+    Raises:
+        ValueError: no models, models that differ in class or shapes, parameters that are not
+            initialised, or links that have no replica axis.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> import chainer
+        >>> models = [chainrob.links.MLP((2, 5, 3)) for _ in range(4)]
+        >>> ensemble = chainrob.links.Ensemble(models)
+        >>> x = np.ones((4, 7, 2), np.float32)
+        >>> y = ensemble(x)
+        >>> y.shape
+        (4, 7, 3)
+        >>> bool(np.allclose(y.array[2], models[2](x[2]).array))
+        True
+        >>> t = np.zeros((4, 7), np.int32)
+        >>> loss = ensemble.mean_loss(chainer.functions.softmax_cross_entropy, y, t)
+        >>> [type(model).__name__ for model in ensemble.split()]
+        ['MLP', 'MLP', 'MLP', 'MLP']
+    """
+
+    def __init__(self, models: Sequence[chainer.Link]) -> None:
+        models = list(models)
+        _check_alike(models)
+        super().__init__()
+        self.n_replicas = len(models)
+        with self.init_scope():
+            self.model = copy.deepcopy(models[0])
+        members = [dict(model.namedparams()) for model in models]
+        for name, parameter in self.model.namedparams():
+            xp = array_module(parameter.array)
+            parameter.array = xp.stack([member[name].array for member in members])
+            parameter.cleargrad()
+        columns = zip(*(list(model.links()) for model in models), strict=True)
+        for link, originals in zip(self.model.links(), columns, strict=True):
+            if isinstance(link, Linear):
+                link.robustifier = _together([original.robustifier for original in originals])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own forward on inputs with a leading replica axis."""
+        return self.model(*args, **kwargs)
+
+    def mean_loss(
+        self, loss_function: Callable[[Any, Any], chainer.Variable], y: Any, t: Any
+    ) -> chainer.Variable:
+        """The sum over the replicas of each one's mean loss, so that each gets the gradient of its
+        own.
+
+        Args:
+            loss_function: a loss (N, ...), (N, ...) -> scalar that is the mean over its first axis.
+            y: predictions (T, N, ...).
+            t: targets (T, N, ...), or (N, ...) shared by all replicas.
+        """
+        replicas, n_samples = y.shape[:2]
+        if t.shape[:2] != (replicas, n_samples):
+            t = array_module(y.array if hasattr(y, "array") else y).broadcast_to(
+                t, (replicas, *t.shape)
+            )
+        flat_y = chainer.functions.reshape(y, (replicas * n_samples, *y.shape[2:]))
+        flat_t = t.reshape((replicas * n_samples, *t.shape[2:]))
+        return loss_function(flat_y, flat_t) * replicas
+
+    def member(self, index: int) -> chainer.Link:
+        """Model ``index`` by itself: an ordinary model with copies of its parameters."""
+        if not -self.n_replicas <= index < self.n_replicas:
+            raise IndexError(
+                f"Ensemble: index must lie below the {self.n_replicas} replicas, found {index}"
+            )
+        model = copy.deepcopy(self.model)
+        for parameter in model.params():
+            parameter.array = parameter.array[index].copy()
+            parameter.cleargrad()
+        for link in model.links():
+            if isinstance(link, Linear) and isinstance(link.robustifier, PerReplica):
+                link.robustifier = link.robustifier.robustifiers[index]
+        return model
+
+    def split(self) -> list[chainer.Link]:
+        """All models by themselves, in order; each serialises as the ordinary model that it is."""
+        return [self.member(index) for index in range(self.n_replicas)]
+
+
+def _together(robustifiers: list[Any]) -> Any:
+    """One robustifier where all are equal, else one a replica."""
+    if all(one == robustifiers[0] for one in robustifiers):
+        return robustifiers[0]
+    return PerReplica(tuple(robustifiers))
+
+
+def _check_alike(models: list[chainer.Link]) -> None:
+    if not models:
+        raise ValueError("Ensemble: models must hold at least one model, found none")
+    first = models[0]
+    missing = sorted(
+        {name for model in models for name, one in model.namedparams() if one.array is None}
+    )
+    if missing:
+        raise ValueError(f"Ensemble: parameters must be initialised, found none in {missing}")
+    shapes = {name: parameter.shape for name, parameter in first.namedparams()}
+    for number, model in enumerate(models):
+        if type(model) is not type(first):
+            raise ValueError(
+                f"Ensemble: all models must be of one class, found {type(first).__name__} and "
+                f"{type(model).__name__} (model {number})"
+            )
+        found = {name: parameter.shape for name, parameter in model.namedparams()}
+        if found != shapes:
+            raise ValueError(
+                f"Ensemble: all models must have the same parameters, found {shapes} and {found} "
+                f"(model {number})"
+            )
+    foreign = sorted(
+        f"{name} ({type(link).__name__})"
+        for name, link in first.namedlinks()
+        if not isinstance(link, Linear)
+        and any(True for _ in link.params(include_uninit=True))
+        and not any(True for _ in link.children())
+    )
+    if foreign:
+        raise ValueError(
+            f"Ensemble: every parameter must belong to a chainrob.links.Linear, found {foreign}"
+        )
