@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import chainer
 import numpy as np
+
+import chainer
 from chainer import function_node
 from chainer.utils import type_check
-
 from chainrob.functions.estimate import Reduction, Scope, check_options, estimate
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
-
 from chainrob.kernels import array_module
 from chainrob.links.linear import Linear
 from chainrob.robustifiers.per_replica import PerReplica

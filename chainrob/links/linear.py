@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import chainer
-
 from chainrob.functions.estimate import Reduction, Scope, check_options
 from chainrob.functions.linear import linear
 

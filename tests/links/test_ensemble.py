@@ -1,10 +1,10 @@
 """Element t of an ensemble run equals the same run alone."""
 
-import chainer
 import numpy as np
 import pytest
 
 import chainrob
+import chainer
 from chainrob.links import MLP, Ensemble
 
 F = chainer.functions
