@@ -1,0 +1,11 @@
+"""Experiments: seeded runs that write their numbers, settings and figures to a folder.
+
+An experiment that the command offers is a module with ``add_arguments(parser)`` and ``run(args)``;
+``chainrob.cli`` holds the table.
+"""
+
+from __future__ import annotations
+
+from chainrob.experiments.errors import UsageError
+
+__all__ = ["UsageError"]

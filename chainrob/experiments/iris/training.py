@@ -1,0 +1,121 @@
+"""Training of many trials in one graph, and their errors on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import chainer
+from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.trials import initial_parameters, trial_data
+from chainrob.links import MLP, Ensemble
+
+__all__ = ["make_model", "train"]
+
+
+def train(
+    settings: IrisSettings,
+    robustifiers: Sequence[Any],
+    trials: Sequence[int],
+    device: Any = None,
+    advance: Callable[[int], object] | None = None,
+) -> NDArray[np.float64]:
+    """Train one method on some trials, all of them in one graph.
+
+    The result for a trial does not depend on which others are trained beside it: no operation
+    mixes the axis of trials, and the loss is the sum over trials of each trial's mean loss.
+
+    A point whose scores are not all finite counts as misclassified, so a trial that diverges shows
+    an error of 1.
+
+    Args:
+        settings (IrisSettings): The run's settings.
+        robustifiers (sequence): For every layer a robustifier, or None for the plain sum.
+        trials (sequence of int): Numbers of the trials.
+        device (chainer device or None): Where to compute; None is NumPy.
+        advance (callable or None): Called with 1 after every update.
+
+    Returns:
+        array: Shape (trials, recorded times, 2), training and test error after
+        ``settings.recorded`` updates.
+
+    Example:
+        >>> from chainrob.experiments.iris import iris_settings, train
+        >>> settings = iris_settings(iterations=5, record_every=5)
+        >>> train(settings, settings.methods()["deep"], [0, 1, 2]).shape
+        (3, 2, 2)
+    """
+    device = device or chainer.get_device("@numpy")
+    dtype = np.dtype(settings.dtype)
+    data = [trial_data(settings, trial) for trial in trials]
+    x_train, x_test = (
+        device.send(np.stack([getattr(one, name) for one in data]).astype(dtype))
+        for name in ("x_train", "x_test")
+    )
+    t_train, t_test = (
+        device.send(np.stack([getattr(one, name) for one in data]))
+        for name in ("t_train", "t_test")
+    )
+    model = Ensemble([make_model(settings, robustifiers, trial) for trial in trials])
+    model.to_device(device)
+    optimizer = chainer.optimizers.SGD(settings.learning_rate).setup(model)
+    errors = device.xp.empty((len(data), len(settings.recorded), 2))
+    column = {time: index for index, time in enumerate(settings.recorded)}
+    # A trial may diverge: its numbers overflow, and that is what it is to show.
+    with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
+        for time in range(settings.iterations + 1):
+            scores = model(x_train)
+            if time in column:
+                errors[:, column[time], 0] = _errors(scores.array, t_train)
+                with chainer.no_backprop_mode():
+                    errors[:, column[time], 1] = _errors(model(x_test).array, t_test)
+            if time == settings.iterations:
+                break
+            loss = _sum_of_mean_losses(scores, t_train)
+            model.cleargrads()
+            loss.backward()
+            optimizer.update()
+            if advance is not None:
+                advance(1)
+    result: NDArray[np.float64] = chainer.get_device("@numpy").send(errors)
+    return result
+
+
+def make_model(settings: IrisSettings, robustifiers: Sequence[Any], trial: int) -> MLP:
+    """The network of one trial before its first update.
+
+    Example:
+        >>> from chainrob.experiments.iris import iris_settings, make_model
+        >>> make_model(iris_settings(), [None, None, None], trial=3).l1.W.shape
+        (10, 2)
+    """
+    dtype = np.dtype(settings.dtype)
+    with chainer.using_config("dtype", dtype):
+        model = MLP(settings.dims, robustifiers, scope=settings.scope)
+    for layer, (W, b) in zip(model.layers, initial_parameters(settings, trial), strict=True):
+        layer.W.array[...] = W
+        layer.b.array[...] = b
+    return model
+
+
+def _sum_of_mean_losses(scores: chainer.Variable, t: Any) -> chainer.Variable:
+    """Sum over trials of the mean cross entropy: every trial's gradients are those of it alone.
+
+    Not ``Ensemble.mean_loss``, whose factor T / (T N) rounds differently for every T: here a trial
+    has the same numbers to the last bit in whatever company it is trained.
+    """
+    trials, points, classes = scores.shape
+    losses = chainer.functions.softmax_cross_entropy(
+        chainer.functions.reshape(scores, (trials * points, classes)), t.ravel(), reduce="no"
+    )
+    return chainer.functions.sum(losses) / points
+
+
+def _errors(scores: Any, t: Any) -> Any:
+    """Share of misclassified points of each trial, from scores (T, N, classes)."""
+    xp = chainer.backend.get_array_module(scores)
+    wrong = (scores.argmax(axis=-1) != t) | ~xp.isfinite(scores).all(axis=-1)
+    return wrong.mean(axis=-1)

@@ -1,0 +1,106 @@
+"""The data and the initial weights of a trial: functions of (seed, trial) alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrob.datasets import (
+    Iris,
+    MinMaxScaling,
+    PrincipalComponents,
+    load_iris,
+    random_split,
+)
+from chainrob.datasets.contamination import choose_rows, push_inputs
+from chainrob.experiments.iris.settings import IrisSettings
+
+__all__ = ["TrialData", "initial_parameters", "trial_data"]
+
+Array = NDArray[np.float64]
+
+# Each purpose has a stream of its own, so that changing one leaves the others as they were: the
+# same splits with and without contamination, and both methods from the same weights.
+_SPLIT, _CONTAMINATION, _WEIGHTS = range(3)
+
+
+class TrialData(NamedTuple):
+    """Data of one trial, in two principal components."""
+
+    x_train: Array
+    """(n_train, 2), contaminated."""
+    t_train: NDArray[np.int32]
+    x_test: Array
+    """(150 - n_train, 2), never contaminated."""
+    t_test: NDArray[np.int32]
+    x_clean: Array
+    """(n_train, 2), the training points before the contamination."""
+    pushed: NDArray[np.int64]
+    """Numbers of the training points that were contaminated."""
+
+
+@lru_cache(maxsize=1)
+def _iris() -> Iris:
+    return load_iris()
+
+
+def _stream(settings: IrisSettings, trial: int, purpose: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(settings.seed, spawn_key=(trial, purpose))
+
+
+def trial_data(settings: IrisSettings, trial: int) -> TrialData:
+    """Split, project, scale and contaminate the Iris data for one trial.
+
+    Args:
+        settings (IrisSettings): The run's settings.
+        trial (int): Number of the trial, from 0.
+
+    Returns:
+        TrialData: float64 inputs and int32 classes.
+
+    Example:
+        >>> from chainrob.experiments.iris import iris_settings, trial_data
+        >>> data = trial_data(iris_settings(), 0)
+        >>> data.x_train.shape, data.x_test.shape, data.pushed.shape
+        ((100, 2), (50, 2), (2,))
+    """
+    x, t, *_ = _iris()
+    train, test = random_split(len(x), settings.n_train, _stream(settings, trial, _SPLIT))
+    z = PrincipalComponents.fit(x[train] if settings.components_from == "train" else x, 2)(x)
+    z = MinMaxScaling.fit(z[train] if settings.scaling_from == "train" else z)(z)
+    pushed = choose_rows(
+        settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
+    )
+    return TrialData(
+        x_train=push_inputs(z[train], pushed, settings.push),
+        t_train=t[train],
+        x_test=z[test],
+        t_test=t[test],
+        x_clean=z[train],
+        pushed=pushed,
+    )
+
+
+def initial_parameters(settings: IrisSettings, trial: int) -> list[tuple[Array, Array]]:
+    """W (outputs, inputs) and b (outputs,) of every layer for one trial, float64.
+
+    Example:
+        >>> from chainrob.experiments.iris import initial_parameters, iris_settings
+        >>> [W.shape for W, b in initial_parameters(iris_settings(), 0)]
+        [(10, 2), (10, 10), (3, 10)]
+    """
+    rng = np.random.default_rng(_stream(settings, trial, _WEIGHTS))
+    parameters = []
+    for inputs, outputs in zip(settings.dims, settings.dims[1:], strict=False):
+        if settings.initial_weights == "uniform":
+            width = settings.half_width
+            W = rng.uniform(-width, width, (outputs, inputs))
+            b = rng.uniform(-width, width, outputs)
+        else:
+            W = rng.normal(scale=inputs**-0.5, size=(outputs, inputs))
+            b = np.zeros(outputs)
+        parameters.append((W, b))
+    return parameters
