@@ -304,7 +304,7 @@ def _hdf5(module: Any) -> None:
         if isinstance(value, str) and self.group is not None and key in self.group:
             dataset = self.group[key]
             if dataset.shape == () and module.h5py.check_string_dtype(dataset.dtype) is not None:
-                return type(value)(dataset.asstr()[()])
+                return type(value)(dataset.asstr("utf-8")[()])
         return read(self, key, value)
 
     module.HDF5Serializer.__call__ = write_strings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,15 +43,22 @@ def run_python(tmp_path: Path) -> RunPython:
         for name, text in {main.name: program, **(files or {})}.items():
             (tmp_path / name).write_text(text)
         how = ["-c", program] if as_command else [str(main)]
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-W", "error", *how, *arguments],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
+            start_new_session=True,
         )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stderr if status else done.stdout
+        try:
+            printed, complaints = process.communicate(timeout=timeout)
+        finally:
+            # With what it started: a pool whose workers fail would outlive it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == status, printed + complaints
+        return complaints if status else printed
 
     return run

@@ -1,0 +1,123 @@
+"""What Chainer gets wrong on today's NumPy and h5py is right: one test a mend."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+import chainer
+import chainer.functions as F
+from chainer import gradient_check
+
+RNG = numpy.random.default_rng
+
+
+def test_as_strided_forward_and_backward():
+    x = chainer.Variable(numpy.arange(5, dtype=numpy.float64))
+    y = F.as_strided(x, (4, 2), (1, 1), 0)
+    numpy.testing.assert_array_equal(y.array, [[0, 1], [1, 2], [2, 3], [3, 4]])
+    F.sum(y).backward()
+    numpy.testing.assert_array_equal(x.grad, [1, 2, 2, 2, 1])  # how often each entry is seen
+
+
+def test_as_strided_still_refuses_integers():
+    y = F.as_strided(chainer.Variable(numpy.arange(4)), (2, 2), (2, 1), 0)
+    y.grad = numpy.ones((2, 2), dtype=int)
+    with pytest.raises(TypeError, match="Only float is supported"):
+        y.backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        ({"align_corners": True}, [0, 1, 2]),
+        ({"align_corners": False}, [0, 1, 2]),
+        ({"mode": "nearest"}, [0, 0, 2]),
+    ],
+)
+def test_resize_images(options, row):
+    x = numpy.array([[[[0, 2], [0, 2]]]], dtype=numpy.float32)
+    y = F.resize_images(x, (2, 3), **options)
+    numpy.testing.assert_allclose(y.array[0, 0], [row, row], atol=1e-6)
+    assert y.dtype == numpy.float32
+
+
+def test_resize_images_backward():
+    x = RNG(0).normal(size=(2, 3, 3, 4)).astype(numpy.float32)
+    gy = RNG(1).normal(size=(2, 3, 5, 6)).astype(numpy.float32)
+    gradient_check.check_backward(
+        lambda x: F.resize_images(x, (5, 6)), x, gy, atol=1e-2, rtol=1e-3, eps=1e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", [numpy.uint8, numpy.uint32, numpy.int16, numpy.float16])
+def test_pad_sequence_with_a_negative_padding(dtype):
+    xs = [numpy.array(x, dtype=dtype) for x in ([1], [2, 3, 4])]
+    y = F.pad_sequence(xs, padding=-1).array
+    assert y.dtype == dtype
+    padding = numpy.array([-1]).astype(dtype)[0]
+    numpy.testing.assert_array_equal(y, numpy.array([[1, padding, padding], [2, 3, 4]], dtype))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5)], ids=["matrix", "batch"])
+@pytest.mark.parametrize("dtypes", ["ee", "ef", "fe", "ff", "dd"])
+def test_sparse_matmul(shape, dtypes):
+    rng = RNG(2)
+    a = (rng.normal(size=shape) * (rng.random(shape) < 0.5)).astype(dtypes[0])
+    b = rng.normal(size=(*shape[:-2], 5, 2)).astype(dtypes[1])
+    y = F.sparse_matmul(chainer.utils.to_coo(a), b)
+    expected = numpy.matmul(a.astype(float), b.astype(float))
+    assert y.dtype == numpy.result_type(*dtypes)
+    tolerance = 4 * numpy.finfo(y.dtype).eps
+    numpy.testing.assert_allclose(y.array, expected, rtol=tolerance, atol=4 * tolerance)
+
+
+def test_fix_and_the_backward_of_fmod():
+    x = numpy.array([-2.5, -0.5, 0.5, 2.5], dtype=numpy.float32)
+    numpy.testing.assert_array_equal(F.fix(x).array, [-2, -0.0, 0, 2])
+    divisor = chainer.Variable(numpy.full(4, 2, numpy.float32))
+    F.sum(F.fmod(x, divisor)).backward()
+    numpy.testing.assert_array_equal(divisor.grad, [1, 0, 0, -1])  # minus the whole quotient
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("samples", [(), (5,)])
+def test_categorical_log_prob(batch, samples):
+    rng = RNG(3)
+    p = rng.dirichlet(numpy.ones(6), size=batch).astype(numpy.float32)
+    x = rng.integers(6, size=samples + batch)
+    given = chainer.Variable(p)
+    log_prob = chainer.distributions.Categorical(p=given).log_prob(x)
+    rows = numpy.broadcast_to(p, samples + p.shape)
+    expected = numpy.take_along_axis(rows, x[..., None], -1)[..., 0]
+    numpy.testing.assert_allclose(log_prob.array, numpy.log(expected), rtol=1e-5)
+
+    F.sum(log_prob).backward()
+    counts = (x[..., None] == numpy.arange(6)).reshape(-1, *p.shape).sum(0)
+    numpy.testing.assert_allclose(given.grad, counts / p, rtol=1e-5)
+
+
+def test_concat_examples_with_padding():
+    rows = [numpy.array(row, numpy.float32) for row in ([[1]], [[2, 3]], [[4], [5]])]
+    numpy.testing.assert_array_equal(
+        chainer.dataset.concat_examples(rows, padding=0),
+        [[[1, 0], [0, 0]], [[2, 3], [0, 0]], [[4, 0], [5, 0]]],
+    )
+
+
+@pytest.mark.parametrize("text", ["", "plain", "αβ 'quoted'\n"])
+def test_hdf5_strings(tmp_path, text):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "strings.h5", "w") as file:
+        chainer.serializers.HDF5Serializer(file)("ours", text)
+        file.create_dataset("fixed", data=numpy.bytes_(text.encode()))
+        file.create_dataset("number", data=3)
+    with h5py.File(tmp_path / "strings.h5") as file:
+        read = chainer.serializers.HDF5Deserializer(file)
+        assert read("ours", "") == text
+        assert read("fixed", "") == text
+        assert read("number", 0) == 3
+        assert read("number", "") == "3"
+        with pytest.raises(KeyError):
+            read("missing", "")
+        assert chainer.serializers.HDF5Deserializer(file, strict=False)("missing", "x") == "x"
