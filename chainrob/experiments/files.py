@@ -15,7 +15,7 @@ from chainrob.experiments.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["atomic_path", "prepare_folder", "save_figure", "write_bytes", "write_json"]
+__all__ = ["atomic_path", "prepare_folder", "read_json", "save_figure", "write_bytes", "write_json"]
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
@@ -75,6 +75,18 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON atomically, indented, with a newline at the end."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON.
+
+    Raises:
+        UsageError: If the file cannot be read or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{os.fspath(path)} cannot be read: {error}") from error
 
 
 def save_figure(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> None:

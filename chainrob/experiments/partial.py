@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrob.experiments.errors import UsageError
-from chainrob.experiments.files import atomic_path, write_json
+from chainrob.experiments.files import atomic_path, read_json, write_json
 
 __all__ = ["PartialResults", "check_same_settings"]
 
@@ -50,7 +50,7 @@ class PartialResults:
         self._folder.mkdir(exist_ok=True)
         record = self._folder / "settings.json"
         if record.exists():
-            check_same_settings(record, settings)
+            check_same_settings(read_json(record), settings, folder)
         else:
             write_json(record, settings)
 
@@ -78,24 +78,34 @@ class PartialResults:
 
     def remove(self) -> None:
         """Remove what was kept; the run is complete, or begins anew."""
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+        if not self._folder.exists():
+            return
+        # Renamed first: a kill half-way must not leave parts without the settings that made them.
+        removed = self._folder.with_name(".partial-removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        os.replace(self._folder, removed)
+        shutil.rmtree(removed)
 
 
-def check_same_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Raise UsageError unless the settings in a JSON file are these."""
-    try:
-        kept = json.loads(file.read_text())
-        changed = [
-            f"{key} was {json.dumps(kept.get(key))}, now {json.dumps(settings.get(key))}"
-            for key in sorted({*kept, *settings})
-            # Through JSON and back, so that a tuple equals the list that it was written as.
-            if kept.get(key) != json.loads(json.dumps(settings.get(key)))
-        ]
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"cannot resume: {file} is not readable ({error})") from error
+def check_same_settings(
+    kept: Mapping[str, Any], settings: Mapping[str, Any], folder: str | os.PathLike[str]
+) -> None:
+    """Raise UsageError, naming what changed, unless the kept settings are these.
+
+    Args:
+        kept (mapping): As read from JSON.
+        settings (mapping): The settings now.
+        folder (path): For the message.
+    """
+    # Through JSON and back, so that a tuple equals the list that it was written as.
+    now = json.loads(json.dumps(settings))
+    changed = [
+        f"{key} was {json.dumps(kept.get(key))}, now {json.dumps(now.get(key))}"
+        for key in sorted({*kept, *now})
+        if kept.get(key) != now.get(key)
+    ]
     if changed:
         raise UsageError(
-            f"cannot resume in {file.parent}: {'; '.join(changed)} "
+            f"cannot resume in {os.fspath(folder)}: {'; '.join(changed)} "
             "(use the same settings, another --out, or no --resume to start anew)"
         )

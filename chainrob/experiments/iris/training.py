@@ -21,7 +21,7 @@ def train(
     robustifiers: Sequence[Any],
     trials: Sequence[int],
     device: Any = None,
-    advance: Callable[[int], object] | None = None,
+    advance: Callable[[], object] | None = None,
 ) -> NDArray[np.float64]:
     """Train one method on some trials, all of them in one graph.
 
@@ -36,7 +36,7 @@ def train(
         robustifiers (sequence): For every layer a robustifier, or None for the plain sum.
         trials (sequence of int): Numbers of the trials.
         device (chainer device or None): Where to compute; None is NumPy.
-        advance (callable or None): Called with 1 after every update.
+        advance (callable or None): Called after every update.
 
     Returns:
         array: Shape (trials, recorded times, 2), training and test error after
@@ -79,7 +79,7 @@ def train(
             loss.backward()
             optimizer.update()
             if advance is not None:
-                advance(1)
+                advance()
     result: NDArray[np.float64] = chainer.get_device("@numpy").send(errors)
     return result
 

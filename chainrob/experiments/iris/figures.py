@@ -1,0 +1,135 @@
+"""Figures 3 and 4 of the tutorial, from a run of ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from chainrob.datasets import load_iris
+from chainrob.experiments.figures import CLASS_STYLES, METHOD_STYLES, draw_band, new_figure
+from chainrob.experiments.iris.published import published_figure4
+from chainrob.experiments.iris.results import IrisResults
+from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.trials import trial_data
+
+__all__ = ["figure3", "figure4"]
+
+_PUBLISHED_TRIALS = 20
+
+
+def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figure:
+    """One trial's data: the test points, the training points, and these with some pushed.
+
+    Args:
+        settings (IrisSettings): Of the run.
+        trial (int): Number of the trial.
+        push (float): How far the points are pushed here, in standard deviations; at the
+            experiment's own 10^4 nothing else would be seen.
+
+    Returns:
+        matplotlib.figure.Figure: Three panels.
+
+    Example:
+        >>> from chainrob.experiments.iris import figure3, iris_settings
+        >>> [ax.get_title() for ax in figure3(iris_settings()).axes]
+        ['Test points', 'Training points', 'Training points, 2 pushed (k = 10)']
+    """
+    data = trial_data(replace(settings, push=push), trial)
+    moved = f"Training points, {len(data.pushed)} pushed (k = {push:g})"
+    panels = (
+        ("Test points", data.x_test, data.t_test),
+        ("Training points", data.x_clean, data.t_train),
+        (moved, data.x_train, data.t_train),
+    )
+    with new_figure(9.6, 3.3) as figure:
+        for ax, (title, x, t) in zip(figure.subplots(1, 3), panels, strict=True):
+            ax.set_title(title)
+            ax.set_xlabel("first component")
+            for label, style in enumerate(CLASS_STYLES):
+                z = x[t == label]
+                ax.scatter(z[:, 0], z[:, 1], s=16, alpha=0.75, linewidths=0, **style)
+            if title == moved:
+                centre = data.x_clean.mean(axis=0)
+                ax.plot(*centre, "k+", markersize=9)
+                for i in data.pushed:
+                    ax.annotate(
+                        "",
+                        data.x_train[i],
+                        data.x_clean[i],
+                        arrowprops={"arrowstyle": "->", "linestyle": ":", "shrinkB": 5},
+                    )
+            elif title == "Training points":
+                rings = data.x_clean[data.pushed]
+                ax.scatter(*rings.T, s=70, facecolors="none", edgecolors="black", linewidths=1.0)
+        figure.axes[0].set_ylabel("second component")
+        names = load_iris().class_names
+        handles = [
+            Line2D([], [], linestyle="", markersize=5, label=name, **style)
+            for name, style in zip(names, CLASS_STYLES, strict=True)
+        ]
+        ring: dict[str, Any] = {
+            "linestyle": "",
+            "marker": "o",
+            "markerfacecolor": "none",
+            "color": "black",
+        }
+        handles.append(Line2D([], [], markersize=8, label="to be pushed", **ring))
+        cross: dict[str, Any] = {"linestyle": "", "marker": "+", "color": "black"}
+        handles.append(Line2D([], [], markersize=8, label="centre", **cross))
+        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    return figure
+
+
+def figure4(results: IrisResults) -> Figure:
+    """Training and test error against the cost in gradients, beside the published curves.
+
+    The line is the mean over trials and the band its 95% bootstrap interval. With more than 20
+    trials a second, fainter band is where 95% of 20-trial means lie: the published curve, which is
+    one such mean, should mostly run inside it.
+
+    Args:
+        results (IrisResults): Of the run.
+
+    Returns:
+        matplotlib.figure.Figure: Two panels.
+    """
+    published = published_figure4()
+    settings = results.settings
+    size = _PUBLISHED_TRIALS if settings.trials > _PUBLISHED_TRIALS else None
+    limit = max(1, int(results.costs[-1]))
+    with new_figure(9.6, 3.8) as figure:
+        axes = figure.subplots(1, 2, sharey=True)
+        for part, (ax, name) in enumerate(zip(axes, ("train", "test"), strict=True)):
+            for method, errors in results.errors.items():
+                style = METHOD_STYLES[method]
+                curve = published[method, name]
+                shown = curve.cost_in_gradients <= limit
+                ax.plot(
+                    np.maximum(curve.cost_in_gradients[shown], 0),
+                    curve.error[shown],
+                    color=style["color"],
+                    alpha=0.45,
+                    linewidth=0.9,
+                    label=f"{method}, published",
+                )
+                draw_band(ax, results.costs, errors[:, :, part], method, size=size, **style)
+            ax.set_title({"train": "Training error", "test": "Test error"}[name])
+            ax.set_xlabel("cost in gradients")
+            ax.set_xlim(0, limit)
+            ax.set_ylim(0, None)
+        axes[0].set_ylabel("misclassification rate")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        trials = "1 trial" if settings.trials == 1 else f"mean of {settings.trials} trials"
+        bands = "" if settings.trials == 1 else ", band: 95% interval of the mean"
+        wider = "" if size is None else f", faint band: 95% of {size}-trial means"
+        figure.suptitle(
+            f"Iris, setting {settings.setting}, {settings.contamination:.0%} pushed by "
+            f"k = {settings.push:g}: {trials}{bands}{wider}",
+            fontsize=9,
+        )
+    return figure
