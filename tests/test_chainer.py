@@ -183,5 +183,5 @@ def test_no_advice_to_install_cudnn_with_cupy_14():
         cuda = types.SimpleNamespace(
             available=True, _cupy_major=major, check_cuda_available=types.SimpleNamespace()
         )
-        _chainer._cuda(cuda)
+        _chainer._MENDS["chainer.backends.cuda"](cuda)
         assert getattr(cuda.check_cuda_available, "_already_warned", False) is silent

@@ -187,7 +187,8 @@ assert [list(batch) for batch in iterator] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 for _ in range(3):
     x = rng.normal(size=(5, 3)).astype(numpy.float32)
     optimizer.update(lambda: chainer.functions.mean(model(x) ** 2))
-assert (model.W.array == comm.bcast_obj(model.W.array, root=0)).all()
+first = comm.bcast_obj(model.W.array if comm.rank == 0 else None, root=0)
+assert (model.W.array == first).all()
 print("in step")
 """
     )
