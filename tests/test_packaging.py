@@ -1,0 +1,127 @@
+"""What an installation promises: versions that agree, files that come along, commands."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import chainrob
+from chainrob import _chainer
+from chainrob.datasets import data_folder
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "chainrob"
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.cfg").exists(), reason="needs the checkout, not an installed package"
+)
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def installed() -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution("chainrob")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("chainrob is not installed")
+
+
+def test_version_of_the_package_and_of_the_distribution_agree():
+    assert installed().version == chainrob.__version__
+
+
+def test_command_line_program_exists():
+    (script,) = installed().entry_points.select(group="console_scripts", name="chainrob")
+    assert callable(script.load())
+
+
+def test_chainer_that_is_required_is_the_one_that_is_mended():
+    requirements = setup_cfg()["options"]["install_requires"].split("\n")
+    assert f"chainer =={_chainer.CHAINER_VERSION}" in requirements
+    assert importlib.metadata.version("chainer") == _chainer.CHAINER_VERSION
+
+
+def test_every_folder_with_code_is_a_package():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_every_data_file_comes_along():
+    """The pattern of package_data reaches, through the link, each file of data/."""
+    patterns = setup_cfg()["options.package_data"]["chainrob"].split()
+    assert "py.typed" in patterns
+    assert (PACKAGE / "py.typed").exists()
+    assert "_data/**/*" in patterns
+    files = {path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*")}
+    linked = {
+        Path(folder, name).relative_to(PACKAGE / "_data")
+        for folder, folders, names in os.walk(PACKAGE / "_data")
+        for name in (*folders, *names)
+    }
+    assert linked == files != set()
+    assert data_folder().samefile(PACKAGE / "_data")
+
+
+def test_build_constraint_is_the_same_for_pip_and_uv():
+    """Chainer's build needs it; see the comment in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    (constraint,) = (line for line in lines if not line.startswith("#"))
+    assert f'build-constraint-dependencies = ["{constraint}"]' in (
+        (ROOT / "pyproject.toml").read_text()
+    )
+    makefile = (ROOT / "Makefile").read_text()
+    for variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):
+        assert f"{variable}=constraints.txt" in makefile
+
+
+def test_continuous_integration_runs_what_a_person_types():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert re.search(r"^exec make test$", script.read_text(), re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_second_make_installs_nothing(tmp_path):
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def commands(goal: str) -> str:
+        run = ["make", "--dry-run", "--no-print-directory", goal]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        return subprocess.run(
+            run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    for goal in ("iris", "test"):
+        assert "-m venv .venv" in commands(goal)
+        assert "pip --disable-pip-version-check --quiet install" in commands(goal)
+    (tmp_path / ".venv").mkdir()
+    for name in ("pyvenv.cfg", "installed", "installed-test"):
+        (tmp_path / ".venv" / name).touch()
+    for goal in ("iris", "test"):
+        assert "install" not in commands(goal)
+    os.utime(tmp_path / "setup.cfg", (2e9, 2e9))  # a change of what is required installs anew
+    assert "install --editable '.[test]'" in commands("test")
+
+
+def test_optional_libraries_are_not_imported(run_python):
+    """They cost seconds, or are not there."""
+    run_python(
+        """
+import sys
+import chainrob
+heavy = {"torch", "mpi4py", "chainermn", "matplotlib.pyplot", "notebook", "pytest", "hypothesis"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    )
