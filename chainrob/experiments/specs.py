@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from chainrob import robustifiers
@@ -50,15 +51,14 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
         except (ValueError, SyntaxError):
             parameters[key] = value
     extra = extra or {}
-    if name in extra:
-        try:
-            return extra[name](**parameters)
-        except TypeError as error:
-            raise ValueError(f"{name}: {error}") from error
-    if name not in robustifiers.names():
+    if name not in [*extra, *robustifiers.names()]:
         known = ", ".join(["none", *sorted([*extra, *robustifiers.names()])])
         raise ValueError(f"unknown robustifier {name!r}; known are {known}")
-    return robustifiers.get(name, **parameters)
+    make = extra.get(name) or partial(robustifiers.get, name)
+    try:
+        return make(**parameters)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"robustifier {text!r}: {error}") from error
 
 
 def parse_layers(

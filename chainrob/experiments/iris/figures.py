@@ -65,7 +65,12 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
             elif title == "Training points":
                 rings = data.x_clean[data.pushed]
                 ax.scatter(*rings.T, s=70, facecolors="none", edgecolors="black", linewidths=1.0)
-        figure.axes[0].set_ylabel("second component")
+        clean = figure.axes[:2]
+        for axis in ("x", "y"):  # the two clean panels on one scale
+            limits = np.array([getattr(ax, f"get_{axis}lim")() for ax in clean])
+            for ax in clean:
+                getattr(ax, f"set_{axis}lim")(limits.min(), limits.max())
+        clean[0].set_ylabel("second component")
         names = load_iris().class_names
         handles = [
             Line2D([], [], linestyle="", markersize=5, label=name, **style)
@@ -120,7 +125,7 @@ def figure4(results: IrisResults) -> Figure:
             ax.set_title({"train": "Training error", "test": "Test error"}[name])
             ax.set_xlabel("cost in gradients")
             ax.set_xlim(0, limit)
-            ax.set_ylim(0, None)
+        axes[0].set_ylim(0, None)  # shared, so only now: it ends the automatic choice of limits
         axes[0].set_ylabel("misclassification rate")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)

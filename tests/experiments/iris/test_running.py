@@ -1,0 +1,157 @@
+"""Files, interrupted runs, and what the published figure is compared with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chainrob.experiments import UsageError
+from chainrob.experiments.iris import iris_settings, published_figure4, run_iris, running
+
+FILES = {
+    "curves.csv",
+    "settings.json",
+    "summary.json",
+    "figure3.png",
+    "figure3.pdf",
+    "figure4.png",
+    "figure4.pdf",
+}
+SETTINGS = iris_settings("released", trials=5, iterations=30, record_every=10)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("iris") / "reference"
+    run_iris(SETTINGS, folder)
+    return contents(folder)
+
+
+def test_files(reference):
+    assert set(reference) == FILES
+    settings = json.loads(reference["settings.json"])
+    assert settings["settings"]["push"] == 1e4
+    assert settings["versions"]["chainer"] == "7.8.1"
+    assert settings["robustifiers"]["deep-rob"][0].startswith("ReleasedSoftTruncation(")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(reference, tmp_path):
+    run_iris(SETTINGS, tmp_path / "same")
+    assert contents(tmp_path / "same") == reference
+    run_iris(iris_settings(trials=5, iterations=30, record_every=10, seed=1), tmp_path / "other")
+    assert contents(tmp_path / "other")["curves.csv"] != reference["curves.csv"]
+
+
+def test_numbers_do_not_depend_on_how_many_trials_run_at_once(reference, tmp_path, monkeypatch):
+    monkeypatch.setitem(running.TRIALS_AT_ONCE, "numpy", 2)
+    run_iris(SETTINGS, tmp_path / "pairs")
+    assert contents(tmp_path / "pairs") == reference
+
+
+@pytest.mark.parametrize("finished", [0, 1, 4])
+def test_resume_does_only_what_is_left_and_ends_with_the_same_files(
+    finished, reference, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(running.TRIALS_AT_ONCE, "numpy", 2)
+    train, calls = running.train, []
+
+    def interrupted(*arguments):
+        if len(calls) == finished:
+            raise KeyboardInterrupt
+        calls.append(arguments[2])
+        return train(*arguments)
+
+    monkeypatch.setattr(running, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_iris(SETTINGS, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["partial"]
+
+    def counted(*arguments):
+        calls.append(arguments[2])
+        return train(*arguments)
+
+    monkeypatch.setattr(running, "train", counted)
+    run_iris(SETTINGS, tmp_path, resume=True)
+    # 5 trials in pairs are 3 chunks, for 2 methods.
+    assert [list(trials) for trials in calls] == [[0, 1], [0, 1], [2, 3], [2, 3], [4], [4]]
+    assert contents(tmp_path) == reference
+
+
+def test_resume_of_a_finished_run_computes_nothing(reference, tmp_path, monkeypatch):
+    for name, content in reference.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "figure4.png").unlink()
+    monkeypatch.setattr(running, "train", None)
+    run_iris(SETTINGS, tmp_path, resume=True)
+    assert contents(tmp_path) == reference
+
+
+def test_resume_with_nothing_to_resume_is_a_new_run(reference, tmp_path):
+    run_iris(SETTINGS, tmp_path, resume=True)
+    assert contents(tmp_path) == reference
+
+
+def test_resume_with_changed_settings_is_refused(reference, tmp_path, monkeypatch):
+    changed = iris_settings("released", trials=6, iterations=30, record_every=10)
+    for name, content in reference.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=r"cannot resume in .*: trials was 5, now 6 \(use"):
+        run_iris(changed, tmp_path, resume=True)
+    (tmp_path / "settings.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"settings\.json is damaged"):
+        run_iris(SETTINGS, tmp_path, resume=True)
+    assert contents(tmp_path)["curves.csv"] == reference["curves.csv"]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_iris(iris_settings(trials=1, iterations=2))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="resume needs the folder"):
+        run_iris(iris_settings(trials=1, iterations=2), resume=True)
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path, monkeypatch):
+    options = ["--trials", "120", "--iterations", "60"]
+    command = [sys.executable, "-m", "chainrob", "iris", *options, "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(running.__file__).parents[3])}
+    monkeypatch.setattr(os, "environ", environment)
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)
+    while not list(folder.glob("partial/*.npy")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "curves.csv").exists()
+    done = subprocess.run(
+        [*command, str(folder), "--resume"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].startswith("test error after 60 iterations (120 trials")
+    assert done.stderr == ""
+    run_iris(iris_settings("released", trials=120, iterations=60), tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_published_figure_lies_in_the_band_of_20_trial_means():
+    """60 trials; their mean differs from that of all trials by less than 4 standard errors."""
+    results = run_iris(iris_settings("released", trials=60))
+    for method, low, high in (("deep", 0.30, 0.46), ("deep-rob", 0.07, 0.17)):
+        last = results.errors[method][:, -1, 1]
+        assert low < last.mean() < high
+        published = published_figure4()[method, "test"]
+        ours = np.interp(
+            published.cost_in_gradients, results.costs, results.errors[method][..., 1].mean(axis=0)
+        )
+        # A 20-trial mean of a bimodal error scatters by 0.33 / sqrt(20) = 0.07 at the widest.
+        assert np.abs(ours - published.error).max() < 4 * np.hypot(0.07, 0.07 / np.sqrt(3))
