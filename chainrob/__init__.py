@@ -25,7 +25,7 @@ from chainrob import _chainer
 
 _chainer.install()  # before anything below imports chainer
 
-from chainrob import functions, links, robustifiers, sample_gradients  # noqa: E402
+from chainrob import functions, links, robustifiers, sample_gradients, training  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     ConvergenceWarning,
     CoordinateMedian,
@@ -61,4 +61,5 @@ __all__ = [
     "links",
     "robustifiers",
     "sample_gradients",
+    "training",
 ]

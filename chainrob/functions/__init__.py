@@ -1,5 +1,6 @@
 """Function nodes: forward as in Chainer, backward through a robustifier."""
 
-from chainrob.functions.linear import LinearFunction, LinearGradient, linear
+from chainrob.functions.gradient_node import Aggregation, GradientNode
+from chainrob.functions.linear import LinearFunction, linear
 
-__all__ = ["LinearFunction", "LinearGradient", "linear"]
+__all__ = ["Aggregation", "GradientNode", "LinearFunction", "linear"]

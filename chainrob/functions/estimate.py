@@ -14,9 +14,9 @@ from chainrob.robustifiers.mean import Mean
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.base import Array
 
-Scope = Literal["unit", "parameter", "layer"]
+Scope = Literal["unit", "parameter", "layer", "model"]
 Reduction = Literal["mean", "sum"]
-SCOPES = ("unit", "parameter", "layer")
+SCOPES = ("unit", "parameter", "layer", "model")
 REDUCTIONS = ("mean", "sum")
 
 

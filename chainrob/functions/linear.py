@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 import chainer
 from chainer import function_node
 from chainer.utils import type_check
-from chainrob.functions.estimate import Reduction, Scope, check_options, estimate
+from chainrob.functions.estimate import Reduction, Scope
+from chainrob.functions.gradient_node import Aggregation, GradientNode
 from chainrob.kernels import array_module
+from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -26,24 +27,16 @@ class LinearFunction(function_node.FunctionNode):
     out when all replicas share it.
 
     Args:
-        robustifier: a Robustifier or any callable (N, D) -> (D,).
-        loss_reduction: ``'mean'`` or ``'sum'``, see ``linear``.
-        scope: ``'unit'``, ``'parameter'`` or ``'layer'``, see ``linear``.
+        aggregation: robustifier, scope and scale of the parameters' gradients.
         n_positions: how many consecutive rows of x belong to one sample (1 unless there are further
             batch axes).
     """
 
-    def __init__(
-        self,
-        robustifier: Callable[[Any], Any],
-        loss_reduction: Reduction = "mean",
-        scope: Scope = "layer",
-        n_positions: int = 1,
-    ) -> None:
+    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+
+    def __init__(self, aggregation: Aggregation, n_positions: int = 1) -> None:
         super().__init__()
-        self.robustifier = robustifier
-        self.loss_reduction = loss_reduction
-        self.scope = scope
+        self.aggregation = aggregation
         self.n_positions = n_positions
 
     def check_type_forward(self, in_types: Any) -> None:
@@ -92,74 +85,35 @@ class LinearFunction(function_node.FunctionNode):
             gradients[0] = chainer.functions.cast(gx, x.dtype)
         wanted = [index for index in (1, 2) if index in indexes]
         if wanted:
-            node = LinearGradient(
-                self.robustifier,
-                self.loss_reduction,
-                self.scope,
-                self.n_positions,
+            node = GradientNode(
+                self.sample_gradients,
+                self.aggregation,
                 wanted,
-                W.dtype,
+                self.parameters,
+                {1: W.dtype, 2: gy.dtype},
+                sample_axis=gy.ndim - 2,
+                n_positions=self.n_positions,
+                origin=self,
             )
             for index, gradient in zip(wanted, node.apply((x, gy)), strict=True):
                 gradients[index] = gradient
         return tuple(gradients[index] for index in indexes)
 
-
-class LinearGradient(function_node.FunctionNode):
-    """(x, gy) to the robust estimates of gW and gb: the node that takes the place of the plain sum.
-
-    Args:
-        robustifier, loss_reduction, scope, n_positions: as for ``LinearFunction``.
-        wanted: which of the parameters 1 (W) and 2 (b) to estimate.
-        dtype: dtype of W and of its gradient.
-    """
-
-    def __init__(
-        self,
-        robustifier: Callable[[Any], Any],
-        loss_reduction: Reduction,
-        scope: Scope,
-        n_positions: int,
-        wanted: Sequence[int],
-        dtype: np.dtype,
-    ) -> None:
-        super().__init__()
-        self.robustifier = robustifier
-        self.loss_reduction = loss_reduction
-        self.scope = scope
-        self.n_positions = n_positions
-        self.wanted = wanted
-        self.w_dtype = dtype
-
-    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-        self.retain_inputs((0, 1))
-        x, gy = inputs
-        rows, n_samples = sample_gradients(x, gy, self.n_positions, self.loss_reduction)
-        estimates = estimate(self.robustifier, [rows[index] for index in self.wanted], self.scope)
-        if self.loss_reduction == "sum":
-            estimates = [one * one.dtype.type(n_samples) for one in estimates]
-        dtypes = {1: self.w_dtype, 2: gy.dtype}
-        return tuple(
-            one.astype(dtypes[index], copy=False)
-            for index, one in zip(self.wanted, estimates, strict=True)
-        )
-
-
-def sample_gradients(
-    x: Array, gy: Array, n_positions: int = 1, loss_reduction: Reduction = "mean"
-) -> tuple[dict[int, SampleGradients], int]:
-    """The operators of W (key 1) and b (key 2), in the unit of contract 1, and N.
-
-    Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy`` then
-    carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
-    """
-    n_samples = gy.shape[-2] // n_positions
-    if loss_reduction == "mean":
-        gy = gy * gy.dtype.type(n_samples)
-    x = x.reshape(*x.shape[:-2], n_samples, n_positions, x.shape[-1])
-    gy = gy.reshape(*gy.shape[:-2], n_samples, n_positions, gy.shape[-1])
-    bias = gy[..., 0, :] if n_positions == 1 else gy.sum(axis=-2)
-    return {1: OuterProducts(x, gy), 2: Dense(bias, gy.ndim - 3)}, n_samples
+    def sample_gradients(
+        self, arrays: tuple[Array, ...], wanted: Sequence[int]
+    ) -> dict[int, SampleGradients]:
+        """The operators of W (key 1) and b (key 2) from x and gy."""
+        x, gy = arrays
+        shape = (gy.shape[-2] // self.n_positions, self.n_positions)
+        x = x.reshape((*x.shape[:-2], *shape, x.shape[-1]))
+        gy = gy.reshape((*gy.shape[:-2], *shape, gy.shape[-1]))
+        operators: dict[int, SampleGradients] = {}
+        if 1 in wanted:
+            operators[1] = OuterProducts(x, gy)
+        if 2 in wanted:
+            bias = gy[..., 0, :] if self.n_positions == 1 else gy.sum(axis=-2)
+            operators[2] = Dense(bias, gy.ndim - 3)
+        return operators
 
 
 def linear(
@@ -219,12 +173,18 @@ def linear(
         M. J. Holland, Robust gradient descent via back-propagation: a Chainer-based tutorial,
         Listings 2 to 4.
     """
-    check_options(robustifier, loss_reduction, scope)
+    return affine(x, W, b, n_batch_axes, Aggregation(robustifier, loss_reduction, scope))
+
+
+def affine(
+    x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation
+) -> chainer.Variable:
+    """``linear`` with its options as one object: what the link calls."""
     x = chainer.as_variable(x)
     W = chainer.as_variable(W)
     replicas = W.ndim - 2
     if replicas <= 0:
-        if robustifier is None:
+        if aggregation.robustifier is None:
             return chainer.functions.linear(x, W, b, n_batch_axes)
         if n_batch_axes < 1:
             raise ValueError(f"n_batch_axes must be at least 1, found {n_batch_axes}")
@@ -235,11 +195,9 @@ def linear(
     if replicas <= 0 and (n_batch_axes > 1 or x.ndim > 2):
         positions = prod(x.shape[1:n_batch_axes])
         x = chainer.functions.reshape(x, (prod(batch_shape), -1) if x.size else (0, W.shape[-1]))
-    if robustifier is None:
-        from chainrob.robustifiers import Mean
-
-        robustifier = Mean(nonfinite="propagate")
-    node = LinearFunction(robustifier, loss_reduction, scope, positions)
+    if aggregation.robustifier is None:
+        aggregation = replace(aggregation, robustifier=Mean(nonfinite="propagate"), scope="layer")
+    node = LinearFunction(aggregation, positions)
     (y,) = node.apply((x, W) if b is None else (x, W, b))
     if n_batch_axes > 1:
         y = chainer.functions.reshape(y, (*batch_shape, -1))

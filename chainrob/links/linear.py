@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
-from chainrob.functions.linear import linear
+from chainrob.functions.estimate import Reduction, Scope
+from chainrob.functions.linear import affine
+from chainrob.links.robust_link import RobustLink
 
 
-class Linear(chainer.links.Linear):
+class Linear(RobustLink, chainer.links.Linear):
     """Linear layer with robust gradients of W and b.
 
     It takes the arguments of ``chainer.links.Linear``, holds the same parameters under the same
@@ -28,8 +29,8 @@ class Linear(chainer.links.Linear):
             exchanged at any time: ``link.robustifier = ...``.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see
             ``chainrob.functions.linear``.
-        scope: ``'unit'``, ``'parameter'`` or ``'layer'``: what makes up one row for a weighting
-            robustifier.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
+            weighting robustifier; ``'model'`` needs ``chainrob.training.RobustGradient``.
 
     Example:
         >>> import numpy as np, chainrob
@@ -37,6 +38,8 @@ class Linear(chainer.links.Linear):
         >>> layer(np.zeros((5, 4), np.float32)).shape
         (5, 3)
     """
+
+    stock = chainer.links.Linear
 
     def __init__(
         self,
@@ -50,11 +53,8 @@ class Linear(chainer.links.Linear):
         loss_reduction: Reduction = "mean",
         scope: Scope = "layer",
     ) -> None:
-        check_options(robustifier, loss_reduction, scope)
         super().__init__(in_size, out_size, nobias, initialW, initial_bias)
-        self.robustifier = robustifier
-        self.loss_reduction = loss_reduction
-        self.scope = scope
+        self.set_aggregation(robustifier, loss_reduction, scope)
 
     def forward(self, x: Any, n_batch_axes: int = 1) -> chainer.Variable:
         """y = x W^T + b, (N, ..., Q) for x (N, ..., P)."""
@@ -63,12 +63,4 @@ class Linear(chainer.links.Linear):
             for extent in x.shape[n_batch_axes:]:
                 in_size *= extent
             self._initialize_params(in_size)
-        return linear(
-            x,
-            self.W,
-            self.b,
-            n_batch_axes,
-            robustifier=self.robustifier,
-            loss_reduction=self.loss_reduction,
-            scope=self.scope,
-        )
+        return affine(x, self.W, self.b, n_batch_axes, self.aggregation)

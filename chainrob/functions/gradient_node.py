@@ -1,0 +1,199 @@
+"""The node that takes the place of the plain sum: (inputs, gy) to robust parameter gradients.
+
+Every robust function has the same backward pass: gx is the stock one, and the parameters' gradients
+come from one ``GradientNode``, told how to make sample-gradient operators of this layer. Scale,
+scope, observers and recording for the whole model are therefore in one place, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import chainer
+from chainer import function_node
+from chainrob.functions import observers, recorder
+from chainrob.functions.estimate import Reduction, Scope, check_options, estimate
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+
+Build = Callable[[tuple[Array, ...], Sequence[int]], Mapping[int, SampleGradients]]
+"""(inputs and gy, wanted parameter indices) to one operator a parameter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation:
+    """How a layer turns its sample gradients into gradients: what all robust functions share.
+
+    Args:
+        robustifier: a Robustifier, any callable (N, D) -> (D,), or None for the plain sum.
+        loss_reduction: ``'mean'`` or ``'sum'``.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'``; ``'model'`` only with a link.
+        link: the link that runs the function, which observers and recorders know it by.
+    """
+
+    robustifier: Callable[[Any], Any] | None
+    loss_reduction: Reduction = "mean"
+    scope: Scope = "layer"
+    link: chainer.Link | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self.robustifier, self.loss_reduction, self.scope)
+        if self.scope == "model" and self.link is None:
+            raise ValueError(
+                "scope='model' joins the links of a model, so a function by itself has none; "
+                "use the robust link, or another scope"
+            )
+
+
+class GradientNode(function_node.FunctionNode):
+    """(*inputs, gy) to the robust estimates of a layer's parameter gradients.
+
+    Its graph inputs are the layer's own input x (for some layers more) and gy, all retained; its
+    outputs the gradients of ``wanted``.
+
+    Args:
+        build: makes the operators from the input arrays and gy, where row n is what sample n adds
+            to the gradient.
+        aggregation: robustifier, scope and scale; the robustifier is not None.
+        wanted: input indices, in the layer's function, of the parameters to estimate.
+        names: input index to name of the parameter in the link.
+        dtypes: input index to dtype of the gradient.
+        sample_axis: which axis of gy counts the samples.
+        n_positions: how many consecutive entries of that axis belong to one sample.
+        origin: the layer's function node.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        aggregation: Aggregation,
+        wanted: Sequence[int],
+        names: Mapping[int, str],
+        dtypes: Mapping[int, np.dtype],
+        sample_axis: int = 0,
+        n_positions: int = 1,
+        origin: function_node.FunctionNode | None = None,
+    ) -> None:
+        super().__init__()
+        self.build = build
+        self.aggregation = aggregation
+        self.wanted = wanted
+        self.names = names
+        self.dtypes = dtypes
+        self.sample_axis = sample_axis
+        self.n_positions = n_positions
+        self.origin = origin
+
+    def forward(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        self.retain_inputs(tuple(range(len(arrays))))
+        operators, n_samples = self.operators(arrays)
+        plan = self.aggregation
+        if plan.scope == "model":
+            return self._record(operators)
+        wanted = self.wanted
+        rows = [operators[index] for index in wanted]
+        estimates = estimate(plan.robustifier, rows, plan.scope)
+        if plan.link is not None and observers.any_observed():
+            named = {self.names[index]: operators[index] for index in wanted}
+            observers.notify(
+                (plan.link,),
+                plan.link,
+                plan.robustifier,
+                named,
+                plan.scope,
+                plan.loss_reduction,
+            )
+        if plan.loss_reduction == "sum":
+            estimates = [one * one.dtype.type(n_samples) for one in estimates]
+        return tuple(
+            one.astype(self.dtypes[index], copy=False)
+            for index, one in zip(wanted, estimates, strict=True)
+        )
+
+    def operators(
+        self, arrays: tuple[Array, ...]
+    ) -> tuple[Mapping[int, SampleGradients], int]:
+        """The operators of the wanted parameters, in the unit of contract 1, and N.
+
+        Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy``
+        then carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
+        """
+        *inputs, gy = arrays
+        n_samples = gy.shape[self.sample_axis] // self.n_positions
+        if self.aggregation.loss_reduction == "mean":
+            gy = gy * gy.dtype.type(n_samples)
+        return self.build((*inputs, gy), self.wanted), n_samples
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable | None, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
+        raise NotImplementedError(
+            f"double backward through the robust gradient of {', '.join(self.names.values())} "
+            f"with {self.aggregation.robustifier!r} is not available"
+        )
+
+    def _record(self, operators: Mapping[int, SampleGradients]) -> tuple[Array, ...]:
+        """Leave the operators with the model's recorder; the gradient comes when the pass is over.
+
+        Zeros are handed back meanwhile, so that what else the loss says of the parameter (a
+        penalty, a plain use) adds up beside them and is kept.
+        """
+        named = {self.names[index]: operators[index] for index in self.wanted}
+        recorder.record(self.aggregation.link, named, self.aggregation.loss_reduction, self.origin)
+        rows = [operators[index] for index in self.wanted]
+        return tuple(
+            one.xp.zeros((*one.replicas, *one.shape), self.dtypes[index])
+            for index, one in zip(self.wanted, rows, strict=True)
+        )
+
+
+class RobustFunction:
+    """Mixed in before a stock function node: its forward and gx, robust parameter gradients.
+
+    A subclass names its parameters in ``parameters`` and makes their operators in
+    ``sample_gradients``.
+    """
+
+    parameters: Mapping[int, str]
+    """Input index to name in the link."""
+
+    aggregation: Aggregation
+
+    def sample_gradients(
+        self, arrays: tuple[Array, ...], wanted: Sequence[int]
+    ) -> Mapping[int, SampleGradients]:
+        """The operators from (x, gy), where row n is what sample n adds to the gradient."""
+        raise NotImplementedError
+
+    def input_gradient(self, gy: chainer.Variable) -> chainer.Variable | None:
+        """gx, as the stock function has it."""
+        return super().backward((0,), (gy,))[0]  # type: ignore[misc]
+
+    def sources(self) -> tuple[chainer.Variable, ...]:
+        """What the operators are made from besides gy: x."""
+        return (self.get_retained_inputs()[0],)  # type: ignore[attr-defined]
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable | None, ...]:
+        (gy,) = grad_outputs
+        gradients: dict[int, chainer.Variable | None] = {}
+        if 0 in indexes:
+            gradients[0] = self.input_gradient(gy)
+        wanted = [index for index in indexes if index in self.parameters]
+        if wanted:
+            inputs = self.inputs  # type: ignore[attr-defined]
+            node = GradientNode(
+                self.sample_gradients,
+                self.aggregation,
+                wanted,
+                self.parameters,
+                {index: inputs[index].dtype for index in wanted},
+                origin=self,  # type: ignore[arg-type]
+            )
+            gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
+        return tuple(gradients[index] for index in indexes)
