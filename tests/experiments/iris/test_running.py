@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from chainrob.experiments import UsageError
+from chainrob.experiments.intervals import bootstrap_interval
 from chainrob.experiments.iris import iris_settings, published_figure4, run_iris, running
 
 FILES = {
@@ -144,14 +145,19 @@ def test_killed_at_any_moment_and_resumed(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_published_figure_lies_in_the_band_of_20_trial_means():
-    """60 trials; their mean differs from that of all trials by less than 4 standard errors."""
+    """The seed is fixed; over 1000 trials the means are 0.368 (deep) and 0.127 (deep-rob)."""
     results = run_iris(iris_settings("released", trials=60))
-    for method, low, high in (("deep", 0.30, 0.46), ("deep-rob", 0.07, 0.17)):
-        last = results.errors[method][:, -1, 1]
-        assert low < last.mean() < high
-        published = published_figure4()[method, "test"]
-        ours = np.interp(
-            published.cost_in_gradients, results.costs, results.errors[method][..., 1].mean(axis=0)
-        )
-        # A 20-trial mean of a bimodal error scatters by 0.33 / sqrt(20) = 0.07 at the widest.
-        assert np.abs(ours - published.error).max() < 4 * np.hypot(0.07, 0.07 / np.sqrt(3))
+    for method, low, high in (("deep", 0.34, 0.46), ("deep-rob", 0.07, 0.17)):
+        assert low < results.errors[method][:, -1, 1].mean() < high
+        for part, name in enumerate(("train", "test")):
+            band = bootstrap_interval(results.errors[method][..., part], size=20)
+            curve = published_figure4()[method, name]
+            # The picture begins after the first update and was read off to 0.005.
+            shown = curve.cost_in_gradients >= 1000
+            low_end, high_end = (
+                np.interp(curve.cost_in_gradients, results.costs, end)[shown] for end in band
+            )
+            error = curve.error[shown]
+            inside = (low_end - 0.005 <= error) & (error <= high_end + 0.005)
+            # With the text's estimator, only 40% of the curve of deep-rob lies inside.
+            assert inside.mean() > 0.95
