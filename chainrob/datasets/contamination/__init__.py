@@ -1,8 +1,41 @@
-"""Ways to corrupt a share of the training points, one file each."""
+"""Ways to corrupt a share of the training points: seeded, and with the truth handed back.
+
+Inputs: the tutorial's push and heavy-tailed noise. Labels: flips. Regression: leverage points and
+vertical outliers. Gradients: attacks, for testing robustifiers.
+"""
 
 from __future__ import annotations
 
+from chainrob.datasets.contamination.attacks import (
+    ATTACKS,
+    a_little_is_enough,
+    infinity,
+    inner_product_manipulation,
+    mimic,
+    sign_flip,
+)
 from chainrob.datasets.contamination.choice import choose_rows
-from chainrob.datasets.contamination.push import push_inputs
+from chainrob.datasets.contamination.labels import flip_labels, flip_labels_by_class
+from chainrob.datasets.contamination.noise import add_heavy_tailed_noise
+from chainrob.datasets.contamination.push import push_inputs, push_random_inputs
+from chainrob.datasets.contamination.regression import add_leverage_points, shift_responses
+from chainrob.datasets.contamination.result import Contaminated, ContaminatedRegression
 
-__all__ = ["choose_rows", "push_inputs"]
+__all__ = [
+    "ATTACKS",
+    "Contaminated",
+    "ContaminatedRegression",
+    "a_little_is_enough",
+    "add_heavy_tailed_noise",
+    "add_leverage_points",
+    "choose_rows",
+    "flip_labels",
+    "flip_labels_by_class",
+    "infinity",
+    "inner_product_manipulation",
+    "mimic",
+    "push_inputs",
+    "push_random_inputs",
+    "shift_responses",
+    "sign_flip",
+]

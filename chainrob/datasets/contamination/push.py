@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["push_inputs"]
+from chainrob.datasets.contamination.choice import choose_rows
+from chainrob.datasets.contamination.result import Contaminated, Seed
+
+__all__ = ["push_inputs", "push_random_inputs"]
 
 
 def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
@@ -58,3 +61,32 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
     r = (k * distances.std() / distances[chosen])[:, None]
     points[chosen] = (1 + r) * centre - r * points[chosen]
     return points
+
+
+def push_random_inputs(x: ArrayLike, share: float, k: float, *, seed: Seed) -> Contaminated:
+    """Push a random share of the points, and say which.
+
+    ``push_inputs`` with the rows of ``choose_rows``.
+
+    Args:
+        x (array): Points, shape (n, d); not changed.
+        share (float): Share of the points to push, 0 to 1.
+        k (float): How far, in standard deviations; not negative.
+        seed (int or numpy.random.SeedSequence): The same seed pushes the same points.
+
+    Returns:
+        Contaminated: ``data`` (n, d), float64, and ``rows``.
+
+    Raises:
+        ValueError: As ``push_inputs`` and ``choose_rows``.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.datasets.contamination import push_random_inputs
+        >>> pushed = push_random_inputs(np.arange(100.0)[:, None], 0.02, k=10, seed=0)
+        >>> len(pushed.rows), bool((abs(pushed.data[pushed.rows] - 49.5) > 140).all())
+        (2, True)
+    """
+    points = np.asarray(x)
+    rows = choose_rows(len(points) if points.ndim else 0, share, seed)
+    return Contaminated(push_inputs(points, rows, k), rows)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainrob.datasets.contamination import push_inputs
+from chainrob.datasets.contamination import choose_rows, push_inputs, push_random_inputs
 
 
 @settings(deadline=None, max_examples=60)
@@ -60,3 +60,11 @@ def test_no_rows_changes_nothing():
 def test_bad_input_is_named(x, rows, k, message):
     with pytest.raises(ValueError, match=message):
         push_inputs(x, rows, k)
+
+
+def test_a_random_push_moves_the_rows_it_names_and_no_other():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    pushed = push_random_inputs(x, 0.1, 10, seed=3)
+    assert pushed.rows.tolist() == choose_rows(50, 0.1, seed=3).tolist()
+    np.testing.assert_array_equal(pushed.data, push_inputs(x, pushed.rows, 10))
+    assert np.flatnonzero((pushed.data != x).any(axis=1)).tolist() == pushed.rows.tolist()

@@ -1,0 +1,132 @@
+"""Outliers of regression: leverage points (wrong in x) and vertical outliers (wrong in y)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from chainrob.datasets.contamination.choice import choose_rows
+from chainrob.datasets.contamination.result import (
+    Contaminated,
+    ContaminatedRegression,
+    Seed,
+    draws_apart,
+    floating,
+    positive,
+)
+
+__all__ = ["add_leverage_points", "shift_responses"]
+
+Direction = Literal["random", "up", "down"]
+
+
+def shift_responses(
+    y: ArrayLike,
+    share: float,
+    *,
+    shift: float = 10.0,
+    direction: Direction = "up",
+    seed: Seed,
+) -> Contaminated:
+    r"""Vertical outliers: shift some responses, leave the inputs.
+
+    .. math:: \tilde y_i = y_i \pm k\, \sigma
+
+    with sigma the standard deviation of all responses before the shift (1 where it is 0).
+
+    Args:
+        y (array): Responses, shape (n,) or (n, k); not changed.
+        share (float): Share of the rows to corrupt, 0 to 1.
+        shift (float): k, positive.
+        direction (str): ``'up'`` and ``'down'`` bias the fit, ``'random'`` is a fair coin a row.
+        seed (int or numpy.random.SeedSequence): The same seed gives the same outliers.
+
+    Returns:
+        Contaminated: ``data`` as y, floating point, and ``rows``.
+
+    Raises:
+        ValueError: A shift that is not positive, an unknown direction, a share outside [0, 1], y
+            empty or not finite.
+        TypeError: y does not hold real numbers.
+
+    Example:
+        >>> from chainrob.datasets.contamination import shift_responses
+        >>> sorted(shift_responses([0.0, 0.0], 0.5, shift=9, seed=0).data.tolist())
+        [0.0, 9.0]
+
+    References:
+        P. J. Rousseeuw and A. M. Leroy (1987). Robust Regression and Outlier Detection. Wiley,
+        chapter 1.
+    """
+    if direction not in ("random", "up", "down"):
+        raise ValueError(f"direction must be 'random', 'up' or 'down', found {direction!r}")
+    k = positive("shift", shift)
+    data = floating("y", y)
+    sequence, rng = draws_apart(seed)
+    rows = choose_rows(len(data), share, sequence)
+    signs = {
+        "up": np.ones(len(rows)),
+        "down": -np.ones(len(rows)),
+        "random": rng.choice([-1.0, 1.0], len(rows)),
+    }[direction]
+    deviation = data.std(axis=0, dtype=np.float64)
+    step = k * np.where(deviation > 0, deviation, 1.0)
+    data[rows] += (signs.reshape(-1, *[1] * (data.ndim - 1)) * step).astype(data.dtype)
+    return Contaminated(data, rows)
+
+
+def add_leverage_points(
+    x: ArrayLike, y: ArrayLike, share: float, *, distance: float = 10.0, seed: Seed
+) -> ContaminatedRegression:
+    r"""Bad leverage points: throw some inputs far out and leave their responses.
+
+    .. math:: \tilde x_i = c + k\, \sigma \odot u
+
+    with c and sigma the mean and the standard deviation of the features before (sigma 1 where it is
+    0) and one random direction u of length 1 for all corrupted rows, so that they pull together. A
+    response that the model would give at x_i stands at a point where it would give another one,
+    which is what makes the leverage bad.
+
+    Args:
+        x (array): Inputs, shape (n, d); not changed.
+        y (array): Responses, shape (n,) or (n, k); copied as they are.
+        share (float): Share of the rows to corrupt, 0 to 1.
+        distance (float): k, positive.
+        seed (int or numpy.random.SeedSequence): The same seed gives the same points.
+
+    Returns:
+        ContaminatedRegression: ``x``, ``y`` and ``rows``.
+
+    Raises:
+        ValueError: A distance that is not positive, a share outside [0, 1], x not (n, d), y of
+            another length, either empty or not finite.
+        TypeError: x or y does not hold real numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.datasets.contamination import add_leverage_points
+        >>> x = np.random.default_rng(0).normal(size=(50, 2))
+        >>> bad = add_leverage_points(x, x.sum(axis=1), 0.1, distance=20, seed=1)
+        >>> len(bad.rows), bool(np.linalg.norm(bad.x[bad.rows], axis=1).min() > 10)
+        (5, True)
+
+    References:
+        P. J. Rousseeuw and A. M. Leroy (1987). Robust Regression and Outlier Detection. Wiley,
+        chapter 1.
+    """
+    k = positive("distance", distance)
+    inputs, responses = floating("x", x, ndim=2), floating("y", y)
+    if len(inputs) != len(responses):
+        raise ValueError(
+            f"x and y must have the same number of rows, found {len(inputs)} and {len(responses)}"
+        )
+    sequence, rng = draws_apart(seed)
+    rows = choose_rows(len(inputs), share, sequence)
+    direction = rng.normal(size=inputs.shape[1])
+    direction /= np.linalg.norm(direction)
+    deviation = inputs.std(axis=0, dtype=np.float64)
+    far = inputs.mean(axis=0) + k * np.where(deviation > 0, deviation, 1.0) * direction
+    inputs[rows] = far.astype(inputs.dtype)
+    return ContaminatedRegression(inputs, responses, rows)
