@@ -10,6 +10,7 @@ import numpy
 import pytest
 
 from chainrob import _chainer
+from chainrob._chainer import mending
 
 NUMPY_2 = int(numpy.__version__.partition(".")[0]) >= 2
 
@@ -139,14 +140,14 @@ def test_a_function_that_is_not_the_known_one_is_refused():
         return numpy.fix
 
     with pytest.raises(ImportError, match="does not read 'float'"):
-        _chainer._rename(function, float="float64")
+        mending.rename(function, float="float64")
 
 
 def test_rebinding_is_for_one_function_alone():
     namespace: dict[str, types.FunctionType] = {}
     exec("def f(x): return len(x)\ndef g(x): return len(x)", namespace)
     f = namespace["f"]
-    _chainer._rebind(f, len=lambda x: -1)
+    mending.rebind(f, len=lambda x: -1)
     assert namespace["f"] is f
     assert (f("ab"), namespace["g"]("ab")) == (-1, 2)
 
@@ -183,5 +184,5 @@ def test_no_advice_to_install_cudnn_with_cupy_14():
         cuda = types.SimpleNamespace(
             available=True, _cupy_major=major, check_cuda_available=types.SimpleNamespace()
         )
-        _chainer._MENDS["chainer.backends.cuda"](cuda)
+        mending.MENDS["chainer.backends.cuda"](cuda)
         assert getattr(cuda.check_cuda_available, "_already_warned", False) is silent

@@ -121,3 +121,25 @@ def test_hdf5_strings(tmp_path, text):
         with pytest.raises(KeyError):
             read("missing", "")
         assert chainer.serializers.HDF5Deserializer(file, strict=False)("missing", "x") == "x"
+
+
+def test_maxout_filled_by_a_plain_function():
+    def fill(array):
+        array[...] = numpy.arange(array.size).reshape(array.shape)
+        shapes.append(array.shape)
+
+    shapes: list[tuple[int, ...]] = []
+    link = chainer.links.Maxout(2, 3, 4, initialW=fill, initial_bias=fill)
+    assert sorted(shapes) == [(3, 4), (3, 4, 2)]
+    numpy.testing.assert_array_equal(link.linear.W.array, numpy.arange(24).reshape(12, 2))
+    numpy.testing.assert_array_equal(link.linear.b.array, numpy.arange(12))
+    x = numpy.ones((1, 2), numpy.float32)
+    expected = [5 * u + 1 for u in (3, 7, 11)]  # the last of each pool: 2u + (2u + 1) + u
+    numpy.testing.assert_array_equal(link(x).array, [expected])
+
+
+@pytest.mark.parametrize("initializer", [None, 0.5, chainer.initializers.One()])
+def test_maxout_filled_as_ever(initializer):
+    link = chainer.links.Maxout(2, 3, 4, initialW=initializer, initial_bias=numpy.ones((3, 4), "f"))
+    assert link.linear.W.shape == (12, 2)
+    numpy.testing.assert_array_equal(link.linear.b.array, numpy.ones(12))

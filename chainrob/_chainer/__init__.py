@@ -1,0 +1,49 @@
+"""Make Chainer 7.8.1 importable, and right, on today's Python, NumPy and CuPy.
+
+This package is the only place that knows what Chainer misses. Nothing is changed outside Chainer's
+own modules, NumPy least of all: a finder at the head of ``sys.meta_path`` lets a few of Chainer's
+modules see a stand-in where they import something that is gone, and mends a few of their functions
+right after they are executed. So what is imported late (``chainer.testing``, ``chainermn``) is
+mended late, and costs nothing before.
+
+- `mending`: how a module is given a stand-in, and how a function is mended in place.
+- `imports`: what Chainer misses when it is imported.
+- `faults`: what is wrong when it is called.
+- `workers`: worker processes that start anew (spawn, forkserver) import chainrob first.
+- `cuda`: what is wrong with CuPy 14 and in ChainerMN.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from chainrob._chainer import cuda, faults, imports, workers  # each registers what it mends
+from chainrob._chainer.mending import CHAINER_VERSION, install_finder, mend_loaded
+
+__all__ = ["CHAINER_VERSION", "cuda", "faults", "imports", "install", "workers"]
+
+
+def install() -> None:
+    """Import Chainer, mended; mend it in place where it was imported before.
+
+    Raises:
+        ImportError: Chainer is missing, or is not the version that is mended here.
+    """
+    install_finder()
+    if "chainer" not in sys.modules:
+        # What a failed `import chainer` left behind counts as loaded, and nothing would make it an
+        # attribute of the new package.
+        for name in [name for name in sys.modules if name.startswith("chainer.")]:
+            del sys.modules[name]
+    chainer = importlib.import_module("chainer")
+    if not chainer.__version__.startswith(CHAINER_VERSION):
+        raise ImportError(
+            f"chainrob needs Chainer {CHAINER_VERSION}, whose faults on today's NumPy it mends; "
+            f"found Chainer {chainer.__version__}"
+        )
+    mend_loaded()
+    workers.import_chainrob_in_children()
+
+
+install()
