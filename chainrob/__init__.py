@@ -16,9 +16,9 @@ The way of the data, in ten lines::
     >>> bool((model(x).array.argmax(axis=1) == t)[2:].mean() > 0.95)
     True
 
-data -> ``datasets`` -> ``links`` (hold the parameters) -> ``functions`` (backward hands the per-sample
-gradients on) -> ``sample_gradients`` (as an operator, never as an array) -> ``robustifiers`` (N
-gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
+data -> ``datasets`` -> ``links`` (hold the parameters) -> ``functions`` (backward hands the
+per-sample gradients on) -> ``sample_gradients`` (as an operator, never as an array) ->
+``robustifiers`` (N gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
 """
 
 from chainrob import _chainer
@@ -27,35 +27,63 @@ _chainer.install()  # before anything below imports chainer
 
 from chainrob import functions, links, robustifiers, sample_gradients, training  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
+    CAF,
+    SMEA,
+    AdaptiveRobustClipping,
+    Bucketing,
+    CenteredClipping,
+    ClipNorm,
     ConvergenceWarning,
     CoordinateMedian,
     GeometricMedian,
+    Krum,
     Mean,
+    MeanAroundMedian,
     MedianOfMeans,
+    MEstimator,
+    MinimumDiameterAveraging,
+    MultiKrum,
+    NearestNeighborMixing,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
     PerReplica,
+    Phocas,
     Robustifier,
     SoftTruncation,
     TrimmedMean,
+    WinsorizedMean,
 )
 from chainrob.sample_gradients import SampleGradients  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CAF",
+    "SMEA",
+    "AdaptiveRobustClipping",
+    "Bucketing",
+    "CenteredClipping",
+    "ClipNorm",
     "ConvergenceWarning",
     "CoordinateMedian",
     "GeometricMedian",
+    "Krum",
+    "MEstimator",
     "Mean",
+    "MeanAroundMedian",
     "MedianOfMeans",
+    "MinimumDiameterAveraging",
+    "MultiKrum",
+    "NearestNeighborMixing",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
     "PerReplica",
+    "Phocas",
     "Robustifier",
     "SampleGradients",
     "SoftTruncation",
     "TrimmedMean",
+    "WinsorizedMean",
     "__version__",
     "functions",
     "links",

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
+from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import Joined, SampleGradients, Tiled
 from chainrob.sample_gradients.base import Array
 
 Scope = Literal["unit", "parameter", "layer", "model"]
@@ -24,7 +23,8 @@ def check_options(robustifier: Any, loss_reduction: str, scope: str) -> None:
     """Raise where the keyword arguments that all robust functions and links share make no sense."""
     if robustifier is not None and not callable(robustifier):
         raise TypeError(
-            f"robustifier must be None, a Robustifier or a callable (N, D) -> (D,), found {robustifier!r}"
+            f"robustifier must be None, a Robustifier or a callable (N, D) -> (D,), "
+            f"found {robustifier!r}"
         )
     if isinstance(robustifier, type):
         raise TypeError(f"robustifier must be an instance, found the class {robustifier.__name__}")
@@ -52,7 +52,7 @@ def estimate(
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
         return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
     if not isinstance(robustifier, Robustifier):
-        robustifier = _Rows(robustifier)
+        robustifier = FromFunction(robustifier)
     if (
         scope == "layer"
         and len(gradients) > 1
@@ -60,29 +60,5 @@ def estimate(
     ):
         return list(robustifier(Joined(gradients)))
     if scope == "unit":
-        return [robustifier(one.units()).reshape((*one.replicas, *one.shape)) for one in gradients]
+        return [_by_unit(robustifier, one) for one in gradients]
     return [robustifier(one) for one in gradients]
-
-
-class _Rows:
-    """A plain callable (N, D) -> (D,), called once a replica with the rows as an array."""
-
-    def __init__(self, function: Callable[[Array], Array]) -> None:
-        self.function = function
-
-    def __call__(self, gradients: SampleGradients) -> Any:
-        if not gradients.replicas:
-            return gradients.split(self._checked(gradients.materialize(), gradients.dtype))
-        parts = [self(gradients.replica((t,))) for t in range(gradients.replicas[0])]
-        if isinstance(parts[0], tuple):
-            return tuple(gradients.xp.stack(column) for column in zip(*parts, strict=True))
-        return gradients.xp.stack(parts)
-
-    def _checked(self, rows: Array, dtype: np.dtype) -> Array:
-        result = self.function(rows.astype(dtype, copy=False))
-        if getattr(result, "shape", None) != rows.shape[1:]:
-            raise ValueError(
-                f"robustifier {self.function!r} must turn an array of shape {rows.shape} into one of shape "
-                f"{rows.shape[1:]}, found {getattr(result, 'shape', type(result).__name__)}"
-            )
-        return result.astype(dtype, copy=False)

@@ -63,7 +63,8 @@ class MLP(chainer.Chain):
             robustifiers = [robustifiers] * n_layers
         if len(robustifiers) != n_layers:
             raise ValueError(
-                f"MLP: robustifiers must have one entry a layer, found {len(robustifiers)} for {n_layers} layers"
+                f"MLP: robustifiers must have one entry a layer, found {len(robustifiers)} for "
+                f"{n_layers} layers"
             )
         super().__init__()
         with self.init_scope():

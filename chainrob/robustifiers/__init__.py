@@ -2,39 +2,73 @@
 sample.
 """
 
-from chainrob.robustifiers.base import (
+from chainrob.robustifiers.adaptive_robust_clipping import AdaptiveRobustClipping
+from chainrob.robustifiers.base import CoordinateWise, Robustifier, Weighting
+from chainrob.robustifiers.bucketing import Bucketing
+from chainrob.robustifiers.caf import CAF
+from chainrob.robustifiers.centered_clipping import CenteredClipping
+from chainrob.robustifiers.clip_norm import ClipNorm
+from chainrob.robustifiers.coordinate_median import CoordinateMedian
+from chainrob.robustifiers.errors import (
     ConvergenceWarning,
-    CoordinateWise,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
-    Robustifier,
-    Weighting,
 )
-from chainrob.robustifiers.coordinate_median import CoordinateMedian
+from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.geometric_median import GeometricMedian
+from chainrob.robustifiers.krum import Krum, MultiKrum
+from chainrob.robustifiers.m_estimator import MEstimator
 from chainrob.robustifiers.mean import Mean
+from chainrob.robustifiers.mean_around_median import MeanAroundMedian
 from chainrob.robustifiers.median_of_means import MedianOfMeans
+from chainrob.robustifiers.minimum_diameter_averaging import MinimumDiameterAveraging
+from chainrob.robustifiers.nearest_neighbor_mixing import NearestNeighborMixing
 from chainrob.robustifiers.per_replica import PerReplica
-from chainrob.robustifiers.registry import get, names, register
+from chainrob.robustifiers.phocas import Phocas
+from chainrob.robustifiers.pre_aggregation import Pipeline, PreAggregation
+from chainrob.robustifiers.registry import default, get, names, register
+from chainrob.robustifiers.smea import SMEA
 from chainrob.robustifiers.soft_truncation import SoftTruncation
 from chainrob.robustifiers.trimmed_mean import TrimmedMean
+from chainrob.robustifiers.winsorized_mean import WinsorizedMean
 
-register(Mean, SoftTruncation, GeometricMedian, MedianOfMeans, CoordinateMedian, TrimmedMean)
+register(Mean, SoftTruncation, MEstimator, CoordinateMedian, TrimmedMean, WinsorizedMean)
+register(MeanAroundMedian, Phocas, MedianOfMeans, GeometricMedian, Krum, MultiKrum)
+register(CenteredClipping, MinimumDiameterAveraging, CAF, SMEA)
+register(NearestNeighborMixing, Bucketing, ClipNorm, AdaptiveRobustClipping)
 
 __all__ = [
+    "CAF",
+    "SMEA",
+    "AdaptiveRobustClipping",
+    "Bucketing",
+    "CenteredClipping",
+    "ClipNorm",
     "ConvergenceWarning",
     "CoordinateMedian",
     "CoordinateWise",
+    "FromFunction",
     "GeometricMedian",
+    "Krum",
+    "MEstimator",
     "Mean",
+    "MeanAroundMedian",
     "MedianOfMeans",
+    "MinimumDiameterAveraging",
+    "MultiKrum",
+    "NearestNeighborMixing",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
     "PerReplica",
+    "Phocas",
+    "Pipeline",
+    "PreAggregation",
     "Robustifier",
     "SoftTruncation",
     "TrimmedMean",
     "Weighting",
+    "WinsorizedMean",
+    "default",
     "get",
     "names",
     "register",

@@ -5,29 +5,39 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from chainrob.kernels import is_array
+from chainrob.robustifiers.errors import (
+    ConvergenceWarning,
+    NonFiniteGradientError,
+    NonFiniteGradientWarning,
+)
+from chainrob.robustifiers.gram import gram_matrix
+from chainrob.robustifiers.parameters import describe, require_choice
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused
+from chainrob.sample_gradients.normalized import magnitude
+
+__all__ = [
+    "ConvergenceWarning",
+    "CoordinateWise",
+    "NonFiniteGradientError",
+    "NonFiniteGradientWarning",
+    "Policy",
+    "Robustifier",
+    "Weighting",
+    "as_operator",
+    "describe",
+    "in_chunks",
+]
 
 Policy = Literal["drop", "raise", "propagate"]
-
-
-class NonFiniteGradientWarning(RuntimeWarning):
-    """Some sample gradients held NaN or infinity and were given weight zero."""
-
-
-class NonFiniteGradientError(ValueError):
-    """Sample gradients hold NaN or infinity, and the robustifier may not (or cannot) drop them."""
-
-
-class ConvergenceWarning(RuntimeWarning):
-    """An iterative robustifier stopped before it met its tolerance."""
+Self = TypeVar("Self", bound="Robustifier")
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,17 +50,20 @@ class Robustifier(abc.ABC):
     them.
 
     Args:
-        nonfinite: what becomes of rows with NaN or infinity: ``'drop'`` gives them weight 0 and
-            warns, ``'raise'`` raises, ``'propagate'`` does not look.
+        nonfinite: what becomes of rows with NaN or infinity. ``'drop'`` gives them weight 0 and
+            warns: the answer is that of the other rows, and where a parameter counts bad rows, as
+            ``f`` does, the dropped ones are taken off it, for they are found. ``'raise'`` raises.
+            ``'propagate'`` does not look: the caller vouches for the rows, and NaN gives NaN or
+            whatever arithmetic makes of it.
     """
 
     nonfinite: Policy = field(default="drop", kw_only=True)
 
+    counts_bad_rows: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that count rows assumed bad."""
+
     def __post_init__(self) -> None:
-        if self.nonfinite not in ("drop", "raise", "propagate"):
-            raise ValueError(
-                f"{type(self).__name__}: nonfinite must be 'drop', 'raise' or 'propagate', found {self.nonfinite!r}"
-            )
+        require_choice(self, "nonfinite", ("drop", "raise", "propagate"))
 
     def __call__(self, gradients: Array | SampleGradients) -> Any:
         """The robust estimate of the N rows.
@@ -68,18 +81,37 @@ class Robustifier(abc.ABC):
                 finite row.
             TypeError: not an array of a floating point dtype.
         """
-        return self._guarded(as_operator(gradients), self._estimate)
+        return self._guarded(as_operator(gradients), "_estimate")
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
-        """The effective weight that each sample has in the estimate: (*R, N), float64, 1 for a
-        plain mean.
+        r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.
 
-        A dropped row has weight 0.
+        A row that was dropped has weight 0, and low weights point at suspects.
+
+        - A weighting robustifier's estimate is the sum of w_n g_n / N, and w_n is the weight.
+        - A coordinate-wise one gives each value g_nj a weight w_nj of its own, and a plain average
+          over the coordinates would hide a row that is far off in a few of many. So a row's weight
+          is the share of its squared deviation from the coordinates' weighted means m_j that was
+          let in (1 for a row without deviation):
+
+          .. math:: w_n = \frac{\sum_j w_{nj} (g_{nj} - m_j)^2}{\sum_j (g_{nj} - m_j)^2}
+        - Behind a pre-aggregation, the weights of the mixed rows are handed back to the rows that
+          went into them.
         """
-        return self._guarded(as_operator(gradients), self._sample_weights, spread=True)
+        return self._guarded(as_operator(gradients), "_sample_weights", spread=True)
 
-    def check(self, n_samples: int) -> None:
+    def check(self, n_samples: int) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError where the parameters cannot work with ``n_samples`` rows."""
+
+    def without(self: Self, n_dropped: int) -> Self:
+        """The robustifier for what is left when so many bad rows have been dropped already."""
+        left = {name: getattr(self, name) for name in self.counts_bad_rows}
+        left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
+        return replace(self, **left) if left else self
+
+    def in_units(self: Self, exponent: int) -> Self:
+        """The robustifier whose absolute thresholds are in units of 2^exponent."""
+        return self
 
     @abc.abstractmethod
     def _estimate(self, gradients: SampleGradients) -> Any:
@@ -91,7 +123,8 @@ class Robustifier(abc.ABC):
 
     def __rshift__(self, other: Any) -> Any:
         raise TypeError(
-            f"{type(self).__name__} gives one gradient, so nothing can follow it; write pre-aggregation >> robustifier"
+            f"{type(self).__name__} gives one gradient, so nothing can follow it; "
+            f"write pre-aggregation >> robustifier"
         )
 
     def __repr__(self) -> str:
@@ -99,65 +132,58 @@ class Robustifier(abc.ABC):
 
     # -- rows that are not finite
 
-    def _guarded(
-        self,
-        gradients: SampleGradients,
-        answer: Callable[[SampleGradients], Any],
-        *,
-        spread: bool = False,
-    ) -> Any:
+    def _guarded(self, gradients: SampleGradients, answer: str, *, spread: bool = False) -> Any:
+        """``answer(gradients)`` from the rows that the policy lets through.
+
+        Args:
+            gradients: the rows.
+            answer: name of the method that answers.
+            spread: whether the answer is a weight a row, 0 for the dropped.
+        """
+        name = type(self).__name__
         if gradients.n_samples == 0:
-            raise ValueError(
-                f"{type(self).__name__}: gradients must hold at least one row, found none"
-            )
-        if self.nonfinite == "propagate" or gradients.all_finite():
+            raise ValueError(f"{name}: gradients must hold at least one row, found none")
+        if self.nonfinite == "propagate":
             self.check(gradients.n_samples)
-            return answer(gradients)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return getattr(self, answer)(gradients)
+        if gradients.all_finite():
+            self.check(gradients.n_samples)
+            return getattr(self, answer)(gradients)
         finite = gradients.finite_rows()
         n_bad = int((~finite).sum())
-        if self.nonfinite == "raise" or not bool(finite.any(axis=-1).all()):
-            raise NonFiniteGradientError(
-                f"{type(self).__name__}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
-                + (
-                    ' and nonfinite is "raise"'
-                    if self.nonfinite == "raise"
-                    else "; no finite row is left"
-                )
-            )
-        warnings.warn(
-            f"{type(self).__name__}: {n_bad} of {finite.size} sample gradients hold NaN or infinity; "
-            f"they have weight 0",
-            NonFiniteGradientWarning,
-            stacklevel=4,
-        )
-        return self._over_replicas(gradients, finite, answer, spread)
+        found = f"{name}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
+        if self.nonfinite == "raise":
+            raise NonFiniteGradientError(f"{found} and nonfinite is 'raise'")
+        if not bool(finite.any(axis=-1).all()):
+            raise NonFiniteGradientError(f"{found}; no finite row is left")
+        if n_bad:
+            warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=4)
+        return self._from_finite(gradients, finite, answer, spread)
 
-    def _over_replicas(
-        self,
-        gradients: SampleGradients,
-        finite: Array,
-        answer: Callable[[SampleGradients], Any],
-        spread: bool,
+    def _from_finite(
+        self, gradients: SampleGradients, finite: Array, answer: str, spread: bool
     ) -> Any:
-        """Answer from the finite rows; their number may differ between replicas, so each is taken
-        by itself.
-        """
+        """Answer from the finite rows; where they differ between replicas, one by one."""
         xp = gradients.xp
-        if gradients.replicas:
-            parts = [
-                self._over_replicas(gradients.replica((t,)), finite[t], answer, spread)
-                for t in range(gradients.replicas[0])
-            ]
-            if isinstance(parts[0], tuple):
-                return tuple(xp.stack(column) for column in zip(*parts, strict=True))
-            return xp.stack(parts)
-        kept = xp.flatnonzero(finite)
-        self.check(len(kept))
-        result = answer(gradients.take(kept))
+        n_samples = gradients.n_samples
+        rows = finite.reshape(-1, n_samples)
+        if not bool((rows == rows[:1]).all()):
+            return _stacked(
+                xp,
+                [
+                    self._from_finite(gradients.replica((t,)), finite[t], answer, spread)
+                    for t in range(gradients.replicas[0])
+                ],
+            )
+        kept = xp.flatnonzero(rows[0])
+        left = self.without(n_samples - len(kept))
+        left.check(len(kept))
+        result = getattr(left, answer)(gradients.take(kept))
         if not spread:
             return result
-        weights = xp.zeros(gradients.n_samples, result.dtype)
-        weights[kept] = result
+        weights = xp.zeros((*gradients.replicas, n_samples), result.dtype)
+        weights[..., kept] = result
         return weights
 
 
@@ -187,10 +213,18 @@ class CoordinateWise(Robustifier):
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         xp = gradients.xp
-        total = xp.zeros((*gradients.replicas, gradients.n_samples), np.float64)
+        # Deviations are squared: in float64 they are brought to ordinary size before.
+        exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
+        let_in = xp.zeros((*gradients.replicas, gradients.n_samples), np.float64)
+        total = xp.zeros_like(let_in)
         for _, values in gradients.tiles():
-            total += self.coordinate_weights(values).sum(axis=-1, dtype=np.float64)
-        return total / max(gradients.size, 1)
+            weights = self.coordinate_weights(values).astype(np.float64, copy=False)
+            shares = weights / weights.sum(axis=-2, keepdims=True)
+            deviations = values - (shares * values).sum(axis=-2, keepdims=True)
+            squares = xp.clip(xp.ldexp(deviations, -exponent), -1e150, 1e150) ** 2
+            let_in += (weights * squares).sum(axis=-1)
+            total += squares.sum(axis=-1)
+        return xp.where(total == 0.0, 1.0, let_in / xp.where(total == 0.0, 1.0, total))
 
 
 @dataclass(frozen=True, repr=False)
@@ -199,36 +233,57 @@ class Weighting(Robustifier):
     alone.
     """
 
-    translation_equivariant = True
-    """Whether the weights stay when a common vector is added to all rows; then a centred Gram
-    matrix is used."""
+    @property
+    def translation_equivariant(self) -> bool:
+        """Whether the weights stay when a common vector is added to all rows; then a centred Gram
+        matrix is used.
+        """
+        return True
 
     def _estimate(self, gradients: SampleGradients) -> Any:
         return gradients.weighted_sum(self._row_weights(gradients))
 
     @abc.abstractmethod
     def weights(self, gram: Array) -> Array:
-        """Weights (*R, N) from a Gram matrix (*R, N, N), float64: the estimate is sum_i w_i g_i."""
+        """Weights (*R, N) from a Gram matrix (*R, N, N), float64: the estimate is sum_i w_i g_i.
+
+        The unit of the Gram matrix is whatever keeps its entries ordinary; a robustifier with
+        absolute thresholds is asked for its form in that unit first (``in_units``).
+        """
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         return self._row_weights(gradients) * gradients.n_samples
 
     def _row_weights(self, gradients: SampleGradients) -> Array:
-        n = gradients.n_samples
-        replicas = gradients.replicas
-        if replicas and prod(replicas) * n * n > TILE_BUDGET and replicas[0] > 1:
-            step = max(1, TILE_BUDGET // (prod(replicas[1:]) * n * n))
-            chunks = [
-                self._row_weights_of(gradients.replica((slice(start, start + step),)))
-                for start in range(0, replicas[0], step)
-            ]
-            return gradients.xp.concatenate(chunks, axis=0)
-        return self._row_weights_of(gradients)
+        return in_chunks(gradients, self._row_weights_of)
 
     def _row_weights_of(self, gradients: SampleGradients) -> Array:
-        return self.weights(
-            gradients.centered_gram() if self.translation_equivariant else gradients.gram()
+        gram = gram_matrix(
+            gradients,
+            centered=self.translation_equivariant,
+            propagate=self.nonfinite == "propagate",
         )
+        weights = self.in_units(gram.exponent).weights(gram.products)
+        if gram.bad is not None:
+            weights = gradients.xp.where(gram.bad[..., None], np.nan, weights)
+        return weights
+
+
+def in_chunks(gradients: SampleGradients, answer: Callable[[SampleGradients], Any]) -> Any:
+    """``answer(gradients)``, over few replicas at a time where all their N x N matrices would take
+    too much memory.
+    """
+    n, replicas = gradients.n_samples, gradients.replicas
+    if not replicas or replicas[0] <= 1 or prod(replicas) * n * n <= TILE_BUDGET:
+        return answer(gradients)
+    step = max(1, TILE_BUDGET // (prod(replicas[1:]) * n * n))
+    parts = [
+        answer(gradients.replica((slice(start, start + step),)))
+        for start in range(0, replicas[0], step)
+    ]
+    if isinstance(parts[0], tuple):
+        return tuple(gradients.xp.concatenate(column) for column in zip(*parts, strict=True))
+    return gradients.xp.concatenate(parts, axis=0)
 
 
 def as_operator(gradients: Array | SampleGradients) -> SampleGradients:
@@ -247,14 +302,7 @@ def as_operator(gradients: Array | SampleGradients) -> SampleGradients:
     return Dense(gradients)
 
 
-def describe(value: Any) -> str:
-    """The call that makes a dataclass: positional fields always, keyword-only ones where they
-    differ from the default.
-    """
-    shown = []
-    for item in fields(value):
-        content = getattr(value, item.name)
-        if item.kw_only and item.default is not MISSING and content == item.default:
-            continue
-        shown.append(f"{item.name}={content!r}")
-    return f"{type(value).__name__}({', '.join(shown)})"
+def _stacked(xp: Any, parts: list[Any]) -> Any:
+    if isinstance(parts[0], tuple):
+        return tuple(xp.stack(column) for column in zip(*parts, strict=True))
+    return xp.stack(parts)

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
-from chainrob.robustifiers.trimmed_mean import central_weights
 from chainrob.sample_gradients.base import Array
 
 
 @dataclass(frozen=True, repr=False)
 class CoordinateMedian(CoordinateWise):
-    """The median of every coordinate; for even N the mean of the two middle values.
+    r"""The median of every coordinate; for even N the mean of the two middle values.
+
+    .. math:: \hat g = \arg\min_m \sum_i \lvert g_i - m \rvert
 
     Breakdown point (N - 1) // 2 rows. Translation- and scale-equivariant. Cost: order statistics of
     every coordinate.
+
+    All the weight of a median lies on the middle value of each coordinate, which tells nothing of
+    the rows. So ``sample_weights`` is made from the weights of the least-absolute-deviations fit
+    that a median is, 1 / max(\|g_i - m\|, their median), scaled to a mean of 1.
 
     Example:
         >>> import numpy as np, chainrob
@@ -31,4 +36,10 @@ class CoordinateMedian(CoordinateWise):
         return array_module(values).median(values, axis=-2)
 
     def coordinate_weights(self, values: Array) -> Array:
-        return central_weights(values, (values.shape[-2] - 1) // 2)
+        xp = array_module(values)
+        distances = xp.abs(values - xp.median(values, axis=-2, keepdims=True))
+        middle = xp.median(distances, axis=-2, keepdims=True)
+        # More than half of the values at the median: the others have no weight beside them.
+        near = distances <= middle
+        weights = xp.where(near, 1.0, middle / xp.where(near, 1.0, distances))
+        return weights / weights.mean(axis=-2, keepdims=True)

@@ -16,7 +16,7 @@ from chainrob.sample_gradients.base import Array
 class Mean(Robustifier):
     r"""The arithmetic mean of the sample gradients.
 
-    .. math:: \\hat g = \\frac1N \\sum_i g_i
+    .. math:: \hat g = \frac1N \sum_i g_i
 
     In a robust layer it gives the stock gradient. Breakdown point 0: one row carries it anywhere.
     Cost: one matrix product.

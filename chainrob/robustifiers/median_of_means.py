@@ -9,6 +9,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.base import Robustifier
 from chainrob.robustifiers.coordinate_median import CoordinateMedian
 from chainrob.robustifiers.geometric_median import GeometricMedian
+from chainrob.robustifiers.parameters import require_choice, require_integer
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, block_matrix
 
@@ -19,7 +20,7 @@ class MedianOfMeans(Robustifier):
 
     ``center='geometric'`` is the robust gradient estimator of Prasad et al. and the tutorial's
     second estimator: the geometric median of the block means. ``center='coordinate'`` takes their
-        coordinate-wise median.
+    coordinate-wise median.
 
     Blocks are runs of consecutive rows whose sizes differ by one at most, so the result depends on
     the order of the rows; a shuffled mini-batch makes them random. Breakdown point (n_blocks - 1)
@@ -49,24 +50,14 @@ class MedianOfMeans(Robustifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            isinstance(self.n_blocks, bool)
-            or self.n_blocks != int(self.n_blocks)
-            or self.n_blocks < 1
-        ):
-            raise ValueError(
-                f"MedianOfMeans: n_blocks must be an integer of at least 1, found {self.n_blocks!r}"
-            )
-        if self.center not in ("geometric", "coordinate"):
-            raise ValueError(
-                f"MedianOfMeans: center must be 'geometric' or 'coordinate', found {self.center!r}"
-            )
+        require_integer(self, "n_blocks", 1)
+        require_choice(self, "center", ("geometric", "coordinate"))
 
     def check(self, n_samples: int) -> None:
         if self.n_blocks > n_samples:
             raise ValueError(
-                f"MedianOfMeans: n_blocks must not exceed the number of samples, found {self.n_blocks} blocks for "
-                f"{n_samples} samples"
+                f"MedianOfMeans: n_blocks must not exceed the number of samples, found "
+                f"{self.n_blocks} blocks for {n_samples} samples"
             )
 
     @property

@@ -136,13 +136,7 @@ class SampleGradients(abc.ABC):
 
     def squared_distances(self) -> Array:
         """Squared distances between the rows: (*R, N, N), float64, symmetric, never negative, zero on the diagonal."""
-        xp = self.xp
-        gram = self.centered_gram()
-        norms = _diagonal(gram)
-        distances = xp.maximum(norms[..., :, None] + norms[..., None, :] - 2.0 * gram, 0.0)
-        index = xp.arange(self.n_samples)
-        distances[..., index, index] = 0.0
-        return distances
+        return squared_distances(self.centered_gram())
 
     def reduce(
         self,
@@ -228,6 +222,20 @@ def central_row(array: Array) -> Array:
     norms = xp.abs(array).max(axis=-1)
     middle = xp.argsort(norms, axis=-1)[..., (array.shape[-2] - 1) // 2]
     return xp.take_along_axis(array, middle[..., None, None], axis=-2)
+
+
+def squared_distances(gram: Array) -> Array:
+    """Squared distances between rows from their (centred) Gram matrix, both (*R, N, N).
+
+    Symmetric to the last bit, never negative, zero on the diagonal.
+    """
+    xp = array_module(gram)
+    norms = _diagonal(gram)
+    products = gram + gram.swapaxes(-1, -2)
+    distances = xp.maximum(norms[..., :, None] + norms[..., None, :] - products, 0.0)
+    index = xp.arange(gram.shape[-1])
+    distances[..., index, index] = 0.0
+    return distances
 
 
 def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:

@@ -49,14 +49,22 @@ class Mixed(SampleGradients):
         return self._congruent(self.base.gram())
 
     def centered_gram(self) -> Array:
-        if self.affine:
-            return self._congruent(self.base.centered_gram())
-        gram = self.gram()
-        norms = self.xp.diagonal(gram, axis1=-2, axis2=-1)
-        middle = self.xp.argsort(norms, axis=-1)[..., (self.n_samples - 1) // 2][..., None, None]
-        row = self.xp.take_along_axis(gram, middle, axis=-2)
-        corner = self.xp.take_along_axis(row, middle, axis=-1)
-        return gram - row - row.swapaxes(-1, -2) + corner
+        xp = self.xp
+        base = self.base.centered_gram() if self.affine else self.base.gram()
+        gram = self._congruent(base)
+        # Mixed rows may coincide where the rows did not, so they are centred once more; and what
+        # rounding cannot tell from the centre is put there.
+        sizes = xp.abs(self.matrix)
+        rounding = (xp.matmul(sizes, xp.abs(base)) * sizes).sum(axis=-1)
+        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+        middle = xp.argsort(norms, axis=-1)[..., (self.n_samples - 1) // 2][..., None, None]
+        row = xp.take_along_axis(gram, middle, axis=-2)
+        corner = xp.take_along_axis(row, middle, axis=-1)
+        gram = gram - row - row.swapaxes(-1, -2) + corner
+        rounding = rounding + xp.take_along_axis(rounding, middle[..., 0], axis=-1)
+        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+        apart = norms > 32.0 * np.finfo(np.float64).eps * rounding
+        return gram * (apart[..., :, None] & apart[..., None, :])
 
     def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
         # A fused form knows outer products only, and mixed rows are sums of them.

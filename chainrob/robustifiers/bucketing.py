@@ -1,0 +1,61 @@
+"""Rows are shuffled into buckets, and every bucket becomes its mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chainrob.robustifiers.parameters import require_integer
+from chainrob.robustifiers.pre_aggregation import Mixing
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+
+
+@dataclass(frozen=True, repr=False)
+class Bucketing(Mixing):
+    r"""Bucketing: shuffle the rows, cut them into buckets of ``size``, average each bucket.
+
+    .. math:: y_b = \frac{1}{\lvert B_b \rvert} \sum_{i \in B_b} g_i, \qquad
+        b = 1, \dots, \lceil N / \text{size} \rceil
+
+    The last bucket holds what is left. f bad rows spoil f buckets at most, so the robustifier
+    behind must stand f of ceil(N / size). The permutation depends on the seed and on N alone: the
+    same in every call, while the samples of a shuffled mini-batch differ (the paper draws it anew
+    each round). The result depends on the order of the rows. Equivariant under translation, scale
+    and rotation. Cost: one product with an M x N matrix.
+
+    Args:
+        size: rows in a bucket, at least 1 (which only shuffles).
+        seed: of the permutation.
+
+    Raises:
+        ValueError: size or seed is no integer in range.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> chainrob.Bucketing(size=2, seed=0)(np.arange(6.0)[:, None])[:, 0]
+        array([2.5, 4.5, 0.5])
+
+    References:
+        S. P. Karimireddy, L. He and M. Jaggi, Byzantine-robust learning on heterogeneous datasets
+        via bucketing, ICLR 2022.
+    """
+
+    size: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_integer(self, "size", 1)
+        require_integer(self, "seed")
+
+    def n_mixed(self, n_samples: int) -> int:
+        return -(-n_samples // self.size)
+
+    def matrix(self, gradients: SampleGradients) -> Array:
+        n = gradients.n_samples
+        order = np.random.default_rng(self.seed).permutation(n)
+        matrix = np.zeros((self.n_mixed(n), n))
+        matrix[np.arange(n) // self.size, order] = 1.0
+        matrix /= matrix.sum(axis=1, keepdims=True)
+        return gradients.xp.asarray(matrix)

@@ -1,0 +1,57 @@
+"""Rows longer than a limit are shortened to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ldexp
+from typing import ClassVar
+
+from chainrob.robustifiers.gram import gram_matrix
+from chainrob.robustifiers.parameters import require_positive
+from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+
+
+@dataclass(frozen=True, repr=False)
+class ClipNorm(Mixing):
+    r"""Norm clipping: a row longer than ``max_norm`` is shortened to that length.
+
+    .. math:: y_i = g_i \min\Big(1, \frac{c}{\lVert g_i \rVert}\Big)
+
+    ``ClipNorm(c) >> Mean()`` is the clipped mean of differentially private training: bounded for
+    any number of bad rows (each pulls by c / N at most), and biased where good rows are longer. The
+    limit is absolute, so it is not scale-equivariant, nor does it stay under translation;
+    equivariant under rotation. Cost: one Gram matrix.
+
+    Args:
+        max_norm: c, in units of one sample's loss gradient.
+
+    Raises:
+        ValueError: max_norm is no positive number.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> chainrob.ClipNorm(1.0)(np.array([[0.5, 0.0], [30.0, 40.0]]))
+        array([[0.5, 0. ],
+               [0.6, 0.8]])
+
+    References:
+        M. Abadi et al., Deep learning with differential privacy, CCS 2016.
+    """
+
+    max_norm: float
+
+    affine: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_norm")
+
+    def matrix(self, gradients: SampleGradients) -> Array:
+        gram = gram_matrix(gradients, centered=False, propagate=True)
+        xp = gradients.xp
+        limit = ldexp(self.max_norm, -gram.exponent)
+        matrix = clipping_matrix(norms_of(gram.products, xp), limit, xp)
+        if gram.bad is None:
+            return matrix
+        return xp.where(gram.bad[..., None, None], float("nan"), matrix)

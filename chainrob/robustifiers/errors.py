@@ -1,0 +1,15 @@
+"""What robustifiers warn of and raise."""
+
+from __future__ import annotations
+
+
+class NonFiniteGradientWarning(RuntimeWarning):
+    """Some sample gradients held NaN or infinity and were given weight zero."""
+
+
+class NonFiniteGradientError(ValueError):
+    """Sample gradients hold NaN or infinity, and the robustifier may not (or cannot) drop them."""
+
+
+class ConvergenceWarning(RuntimeWarning):
+    """An iterative robustifier stopped before it met its tolerance."""

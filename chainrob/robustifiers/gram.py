@@ -1,0 +1,52 @@
+"""The Gram matrix of the rows as robustifiers get it: scaled, and finite or refused."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from chainrob.robustifiers.errors import NonFiniteGradientError
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.normalized import normalized
+
+
+class GramMatrix(NamedTuple):
+    """Inner products of the rows of 2^-exponent G."""
+
+    products: Array
+    """(*R, N, N), float64; zero in replicas that are not finite."""
+    exponent: int
+    bad: Array | None
+    """(*R,) booleans, the replicas with NaN or infinity (only where they may propagate)."""
+
+
+def gram_matrix(
+    gradients: SampleGradients, *, centered: bool, propagate: bool = False
+) -> GramMatrix:
+    """The Gram matrix of rows brought to ordinary size.
+
+    Args:
+        gradients: the rows.
+        centered: whether any one vector may be subtracted from all rows first.
+        propagate: whether NaN and infinity are reported rather than refused.
+
+    Raises:
+        NonFiniteGradientError: squares of the rows do not fit into float64 (the largest row is more
+            than about 1e200 times the median one), or, without ``propagate``, rows are not finite.
+    """
+    xp = gradients.xp
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled, exponent = normalized(gradients)
+        products = scaled.centered_gram() if centered else scaled.gram()
+    bad = ~xp.isfinite(products).all(axis=(-2, -1))
+    if not bool(bad.any()):
+        return GramMatrix(products, exponent, None)
+    if not propagate:
+        raise NonFiniteGradientError(
+            "the largest sample gradient is so much larger than the others that its square does "
+            "not fit into float64 (more than about 1e200 times the median one); mend the data or "
+            "put a coordinate-wise robustifier in its place"
+        )
+    return GramMatrix(xp.where(bad[..., None, None], 0.0, products), exponent, bad)
