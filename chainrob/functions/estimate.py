@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
+from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
 from chainrob.sample_gradients import Joined, SampleGradients, Tiled
@@ -62,3 +63,44 @@ def estimate(
     if scope == "unit":
         return [_by_unit(robustifier, one) for one in gradients]
     return [robustifier(one) for one in gradients]
+
+
+def _by_unit(robustifier: Robustifier, gradients: SampleGradients) -> Array:
+    """Every output unit a problem of its own; the estimate in the parameter's own shape."""
+    estimate = robustifier(gradients.units())
+    if isinstance(gradients, Tiled):
+        return gradients.join_units(estimate)
+    return estimate.reshape((*gradients.replicas, *gradients.shape))
+
+
+def pullback(
+    robustifier: Callable[[Any], Any],
+    gradients: Sequence[SampleGradients],
+    cotangents: Sequence[Array],
+    scope: Scope = "layer",
+) -> list[tuple[Array, ...]]:
+    """The derivative of ``estimate``, taken from cotangents of the estimates back to the rows.
+
+    Args:
+        robustifier, gradients, scope: as for ``estimate``.
+        cotangents: one array (*R, *shape) for each parameter.
+
+    Returns:
+        for each parameter, the cotangents of its operator's ingredients, see
+        ``Robustifier.pullback``.
+
+    Raises:
+        NotDifferentiableError: a plain callable, or a robustifier without a known derivative.
+    """
+    if not isinstance(robustifier, Robustifier):
+        raise NotDifferentiableError(
+            f"the derivative of the plain callable {robustifier!r} is not known; a subclass of "
+            f"chainrob.Robustifier can define one"
+        )
+    joined = scope == "layer" and len(gradients) > 1
+    if joined and not isinstance(robustifier, CoordinateWise | Mean):
+        return list(robustifier.pullback(Joined(gradients), tuple(cotangents)))
+    pairs = zip(gradients, cotangents, strict=True)
+    if scope == "unit" and not isinstance(robustifier, CoordinateWise | Mean):
+        return [robustifier.pullback(one.units(), cotangent) for one, cotangent in pairs]
+    return [robustifier.pullback(one, cotangent) for one, cotangent in pairs]

@@ -16,18 +16,25 @@ from chainrob.robustifiers.errors import (
     ConvergenceWarning,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
+    NotDifferentiableError,
 )
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused
 from chainrob.sample_gradients.normalized import magnitude
+from chainrob.sample_gradients.pullback import (
+    projections,
+    pullback_coordinates,
+    pullback_weights,
+)
 
 __all__ = [
     "ConvergenceWarning",
     "CoordinateWise",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
+    "NotDifferentiableError",
     "Policy",
     "Robustifier",
     "Weighting",
@@ -207,6 +214,13 @@ class CoordinateWise(Robustifier):
         This is the definition; a fused kernel, where there is one, must agree with it.
         """
 
+    def derivative(self, values: Array) -> Array:
+        """Derivative of each coordinate's estimate in each value, (*R, N, d), almost everywhere."""
+        raise NotDifferentiableError(f"the derivative of {self!r} is not known")
+
+    def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        return pullback_coordinates(gradients, self.derivative, cotangent)
+
     @abc.abstractmethod
     def coordinate_weights(self, values: Array) -> Array:
         """The weight of each value in its coordinate's estimate, 1 for a plain mean: (*R, N, d)."""
@@ -250,6 +264,35 @@ class Weighting(Robustifier):
         The unit of the Gram matrix is whatever keeps its entries ordinary; a robustifier with
         absolute thresholds is asked for its form in that unit first (``in_units``).
         """
+
+    def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
+        """The cotangent of row n as w_n v + sum_m M_nm g_m, for a cotangent v of the estimate.
+
+        Args:
+            gram: the Gram matrix (*R, N, N) of the rows, about their mean where the robustifier is
+                translation-equivariant.
+            projections: inner products (*R, N) of the same rows with v.
+
+        Returns:
+            w, (*R, N), and M, (*R, N, N), for the same rows; None stands for M = 0.
+        """
+        raise NotDifferentiableError(f"the derivative of {self!r} is not known")
+
+    def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        centered = self.translation_equivariant
+        gram = gram_matrix(gradients, centered=centered)
+        products, along = gram.products, projections(gradients, cotangent)
+        if centered:
+            products = products - products.mean(axis=-1, keepdims=True)
+            products = products - products.mean(axis=-2, keepdims=True)
+            along = along - along.mean(axis=-1, keepdims=True)
+        weights, mixing = self.in_units(gram.exponent).derivative(products, along)
+        if mixing is not None:
+            # The rows that M mixes are scaled by 2^-exponent and, if centred, less their mean.
+            mixing = gradients.xp.ldexp(mixing, -2 * gram.exponent)
+            if centered:
+                mixing = mixing - mixing.mean(axis=-1, keepdims=True)
+        return pullback_weights(gradients, weights, mixing, cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         return self._row_weights(gradients) * gradients.n_samples

@@ -13,3 +13,7 @@ class NonFiniteGradientError(ValueError):
 
 class ConvergenceWarning(RuntimeWarning):
     """An iterative robustifier stopped before it met its tolerance."""
+
+
+class NotDifferentiableError(NotImplementedError):
+    """A derivative was asked for that does not exist or is not known; zero would be a lie."""
