@@ -74,7 +74,10 @@ class ReleasedSoftTruncation(CoordinateWise):
 
     def _estimate(self, gradients: SampleGradients) -> Any:
         n = gradients.n_samples
-        return self._inner(n)._estimate(gradients) * self._factor(n)
+        estimate, factor = self._inner(n)._estimate(gradients), self._factor(n)
+        if isinstance(estimate, tuple):  # several parameters joined
+            return tuple(part * factor for part in estimate)
+        return estimate * factor
 
     def reduce(self, values: Any) -> Any:
         """Reduce the sample axis: values (*R, N, d) to (*R, d)."""

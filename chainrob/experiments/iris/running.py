@@ -23,9 +23,9 @@ from chainrob.experiments.versions import versions
 
 __all__ = ["run_iris"]
 
-TRIALS_AT_ONCE = {"numpy": 50, "cupy": 2000}
-"""Trials that are trained in one graph and kept together: enough to hide what a step costs
-besides its arithmetic, few enough for the processor's cache."""
+TRIALS_AT_ONCE = {"numpy": 25, "cupy": 2000}
+"""Trials that are trained in one graph (both methods) and kept together: enough to hide what a step
+costs besides its arithmetic, few enough for the processor's cache."""
 
 
 def run_iris(
@@ -91,25 +91,21 @@ def _train_all(
 ) -> IrisResults:
     methods = settings.methods()
     at_once = TRIALS_AT_ONCE["numpy" if device.name == "@numpy" else "cupy"]
-    errors: dict[str, list[Any]] = {method: [] for method in methods}
-    total = len(methods) * settings.trials * settings.iterations
-    with progress_bar(total, "trial updates", progress) as bar:
-        # Both methods for some trials before other trials: an interrupted run can be compared.
+    chunks = []
+    with progress_bar(settings.trials * settings.iterations, "updates of a trial", progress) as bar:
         for first in range(0, settings.trials, at_once):
             trials = range(first, min(first + at_once, settings.trials))
-            for method, robustifiers in methods.items():
-                part = f"{method}-{trials[0]}-{trials[-1]}"
-                found = kept.load(part) if kept else None
-                if found is not None:
-                    bar.update(len(trials) * settings.iterations)
-                else:
-                    bar.set_description(method)
-                    advance = partial(bar.update, len(trials))
-                    found = train(settings, robustifiers, trials, device, advance)
-                    if kept:
-                        kept.save(part, found)
-                errors[method].append(found)
-    return IrisResults(settings, {m: np.concatenate(parts) for m, parts in errors.items()})
+            part = f"trials-{trials[0]}-{trials[-1]}"
+            errors = kept.load(part) if kept else None
+            if errors is not None:
+                bar.update(len(trials) * settings.iterations)
+            else:
+                advance = partial(bar.update, len(trials))
+                errors = train(settings, list(methods.values()), trials, device, advance)
+                if kept:
+                    kept.save(part, errors)
+            chunks.append(errors)
+    return IrisResults(settings, dict(zip(methods, np.concatenate(chunks, axis=1), strict=True)))
 
 
 def _write_files(results: IrisResults, record: dict[str, Any], folder: Path) -> None:

@@ -18,51 +18,53 @@ __all__ = ["make_model", "train"]
 
 def train(
     settings: IrisSettings,
-    robustifiers: Sequence[Any],
+    methods: Sequence[Sequence[Any]],
     trials: Sequence[int],
     device: Any = None,
     advance: Callable[[], object] | None = None,
 ) -> NDArray[np.float64]:
-    """Train one method on some trials, all of them in one graph.
+    """Train some methods on some trials, all of them in one graph.
 
-    The result for a trial does not depend on which others are trained beside it: no operation
-    mixes the axis of trials, and the loss is the sum over trials of each trial's mean loss.
+    The result for a method and a trial does not depend on what is trained beside it: no operation
+    mixes replicas, and the loss is the sum over replicas of each one's mean loss.
 
     A point whose scores are not all finite counts as misclassified, so a trial that diverges shows
     an error of 1.
 
     Args:
         settings (IrisSettings): The run's settings.
-        robustifiers (sequence): For every layer a robustifier, or None for the plain sum.
+        methods (sequence): For every method its robustifiers, for every layer one, or None for the
+            plain sum.
         trials (sequence of int): Numbers of the trials.
         device (chainer device or None): Where to compute; None is NumPy.
         advance (callable or None): Called after every update.
 
     Returns:
-        array: Shape (trials, recorded times, 2), training and test error after
+        array: Shape (methods, trials, recorded times, 2), training and test error after
         ``settings.recorded`` updates.
 
     Example:
         >>> from chainrob.experiments.iris import iris_settings, train
         >>> settings = iris_settings(iterations=5, record_every=5)
-        >>> train(settings, settings.methods()["deep"], [0, 1, 2]).shape
-        (3, 2, 2)
+        >>> train(settings, list(settings.methods().values()), [0, 1, 2]).shape
+        (2, 3, 2, 2)
     """
     device = device or chainer.get_device("@numpy")
-    dtype = np.dtype(settings.dtype)
     data = [trial_data(settings, trial) for trial in trials]
-    x_train, x_test = (
-        device.send(np.stack([getattr(one, name) for one in data]).astype(dtype))
-        for name in ("x_train", "x_test")
+
+    def replicated(name: str, dtype: Any) -> Any:
+        """One field of the data: (methods * trials, ...)."""
+        array = np.stack([getattr(one, name) for one in data]).astype(dtype)
+        return device.send(np.concatenate([array] * len(methods)))
+
+    x_train, x_test = (replicated(name, settings.dtype) for name in ("x_train", "x_test"))
+    t_train, t_test = (replicated(name, np.int32) for name in ("t_train", "t_test"))
+    model = Ensemble(
+        [make_model(settings, layers, trial) for layers in methods for trial in trials]
     )
-    t_train, t_test = (
-        device.send(np.stack([getattr(one, name) for one in data]))
-        for name in ("t_train", "t_test")
-    )
-    model = Ensemble([make_model(settings, robustifiers, trial) for trial in trials])
     model.to_device(device)
     optimizer = chainer.optimizers.SGD(settings.learning_rate).setup(model)
-    errors = device.xp.empty((len(data), len(settings.recorded), 2))
+    errors = device.xp.empty((len(methods) * len(data), len(settings.recorded), 2))
     column = {time: index for index, time in enumerate(settings.recorded)}
     # A trial may diverge: its numbers overflow, and that is what it is to show.
     with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
@@ -74,14 +76,13 @@ def train(
                     errors[:, column[time], 1] = _errors(model(x_test).array, t_test)
             if time == settings.iterations:
                 break
-            loss = _sum_of_mean_losses(scores, t_train)
             model.cleargrads()
-            loss.backward()
+            _backward_of_mean_losses(scores, t_train)
             optimizer.update()
             if advance is not None:
                 advance()
     result: NDArray[np.float64] = chainer.get_device("@numpy").send(errors)
-    return result
+    return result.reshape(len(methods), len(data), *result.shape[1:])
 
 
 def make_model(settings: IrisSettings, robustifiers: Sequence[Any], trial: int) -> MLP:
@@ -101,17 +102,19 @@ def make_model(settings: IrisSettings, robustifiers: Sequence[Any], trial: int) 
     return model
 
 
-def _sum_of_mean_losses(scores: chainer.Variable, t: Any) -> chainer.Variable:
-    """Sum over trials of the mean cross entropy: every trial's gradients are those of it alone.
+def _backward_of_mean_losses(scores: chainer.Variable, t: Any) -> None:
+    """Back-propagate the sum over replicas of the mean cross entropy, each replica's own.
 
-    Not ``Ensemble.mean_loss``, whose factor T / (T N) rounds differently for every T: here a trial
-    has the same numbers to the last bit in whatever company it is trained.
+    Every sample's loss is given the gradient 1 / N. Not ``Ensemble.mean_loss``, whose factor
+    T / (T N) rounds differently for every T: here a trial has the same numbers to the last bit in
+    whatever company it is trained.
     """
-    trials, points, classes = scores.shape
+    replicas, points, classes = scores.shape
     losses = chainer.functions.softmax_cross_entropy(
-        chainer.functions.reshape(scores, (trials * points, classes)), t.ravel(), reduce="no"
+        chainer.functions.reshape(scores, (replicas * points, classes)), t.ravel(), reduce="no"
     )
-    return chainer.functions.sum(losses) / points
+    losses.grad = losses.xp.full_like(losses.array, 1 / points)
+    losses.backward()
 
 
 def _errors(scores: Any, t: Any) -> Any:

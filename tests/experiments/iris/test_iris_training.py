@@ -65,7 +65,7 @@ def released(rows):
 @pytest.mark.parametrize("method", ["deep", "deep-rob"])
 def test_equals_back_propagation_written_out(method):
     settings = iris_settings("released", iterations=200, record_every=20, dtype="float64")
-    ours = train(settings, settings.methods()[method], [0, 1, 2])
+    (ours,) = train(settings, [settings.methods()[method]], [0, 1, 2])
     for trial in range(3):
         expected = numpy_errors(settings, trial, released if method == "deep-rob" else None)
         np.testing.assert_array_equal(ours[trial], expected)
@@ -94,36 +94,38 @@ def test_equals_the_ordinary_script_of_one_trial(robustifiers):
         (model(x).array.argmax(axis=1) != t).mean()
         for x, t in ((data.x_train, data.t_train), (data.x_test, data.t_test))
     ]
-    np.testing.assert_array_equal(train(settings, robustifiers, [trial])[0, -1], errors)
+    ours = train(settings, [robustifiers], [trial])
+    np.testing.assert_array_equal(ours[0, 0, -1], errors)
 
 
 @pytest.mark.parametrize("setting", ["released", "text"])
 def test_a_trial_is_the_same_in_any_company_to_the_last_bit(setting):
     settings = iris_settings(setting, iterations=150)
-    for robustifiers in settings.methods().values():
-        together = train(settings, robustifiers, range(5))
-        apart = [train(settings, robustifiers, [trial]) for trial in range(5)]
-        np.testing.assert_array_equal(together, np.concatenate(apart))
-        np.testing.assert_array_equal(train(settings, robustifiers, [3, 1]), together[[3, 1]])
+    methods = list(settings.methods().values())
+    together = train(settings, methods, range(5))
+    for index, robustifiers in enumerate(methods):
+        apart = [train(settings, [robustifiers], [trial])[0] for trial in range(5)]
+        np.testing.assert_array_equal(together[index], np.concatenate(apart))
+    np.testing.assert_array_equal(train(settings, methods[::-1], [3, 1]), together[::-1, [3, 1]])
 
 
 def test_a_trial_that_diverges_has_error_one_and_leaves_the_others_alone():
     settings = iris_settings(
         "released", iterations=40, learning_rate=1e5, push=1e30, record_every=40
     )
-    errors = train(settings, settings.methods()["deep"], range(3))
+    (errors,) = train(settings, [settings.methods()["deep"]], range(3))
     np.testing.assert_array_equal(errors[:, -1], 1.0)
     assert (errors[:, 0] < 1).all()
 
 
 def test_initial_errors_do_not_depend_on_the_method():
     settings = iris_settings("released", iterations=0)
-    first, second = (train(settings, layers, range(4)) for layers in settings.methods().values())
+    first, second = train(settings, list(settings.methods().values()), range(4))
     np.testing.assert_array_equal(first, second)
     assert first.shape == (4, 1, 2)
 
 
 def test_advance_is_called_once_an_update():
     calls = []
-    train(iris_settings(iterations=7), (None,) * 3, [0], advance=lambda: calls.append(1))
+    train(iris_settings(iterations=7), [(None,) * 3], [0], advance=lambda: calls.append(1))
     assert len(calls) == 7
