@@ -16,8 +16,10 @@ import numpy as np
 import chainer
 from chainer import function_node
 from chainrob.functions import observers, recorder
+from chainrob.functions.double_backward import GradientPullback, Pull
 from chainrob.functions.estimate import Reduction, Scope, check_options, estimate
-from chainrob.sample_gradients import SampleGradients
+from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 Build = Callable[[tuple[Array, ...], Sequence[int]], Mapping[int, SampleGradients]]
@@ -65,6 +67,8 @@ class GradientNode(function_node.FunctionNode):
         sample_axis: which axis of gy counts the samples.
         n_positions: how many consecutive entries of that axis belong to one sample.
         origin: the layer's function node.
+        pull: for double backward: takes the cotangents of the operators' ingredients to those of
+            the graph inputs.
     """
 
     def __init__(
@@ -77,9 +81,11 @@ class GradientNode(function_node.FunctionNode):
         sample_axis: int = 0,
         n_positions: int = 1,
         origin: function_node.FunctionNode | None = None,
+        pull: Pull | None = None,
     ) -> None:
         super().__init__()
         self.build = build
+        self.pull = pull
         self.aggregation = aggregation
         self.wanted = wanted
         self.names = names
@@ -114,9 +120,7 @@ class GradientNode(function_node.FunctionNode):
             for index, one in zip(wanted, estimates, strict=True)
         )
 
-    def operators(
-        self, arrays: tuple[Array, ...]
-    ) -> tuple[Mapping[int, SampleGradients], int]:
+    def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:
         """The operators of the wanted parameters, in the unit of contract 1, and N.
 
         Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy``
@@ -131,10 +135,23 @@ class GradientNode(function_node.FunctionNode):
     def backward(
         self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable | None, ...]
     ) -> tuple[chainer.Variable | None, ...]:
-        raise NotImplementedError(
-            f"double backward through the robust gradient of {', '.join(self.names.values())} "
-            f"with {self.aggregation.robustifier!r} is not available"
-        )
+        plan = self.aggregation
+        names = ", ".join(self.names[index] for index in self.wanted)
+        if plan.scope == "model":
+            raise NotDifferentiableError(
+                f"the gradient of {names} with scope='model' is found after the backward pass, so "
+                f"it cannot be differentiated; use another scope"
+            )
+        if self.pull is None:
+            raise NotDifferentiableError(
+                f"double backward through the robust gradient of {names} with "
+                f"{plan.robustifier!r} is not available for {type(self.origin).__name__}"
+            )
+        present = [one is not None for one in grad_outputs]
+        node = GradientPullback(self, self.pull, present)
+        given = [one for one in grad_outputs if one is not None]
+        pulled = node.apply((*self.get_retained_inputs(), *given))
+        return tuple(pulled[index] for index in indexes)
 
     def _record(self, operators: Mapping[int, SampleGradients]) -> tuple[Array, ...]:
         """Leave the operators with the model's recorder; the gradient comes when the pass is over.
@@ -197,3 +214,16 @@ class RobustFunction:
             )
             gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
         return tuple(gradients[index] for index in indexes)
+
+
+def position_sums(rows: Array, keep: Sequence[int]) -> Dense:
+    """Rows of a parameter that is shared along some axes: the sum over all axes but the first and
+    ``keep``.
+
+    Sums run in float32 at least, whatever the dtype of the rows.
+    """
+    axes = tuple(axis for axis in range(1, rows.ndim) if axis not in keep)
+    if not axes:
+        return Dense(rows)
+    dtype = np.promote_types(rows.dtype, np.float32)
+    return Dense(rows.sum(axis=axes, dtype=dtype))

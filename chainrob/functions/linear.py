@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar
@@ -94,6 +94,7 @@ class LinearFunction(function_node.FunctionNode):
                 sample_axis=gy.ndim - 2,
                 n_positions=self.n_positions,
                 origin=self,
+                pull=self.pull,
             )
             for index, gradient in zip(wanted, node.apply((x, gy)), strict=True):
                 gradients[index] = gradient
@@ -114,6 +115,22 @@ class LinearFunction(function_node.FunctionNode):
             bias = gy[..., 0, :] if self.n_positions == 1 else gy.sum(axis=-2)
             operators[2] = Dense(bias, gy.ndim - 3)
         return operators
+
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        """Cotangents of x and gy from those of the operators' ingredients."""
+        x, gy = arrays
+        of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)
+        if 1 in cotangents:
+            factor_x, factor_gy = cotangents[1]
+            of_x, of_gy = factor_x.reshape(x.shape), factor_gy.reshape(gy.shape)
+        if 2 in cotangents:
+            (rows,) = cotangents[2]
+            shape = (gy.shape[-2] // self.n_positions, self.n_positions, gy.shape[-1])
+            spread = array_module(gy).broadcast_to(rows[..., None, :], (*gy.shape[:-2], *shape))
+            of_gy = of_gy + spread.reshape(gy.shape)
+        return of_x, of_gy
 
 
 def linear(
@@ -176,9 +193,7 @@ def linear(
     return affine(x, W, b, n_batch_axes, Aggregation(robustifier, loss_reduction, scope))
 
 
-def affine(
-    x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation
-) -> chainer.Variable:
+def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) -> chainer.Variable:
     """``linear`` with its options as one object: what the link calls."""
     x = chainer.as_variable(x)
     W = chainer.as_variable(W)

@@ -17,7 +17,7 @@ import numpy as np
 import chainer
 from chainrob.kernels import to_host
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -53,8 +53,9 @@ class Observation:
     def sample_weights(self) -> np.ndarray | None:
         """The effective weight of each sample in the estimate: (N,), or (*R, N) with replicas.
 
-        1 is what a plain mean gives; 0 is a sample that had no say. Where a scope gives a sample
-        one weight a unit, a parameter or a coordinate, they are averaged over the coordinates.
+        1 is what a plain mean gives; 0 is a sample that had no say (see
+        ``Robustifier.sample_weights``). Where a weighting robustifier gives a sample one weight a
+        unit or a parameter, they are averaged over the coordinates.
 
         Returns:
             A float64 NumPy array; None for a plain callable, whose weights nobody knows.
@@ -64,24 +65,19 @@ class Observation:
         parts = [one for one in self.gradients.values() if one.size]
         if not parts or not parts[0].n_samples:
             return np.ones((*parts[0].replicas, 0) if parts else (0,))
-        separate = self.scope in ("unit", "parameter") or isinstance(
-            self.robustifier, CoordinateWise
-        )
-        if not separate and len(parts) > 1:
-            return _host(self.robustifier.sample_weights(Joined(parts)))
+        # Rows of an embedding that no sample touched say nothing about any sample.
+        parts = [one.touched() if isinstance(one, EmbeddingGradients) else one for one in parts]
+        if self.scope in ("layer", "model") or isinstance(self.robustifier, CoordinateWise):
+            joined = Joined(parts) if len(parts) > 1 else parts[0]
+            return _host(self.robustifier.sample_weights(joined))
         total, count = 0.0, 0
         for one in parts:
-            # Rows of an embedding that no sample touched say nothing about any sample.
-            one = one.touched() if hasattr(one, "touched") else one
-            weights = _unit_weights(self.robustifier, one, self.scope)
+            if self.scope == "unit" and one.shape:
+                weights = self.robustifier.sample_weights(one.units()).mean(axis=-2)
+            else:
+                weights = self.robustifier.sample_weights(one)
             total, count = total + weights * one.size, count + one.size
         return _host(total / count)
-
-
-def _unit_weights(robustifier: Robustifier, gradients: SampleGradients, scope: str) -> Array:
-    if scope == "unit" and not isinstance(robustifier, CoordinateWise):
-        return robustifier.sample_weights(gradients.units()).mean(axis=-2)
-    return robustifier.sample_weights(gradients)
 
 
 def _host(array: Array) -> np.ndarray:

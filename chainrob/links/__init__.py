@@ -1,7 +1,46 @@
 """Links that hold parameters and train them robustly: drop-ins for those of ``chainer.links``."""
 
+from chainrob.links.activation import PReLU, Swish
+from chainrob.links.convolution import (
+    Convolution1D,
+    Convolution2D,
+    Convolution3D,
+    ConvolutionND,
+    DilatedConvolution2D,
+)
+from chainrob.links.deconvolution import (
+    Deconvolution1D,
+    Deconvolution2D,
+    Deconvolution3D,
+    DeconvolutionND,
+)
+from chainrob.links.embed_id import EmbedID
 from chainrob.links.ensemble import Ensemble
 from chainrob.links.linear import Linear
 from chainrob.links.mlp import MLP
+from chainrob.links.normalization import GroupNormalization, LayerNormalization
+from chainrob.links.robust_link import RobustLink
+from chainrob.links.scale_bias import Bias, Scale
 
-__all__ = ["MLP", "Ensemble", "Linear"]
+__all__ = [
+    "MLP",
+    "Bias",
+    "Convolution1D",
+    "Convolution2D",
+    "Convolution3D",
+    "ConvolutionND",
+    "Deconvolution1D",
+    "Deconvolution2D",
+    "Deconvolution3D",
+    "DeconvolutionND",
+    "DilatedConvolution2D",
+    "EmbedID",
+    "Ensemble",
+    "GroupNormalization",
+    "LayerNormalization",
+    "Linear",
+    "PReLU",
+    "RobustLink",
+    "Scale",
+    "Swish",
+]

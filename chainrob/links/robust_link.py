@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -31,6 +32,27 @@ class RobustLink(chainer.Link):
     robustifier: Callable[[Any], Any] | None = None
     loss_reduction: Reduction = "mean"
     scope: Scope = "layer"
+
+    def __init__(
+        self,
+        *args: Any,
+        robustifier: Callable[[Any], Any] | None = None,
+        loss_reduction: Reduction = "mean",
+        scope: Scope = "layer",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_aggregation(robustifier, loss_reduction, scope)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "stock" in cls.__dict__:
+            # help() and inspect show the stock link's arguments, then the keyword-only ones.
+            own = inspect.signature(RobustLink.__init__).parameters
+            settings = [one for one in own.values() if one.kind is one.KEYWORD_ONLY]
+            stock = list(inspect.signature(cls.stock).parameters.values())
+            rest = [stock.pop()] if stock and stock[-1].kind is stock[-1].VAR_KEYWORD else []
+            cls.__signature__ = inspect.Signature([*stock, *settings, *rest])
 
     def set_aggregation(
         self, robustifier: Callable[[Any], Any] | None, loss_reduction: Reduction, scope: Scope

@@ -1,0 +1,97 @@
+"""Embedding of integer ids whose matrix's gradient is estimated robustly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, ClassVar
+
+import chainer
+from chainer.functions.connection import embed_id as stock
+from chainrob.functions.estimate import Reduction, Scope
+from chainrob.functions.gradient_node import Aggregation, RobustFunction
+from chainrob.kernels import array_module
+from chainrob.sample_gradients import EmbeddingGradients, SampleGradients
+from chainrob.sample_gradients.base import Array
+
+
+class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):
+    """Chainer's embedding, with a robust gradient of W."""
+
+    parameters: ClassVar[dict[int, str]] = {1: "W"}
+
+    def __init__(self, aggregation: Aggregation, ignore_label: int | None = None) -> None:
+        super().__init__(ignore_label)
+        self.aggregation = aggregation
+
+    def input_gradient(self, gy: chainer.Variable) -> None:
+        """Ids are integers and have no gradient."""
+
+    def sample_gradients(
+        self, arrays: tuple[Array, ...], wanted: Sequence[int]
+    ) -> dict[int, SampleGradients]:
+        ids, gy = arrays
+        n_ids = self.inputs[1].shape[0]
+        ids = ids.reshape((len(ids), prod(ids.shape[1:])))
+        # W[-1] is its last row, as in the forward pass; what is to be ignored becomes n_ids, out of
+        # range.
+        xp = array_module(ids)
+        ignored = ids == (n_ids if self.ignore_label is None else self.ignore_label)
+        ids = xp.where(ids < 0, ids.astype(xp.int64) + n_ids, ids)
+        ids = xp.where(ignored, n_ids, ids)
+        return {1: EmbeddingGradients(ids, gy.reshape((*ids.shape, gy.shape[-1])), n_ids)}
+
+
+def embed_id(
+    x: Any,
+    W: Any,
+    ignore_label: int | None = None,
+    *,
+    robustifier: Callable[[Any], Any] | None = None,
+    loss_reduction: Reduction = "mean",
+    scope: Scope = "layer",
+) -> chainer.Variable:
+    r"""Rows of W by id, with a robust gradient of W.
+
+    .. math::
+        y_{n,s} = W_{x_{n,s}}, \qquad
+        g_W = R\Big(\Big\{N \sum_s e_{x_{n,s}}\, g_{y_{n,s}}^\top\Big\}_n\Big)
+
+    A sample touches few ids, so most of its gradient is zero, and a robust location of a coordinate
+    where most samples have zero may well be zero: a coordinate-wise median of an embedding hardly
+    moves rare ids. Weighting robustifiers give one weight a sample and have no such effect.
+
+    Args:
+        x: integer ids, (N, ...).
+        W: embedding matrix, (V, Q).
+        ignore_label: id whose output is zero and whose row gets no gradient.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
+            ``chainer.functions.embed_id``.
+        loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
+        scope: ``'unit'`` (one column of W), ``'parameter'`` or ``'layer'``.
+
+    Returns:
+        chainer.Variable: y, (N, ..., Q).
+
+    Raises:
+        chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
+        ValueError: unknown ``loss_reduction`` or ``scope``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> W = np.arange(6, dtype=np.float32).reshape(3, 2)
+        >>> ids = np.array([2, 0], np.int32)
+        >>> chainrob.functions.embed_id(ids, W, robustifier=chainrob.Mean()).array
+        array([[4., 5.],
+               [0., 1.]], dtype=float32)
+    """
+    return embed(x, W, ignore_label, Aggregation(robustifier, loss_reduction, scope))
+
+
+def embed(
+    x: Any, W: Any, ignore_label: int | None, aggregation: Aggregation
+) -> chainer.Variable:
+    """``embed_id`` with its options as one object: what the link calls."""
+    if aggregation.robustifier is None:
+        return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
+    return EmbedIDFunction(aggregation, ignore_label).apply((x, W))[0]

@@ -1,0 +1,151 @@
+"""Drop-ins for the convolutions of ``chainer.links``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+from chainrob.functions.convolution import convolve, convolve_2d
+from chainrob.links.robust_link import RobustLink
+
+
+class _AnyDimensions(RobustLink):
+    """Forward of the stock links that are made of ``ConvolutionND``."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, (N, Q, *positions), for x (N, C, *spatial)."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        return convolve(
+            x,
+            self.W,
+            self.b,
+            self.stride,
+            self.pad,
+            self.cover_all,
+            self.dilate,
+            self.groups,
+            self.aggregation,
+        )
+
+
+class ConvolutionND(_AnyDimensions, chainer.links.ConvolutionND):
+    """N-dimensional convolution with robust gradients of W and b.
+
+    It takes the arguments of ``chainer.links.ConvolutionND``, holds the same parameters under the
+    same names, and reads and writes the same files. With ``robustifier=None`` it is that link. A
+    sample's gradient is the sum over its positions; see ``chainrob.functions.convolution_nd``.
+
+    Args:
+        ndim, in_channels, out_channels, ksize, stride, pad, nobias, initialW, initial_bias,
+            cover_all, dilate, groups: as in ``chainer.links.ConvolutionND``.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'`` (one output channel), ``'parameter'``, ``'layer'`` or ``'model'``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.ConvolutionND(1, 2, 3, 3, robustifier=chainrob.TrimmedMean(0.1))
+        >>> layer(np.zeros((5, 2, 8), np.float32)).shape
+        (5, 3, 6)
+    """
+
+    stock = chainer.links.ConvolutionND
+
+
+class Convolution1D(_AnyDimensions, chainer.links.Convolution1D):
+    """One-dimensional convolution with robust gradients: see ``ConvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Convolution1D``.
+        robustifier, loss_reduction, scope: as in ``ConvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Convolution1D(2, 3, 3, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 2, 8), np.float32)).shape
+        (5, 3, 6)
+    """
+
+    stock = chainer.links.Convolution1D
+
+
+class Convolution3D(_AnyDimensions, chainer.links.Convolution3D):
+    """Three-dimensional convolution with robust gradients: see ``ConvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Convolution3D``.
+        robustifier, loss_reduction, scope: as in ``ConvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Convolution3D(1, 3, 2, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 1, 4, 4, 4), np.float32)).shape
+        (5, 3, 3, 3, 3)
+    """
+
+    stock = chainer.links.Convolution3D
+
+
+class Convolution2D(RobustLink, chainer.links.Convolution2D):
+    """Two-dimensional convolution with robust gradients of W and b: see ``ConvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Convolution2D``.
+        robustifier, loss_reduction, scope: as in ``ConvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Convolution2D(1, 8, 3, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 1, 8, 8), np.float32)).shape
+        (5, 8, 6, 6)
+    """
+
+    stock = chainer.links.Convolution2D
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, (N, Q, H', W'), for x (N, C, H, W)."""
+        if self.robustifier is None:
+            return super().forward(x)
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        return convolve_2d(
+            x,
+            self.W,
+            self.b,
+            self.stride,
+            self.pad,
+            False,
+            self.dilate,
+            self.groups,
+            self.aggregation,
+        )
+
+
+class DilatedConvolution2D(RobustLink, chainer.links.DilatedConvolution2D):
+    """Dilated two-dimensional convolution with robust gradients: see ``ConvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.DilatedConvolution2D``.
+        robustifier, loss_reduction, scope: as in ``ConvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.DilatedConvolution2D(
+        ...     1, 8, 3, dilate=2, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 1, 8, 8), np.float32)).shape
+        (5, 8, 4, 4)
+    """
+
+    stock = chainer.links.DilatedConvolution2D
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, (N, Q, H', W'), for x (N, C, H, W)."""
+        if self.robustifier is None:
+            return super().forward(x)
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        return convolve_2d(
+            x, self.W, self.b, self.stride, self.pad, False, self.dilate, 1, self.aggregation
+        )

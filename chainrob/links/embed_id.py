@@ -1,0 +1,36 @@
+"""Drop-in for ``chainer.links.EmbedID``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+from chainrob.functions.embed_id import embed
+from chainrob.links.robust_link import RobustLink
+
+
+class EmbedID(RobustLink, chainer.links.EmbedID):
+    """Embedding of integer ids with a robust gradient of W: see ``chainrob.functions.embed_id``.
+
+    It takes the arguments of ``chainer.links.EmbedID``, holds the same parameter under the same
+    name, and reads and writes the same files. With ``robustifier=None`` it is that link.
+
+    Args:
+        in_size, out_size, initialW, ignore_label: as in ``chainer.links.EmbedID``.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'`` (one column of W), ``'parameter'``, ``'layer'`` or ``'model'``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.EmbedID(1000, 4, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 7), np.int32)).shape
+        (5, 7, 4)
+    """
+
+    stock = chainer.links.EmbedID
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Rows of W, (N, ..., Q), for ids (N, ...)."""
+        return embed(x, self.W, self.ignore_label, self.aggregation)

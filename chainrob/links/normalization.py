@@ -1,0 +1,71 @@
+"""Drop-ins for the normalizations of ``chainer.links`` that do not mix samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+from chainrob.functions.normalization import normalize_groups, normalize_layer
+from chainrob.links.robust_link import RobustLink
+
+
+class LayerNormalization(RobustLink, chainer.links.LayerNormalization):
+    """Layer normalization with robust gradients of gamma and beta.
+
+    It takes the arguments of ``chainer.links.LayerNormalization``, holds the same parameters under
+    the same names, and reads and writes the same files. With ``robustifier=None`` it is that link.
+
+    Args:
+        size, eps, initial_gamma, initial_beta: as in ``chainer.links.LayerNormalization``.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'`` (one channel), ``'parameter'``, ``'layer'`` or ``'model'``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.LayerNormalization(3, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 3), np.float32)).shape
+        (5, 3)
+    """
+
+    stock = chainer.links.LayerNormalization
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, of the shape (N, C) of x."""
+        if self.robustifier is None or self.gamma.array is None:
+            # The stock link initialises itself in its forward pass, from the size that it sees.
+            y = super().forward(x)
+            if self.robustifier is None:
+                return y
+        return normalize_layer(x, self.gamma, self.beta, self.eps, self.aggregation)
+
+
+class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
+    """Group normalization with robust gradients of gamma and beta.
+
+    It takes the arguments of ``chainer.links.GroupNormalization``, holds the same parameters under
+    the same names, and reads and writes the same files. With ``robustifier=None`` it is that link.
+
+    Args:
+        groups, size, eps, initial_gamma, initial_beta: as in ``chainer.links.GroupNormalization``.
+        robustifier, loss_reduction, scope: as in ``LayerNormalization``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.GroupNormalization(2, 4, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 4, 6), np.float32)).shape
+        (5, 4, 6)
+    """
+
+    stock = chainer.links.GroupNormalization
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, of the shape (N, C, ...) of x."""
+        if self.robustifier is None or self.gamma.array is None:
+            y = super().forward(x)
+            if self.robustifier is None:
+                return y
+        return normalize_groups(
+            x, self.groups, self.gamma, self.beta, self.eps, self.aggregation
+        )

@@ -1,0 +1,77 @@
+"""Drop-ins for ``chainer.links.Scale`` and ``chainer.links.Bias``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chainer
+from chainrob.functions.scale_bias import add, multiply
+from chainrob.links.robust_link import RobustLink
+
+
+class Bias(RobustLink, chainer.links.Bias):
+    """Elementwise sum along some axes, with a robust gradient of b.
+
+    It takes the arguments of ``chainer.links.Bias``, holds the same parameter under the same name,
+    and reads and writes the same files. With ``robustifier=None``, or without a parameter
+    (``shape=None``), it is that link.
+
+    Args:
+        axis, shape: as in ``chainer.links.Bias``; axis at least 1 where there is a robustifier.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Bias(1, (3,), robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 3, 2), np.float32)).shape
+        (5, 3, 2)
+    """
+
+    stock = chainer.links.Bias
+
+    def forward(self, *xs: Any) -> chainer.Variable:
+        """The sum of x and b, or of two inputs."""
+        if self.robustifier is None or not hasattr(self, "b"):
+            return super().forward(*xs)
+        (x,) = xs
+        return add(x, self.b, self.axis, self.aggregation)
+
+
+class Scale(RobustLink, chainer.links.Scale):
+    """Elementwise product along some axes, with a robust gradient of W.
+
+    It takes the arguments of ``chainer.links.Scale``, holds the same parameters under the same
+    names, and reads and writes the same files. With ``robustifier=None``, or without a parameter,
+    it is that link. Its bias term is a child link with settings of its own, which are the same at
+    first.
+
+    Args:
+        axis, W_shape, bias_term, bias_shape: as in ``chainer.links.Scale``; axis at least 1 where
+            there is a robustifier.
+        robustifier, loss_reduction, scope: as in ``Bias``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Scale(1, (3,), True, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 3, 2), np.float32)).shape
+        (5, 3, 2)
+    """
+
+    stock = chainer.links.Scale
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if hasattr(self, "bias"):
+            self.bias.__class__ = Bias
+            self.bias.set_aggregation(self.robustifier, self.loss_reduction, self.scope)
+
+    def forward(self, *xs: Any) -> chainer.Variable:
+        """The product of x and W, or of two inputs, and the bias where there is one."""
+        if self.robustifier is None or not hasattr(self, "W"):
+            return super().forward(*xs)
+        (x,) = xs
+        y = multiply(x, self.W, self.axis, self.aggregation)
+        return self.bias(y) if hasattr(self, "bias") else y

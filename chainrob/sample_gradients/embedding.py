@@ -1,0 +1,224 @@
+"""Sample gradients of an embedding matrix: each is zero but for the rows whose ids the sample
+holds.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrob.kernels import array_module
+from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.normalized import _typical_exponent, magnitude, scaled_down
+from chainrob.sample_gradients.tiled import Tiled
+
+
+class Entries(NamedTuple):
+    """What is not zero: each pair (id, sample) once, ordered by id and then by sample."""
+
+    ids: Array
+    """(M,)"""
+    samples: Array
+    """(M,)"""
+    values: Array
+    """(M, Q), in compute_dtype"""
+
+
+class EmbeddingGradients(Tiled):
+    """Row n is sum_s e(ids[n, s]) gy[n, s]^T, a (V, Q) matrix, known from N * S * Q numbers.
+
+    Its Gram matrix joins equal ids only, and a coordinate-wise reduction looks at the touched ids
+    only: V costs nothing but the zeros of the answer. An output unit is a column of the matrix.
+
+    Args:
+        ids: integers (N, S) in [0, V); others are ignored.
+        gy: output gradients (N, S, Q).
+        n_ids: V.
+    """
+
+    def __init__(self, ids: Array, gy: Array, n_ids: int) -> None:
+        self.ids = ids
+        self.gy = gy
+        self.n_samples = ids.shape[0]
+        self.shape = (n_ids, gy.shape[-1])
+        self.dtype = gy.dtype
+
+    @property
+    def xp(self) -> Any:
+        return array_module(self.gy)
+
+    @cached_property
+    def entries(self) -> Entries:
+        xp = self.xp
+        ids = self.ids.reshape(-1).astype(np.int64)
+        samples = xp.repeat(xp.arange(self.n_samples), self.ids.shape[1])
+        values = self.gy.reshape((-1, self.shape[1])).astype(self.compute_dtype, copy=False)
+        keys = ids * max(self.n_samples, 1) + samples
+        order = xp.argsort(keys, kind="stable")
+        order = order[((ids >= 0) & (ids < self.shape[0]))[order]]
+        starts = _starts(keys[order])
+        if not starts.size:
+            return Entries(ids[:0], samples[:0], values[:0])
+        first = order[starts]
+        sums = xp.add.reduceat(values[order], starts, axis=0)
+        return Entries(ids[first], samples[first], sums)
+
+    def touched(self) -> EmbeddingGradients:
+        """The operator of the rows that some sample touched; all others are zero in every sample."""
+        entries = self.entries
+        unique, inverse = self.xp.unique(entries.ids, return_inverse=True)
+        small = EmbeddingGradients(self.ids, self.gy, int(unique.size))
+        small.__dict__["entries"] = entries._replace(ids=inverse.reshape(-1))
+        small.__dict__["rows"] = unique
+        return small
+
+    def values(self, index: Index) -> Array:
+        rows, columns = index
+        found = self._run(rows)
+        shape = (self.n_samples, rows.stop - rows.start, columns.stop - columns.start)
+        out = self.xp.zeros(shape, self.compute_dtype)
+        out[found.samples, found.ids - rows.start] = found.values[:, columns]
+        return out.reshape((self.n_samples, -1))
+
+    def weighted_sum(self, weights: Array) -> Array:
+        weights = weights.astype(self.compute_dtype, copy=False)
+        entries = self.entries
+        return self._gather(entries.values * weights[entries.samples][:, None])
+
+    def gram(self) -> Array:
+        n, m = self.n_samples, len(self.entries.ids)
+        if m * m > n * n * self.touched().shape[0]:
+            return self.touched()._summed_products(centered=False)
+        return self._pairs(self.entries)
+
+    def centered_gram(self) -> Array:
+        # The centre is the row of a whole sample. Where it is zero the differences are the rows
+        # themselves, and only pairs of equal ids meet; where it is not, all samples differ from it,
+        # and these few ids are taken as ordinary rows.
+        entries = self.entries
+        if not len(entries.ids):
+            return self.xp.zeros((self.n_samples, self.n_samples))
+        small = self.touched()
+        m, touched = len(entries.ids), small.shape[0]
+        if m * m > self.n_samples**2 * touched:
+            return small._summed_products(centered=True)
+        xp = self.xp
+        norms = xp.zeros(self.n_samples)
+        largest = xp.abs(entries.values).max(axis=-1).astype(np.float64)
+        xp.maximum.at(norms, entries.samples, largest)
+        centre = int(xp.argsort(norms)[(self.n_samples - 1) // 2])
+        common = small.entries.ids[small.entries.samples == centre]
+        inside = xp.isin(small.entries.ids, common)
+        out = self._pairs(Entries(*(part[~inside] for part in small.entries)))
+        step = max(1, TILE_BUDGET // max(1, self.n_samples * self.shape[1]))
+        for start in range(0, int(common.size), step):
+            chosen = common[start : start + step]
+            rows = xp.zeros((self.n_samples, int(chosen.size), self.shape[1]))
+            here = xp.isin(small.entries.ids, chosen)
+            place = xp.searchsorted(chosen, small.entries.ids[here])
+            rows[small.entries.samples[here], place] = small.entries.values[here]
+            rows = (rows - rows[centre]).reshape((self.n_samples, -1))
+            out += xp.matmul(rows, rows.T)
+        return out
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Array:
+        out = self.xp.zeros(self.shape, dtype or self.dtype)
+        small = self.touched()
+        if small.shape[0] < self.shape[0] and out.size:
+            # All the other coordinates are N zeros: they are reduced once for all.
+            out[...] = reduction(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
+        if small.shape[0]:
+            rows = small.__dict__["rows"]
+            out[rows] = SampleGradients.reduce(small, reduction, dtype)
+        return out
+
+    def take(self, rows: Array) -> EmbeddingGradients:
+        take = self.xp.take
+        return EmbeddingGradients(take(self.ids, rows, 0), take(self.gy, rows, 0), self.shape[0])
+
+    def finite_rows(self) -> Array:
+        entries = self.entries
+        bad = ~self.xp.isfinite(entries.values).all(axis=-1)
+        out = self.xp.ones(self.n_samples, bool)
+        out[entries.samples[bad]] = False
+        return out
+
+    # -- output units: the columns
+
+    @property
+    def n_units(self) -> int:
+        return self.shape[1]
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        return self.shape[:1]
+
+    def unit_values(self, units: slice, index: Index) -> Array:
+        values = self.values((*index, units))
+        values = values.reshape((self.n_samples, -1, units.stop - units.start))
+        return values.transpose((2, 0, 1))
+
+    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+        weights = weights.astype(self.compute_dtype, copy=False).T
+        entries = self.entries
+        return self._gather(entries.values[:, units] * weights[entries.samples]).T
+
+    def join_units(self, estimate: Array) -> Array:
+        return estimate.T
+
+    # -- inside
+
+    def _run(self, rows: slice) -> Entries:
+        """The entries of a run of ids."""
+        bounds = self.xp.asarray([rows.start, rows.stop])
+        start, stop = (int(one) for one in self.xp.searchsorted(self.entries.ids, bounds))
+        return Entries(*(part[start:stop] for part in self.entries))
+
+    def _gather(self, values: Array) -> Array:
+        """Sum values (M, q) of the entries by id: (V, q), in ``dtype``."""
+        out = self.xp.zeros((self.shape[0], values.shape[1]), self.dtype)
+        starts = _starts(self.entries.ids)
+        if starts.size:
+            out[self.entries.ids[starts]] = self.xp.add.reduceat(values, starts, axis=0)
+        return out
+
+    def _pairs(self, entries: Entries) -> Array:
+        """Inner products of all pairs of entries with one id, added up by sample."""
+        xp, n = self.xp, self.n_samples
+        out = xp.zeros((n, n))
+        count = len(entries.ids)
+        values = entries.values.astype(np.float64, copy=False)
+        step = max(1, TILE_BUDGET // max(1, count))
+        for start in range(0, count, step):
+            part = slice(start, min(start + step, count))
+            # Entries are ordered by id: those that can meet this run are a run themselves.
+            ends = xp.searchsorted(entries.ids, entries.ids[[part.start]])[0]
+            stop = xp.searchsorted(entries.ids, entries.ids[[part.stop - 1]], side="right")[0]
+            others = slice(int(ends), int(stop))
+            products = xp.matmul(values[part], values[others].T)
+            products = xp.where(entries.ids[part][:, None] == entries.ids[others], products, 0.0)
+            i, j = xp.nonzero(products)
+            pairs = entries.samples[part][i] * n + entries.samples[others][j]
+            out += xp.bincount(pairs, products[i, j], minlength=n * n).reshape((n, n))
+        return out
+
+
+def _starts(keys: Array) -> Array:
+    """Where runs of equal sorted keys begin."""
+    xp = array_module(keys)
+    if not keys.size:
+        return xp.zeros(0, np.int64)
+    return xp.concatenate([xp.zeros(1, np.int64), xp.flatnonzero(keys[1:] != keys[:-1]) + 1])
+
+
+@magnitude.register
+def _(gradients: EmbeddingGradients) -> int:
+    return _typical_exponent(gradients.gy.reshape((gradients.n_samples, -1)))
+
+
+@scaled_down.register
+def _(gradients: EmbeddingGradients, exponent: int) -> EmbeddingGradients:
+    gy = gradients.xp.ldexp(gradients.gy, -exponent)
+    return EmbeddingGradients(gradients.ids, gy, gradients.shape[0])
