@@ -107,6 +107,32 @@ class Robustifier(abc.ABC):
         """
         return self._guarded(as_operator(gradients), "_sample_weights", spread=True)
 
+    def pullback(self, gradients: Array | SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        """What double backward needs: the cotangent of the estimate taken back to the rows.
+
+        Args:
+            gradients: the rows, as for the call.
+            cotangent: array of the estimate's shape; a tuple of them for joined parameters.
+
+        Returns:
+            cotangents of the operator's ingredients: ``(rows,)`` for an array or dense rows,
+            ``(x, gy)`` for outer products, a tuple of such for joined parameters.
+
+        Raises:
+            NotDifferentiableError: the estimate has no derivative, none is known, or rows are not
+                finite.
+        """
+        gradients = as_operator(gradients)
+        self.check(gradients.n_samples)
+        if not gradients.all_finite():
+            raise NotDifferentiableError(
+                f"{self!r}: there is no derivative in sample gradients that hold NaN or infinity"
+            )
+        return self._pullback(gradients, cotangent)
+
+    def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        raise NotDifferentiableError(f"the derivative of {self!r} is not known")
+
     def check(self, n_samples: int) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError where the parameters cannot work with ``n_samples`` rows."""
 
