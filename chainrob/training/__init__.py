@@ -1,15 +1,29 @@
 """Hooks and extensions around an unmodified Chainer optimizer and Trainer."""
 
+from chainrob.training.last_step import (
+    LayerReport,
+    RobustnessReport,
+    record_robustness,
+    robustness_report,
+)
 from chainrob.training.observation import Observation, Watch, observe
 from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
+from chainrob.training.suspects import SuspectReport
+from chainrob.training.tally import WeightTally
 
 __all__ = [
+    "LayerReport",
     "Observation",
+    "RobustnessReport",
     "SeededShuffle",
     "Snapshot",
     "SnapshotWarning",
+    "SuspectReport",
     "Watch",
+    "WeightTally",
     "observe",
+    "record_robustness",
     "resume",
+    "robustness_report",
 ]

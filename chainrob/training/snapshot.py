@@ -18,6 +18,7 @@ import numpy as np
 import chainer
 from chainer.serializers import DictionarySerializer, NpzDeserializer
 from chainrob.training import random_state
+from chainrob.training.replace import remove_leftovers, replacing
 from chainrob.training.shuffle import SeededShuffle
 
 __all__ = ["Snapshot", "SnapshotWarning", "resume"]
@@ -126,9 +127,7 @@ class Snapshot(chainer.training.Extension):
                 random_state.Generator,
             )
         }
-        for path in Path(trainer.out).glob(f".{self.prefix}*.tmp"):
-            if not _alive(int(path.name.split(".")[-2])):
-                path.unlink(missing_ok=True)
+        remove_leftovers(Path(trainer.out), self.prefix)
         if self._loaded is not None:
             self._restore(self._loaded)
             self._loaded = None
@@ -140,7 +139,8 @@ class Snapshot(chainer.training.Extension):
         folder = Path(trainer.out)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.prefix}{trainer.updater.iteration}"
-        _write(path, serializer.target)
+        with replacing(path) as stream:
+            np.savez(stream, **serializer.target)
         if self.keep is not None:
             others = [old for old in self.files(folder) if old != path]
             for old in others[self.keep - 1 :]:
@@ -264,20 +264,6 @@ def _snapshots(trainer: Any) -> Iterator[Snapshot]:
             yield entry.extension
 
 
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a loss of power
-    finally:
-        os.close(folder)
-
-
 def _read(path: Path) -> dict[str, Any]:
     """All arrays of a file, once every checksum in it holds: a trainer is never half loaded."""
     with zipfile.ZipFile(path) as archive:
@@ -287,13 +273,3 @@ def _read(path: Path) -> dict[str, Any]:
     # Chainer writes None as an object array, which is a pickle.
     with np.load(path, allow_pickle=True) as content:
         return {name: content[name] for name in content.files}
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

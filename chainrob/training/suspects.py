@@ -1,0 +1,228 @@
+"""A Trainer extension that says which samples the robust layers did not trust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import chainer
+from chainer.training import trigger as triggers
+from chainrob.training.batch_indices import BatchIndices
+from chainrob.training.observation import Observation, Watch, observe
+from chainrob.training.replace import remove_leftovers, replacing
+from chainrob.training.suspect_files import draw_suspects, suspect_table
+from chainrob.training.tally import WeightTally
+
+__all__ = ["SuspectReport"]
+
+
+class SuspectReport(chainer.training.Extension):
+    r"""Rank the samples of the training data by the weight that robust layers gave them.
+
+    In every update each robust layer gives each sample of the batch an effective weight: 1 in a
+    plain mean, near 0 for a sample that was truncated, trimmed or outvoted
+    (XX At every step the share of samples of
+    the batch with a weight below ``below`` is reported for each layer, as
+    ``down_weighted/<layer>``, to ``LogReport`` and ``PrintReport``.
+
+    The sums are part of the trainer's snapshot: a resumed run goes on counting.
+
+    Args:
+        model (chainer.Link or None): What to watch; None is the target of every optimizer.
+        iterator (str): The updater's iterator whose dataset the indices refer to.
+        indices: ``indices(trainer)`` gives the dataset indices of the last batch, (B,), for
+            iterators of other kinds than Chainer's; None reads Chainer's.
+        n_samples (int or None): Size of the dataset; needed with ``indices`` only.
+        layers: Names of the layers to take into account (``'/predictor/l1'``), or a predicate of
+            the name; None takes all.
+        below (float): A weight under this counts as down-weighted.
+        filename (str or None): CSV file in ``trainer.out`` with all samples, ranked; None for none.
+        plot_name (str or None): PNG file with the ranked weights, drawn at the end; None for none.
+        trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
+
+    Attributes:
+        tally (WeightTally): The sums: ``tally.weights()``, ``tally.ranking()``.
+
+    Raises:
+        TypeError, ValueError: At the start of training: an iterator whose order is not known (see
+            ``indices``), a batch size above the dataset's. During training: a layer whose samples
+            are not the batch's.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np, chainrob
+        >>> import chainer
+        >>> x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+        >>> t = (x[:, 0] > 0).astype(np.int32)
+        >>> t[7] = 1 - t[7]
+        >>> x[7] *= 20
+        >>> np.random.seed(0)
+        >>> model = chainer.links.Classifier(
+        ...     chainrob.links.MLP((2, 10, 2), chainrob.GeometricMedian()))
+        >>> updater = chainer.training.StandardUpdater(
+        ...     chainer.iterators.SerialIterator(list(zip(x, t)), 10),
+        ...     chainer.optimizers.SGD(0.1).setup(model))
+        >>> report = chainrob.training.SuspectReport()
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     trainer = chainer.training.Trainer(updater, (20, 'epoch'), out=out)
+        ...     trainer.extend(report)
+        ...     trainer.run()
+        >>> int(report.tally.ranking()[0])
+        7
+    """
+
+    # Every iteration, and before the extensions that read what it reports.
+    trigger = (1, "iteration")
+    priority = chainer.training.PRIORITY_WRITER
+    default_name = "SuspectReport"
+
+    def __init__(
+        self,
+        model: chainer.Link | None = None,
+        *,
+        iterator: str = "main",
+        indices: Callable[[Any], ArrayLike] | None = None,
+        n_samples: int | None = None,
+        layers: Collection[str] | Callable[[str], bool] | None = None,
+        below: float = 0.5,
+        filename: str | None = "suspects.csv",
+        plot_name: str | None = "suspects.png",
+        trigger: Any = (1, "epoch"),
+    ) -> None:
+        if not 0 < below <= 1:
+            raise ValueError(f"below must lie in (0, 1], found {below!r}")
+        if (indices is None) != (n_samples is None):
+            raise ValueError(
+                "indices and n_samples must be given together, found "
+                f"indices={indices!r} and n_samples={n_samples!r}"
+            )
+        self.model = model
+        self.iterator = iterator
+        self.below = below
+        self.filename = filename
+        self.plot_name = plot_name
+        self.tally: WeightTally | None = None if n_samples is None else WeightTally(n_samples)
+        self._takes = _predicate(layers)
+        self._indices = indices
+        self._writes = triggers.get_trigger(trigger)
+        self._batches: BatchIndices | None = None
+        self._watches: list[Watch] = []
+        self._step: list[tuple[str, NDArray[np.float64]]] = []
+        self._out: Path | None = None
+        self._restore: Any = None
+
+    def initialize(self, trainer: Any) -> None:
+        """Begin to watch; a snapshot, if any, has been loaded by now."""
+        if self._indices is None:
+            self._batches = BatchIndices(trainer.updater.get_iterator(self.iterator))
+            if self.tally is None:
+                self.tally = WeightTally(self._batches.n_samples)
+        if self._restore is not None:
+            self._tally.serialize(self._restore)
+            self._restore = None
+        if self.model is not None:
+            models = [self.model]
+        else:
+            models = [one.target for one in trainer.updater.get_all_optimizers().values()]
+        self._watches = [observe(model, self._keep) for model in models]
+        self._out = Path(trainer.out)
+        for name in (self.filename, self.plot_name):
+            if name is not None:
+                remove_leftovers(self._out, name)
+
+    def __call__(self, trainer: Any) -> None:
+        """Add what the last update showed."""
+        if trainer.is_before_training:
+            return
+        if self._batches is not None:
+            indices = self._batches.next()
+        else:
+            assert self._indices is not None
+            indices = np.asarray(self._indices(trainer))
+        step, self._step = self._step, []
+        for name, weights in step:
+            if weights.shape != indices.shape:
+                raise ValueError(
+                    f"layer {name} saw {weights.size} samples in a batch of {indices.size}, so its "
+                    f"weights belong to no sample of the dataset; leave the layer out with layers="
+                )
+            self._tally.add(name, indices, weights)
+        for name in dict.fromkeys(name for name, _ in step):
+            share = np.mean([(w < self.below).mean() for layer, w in step if layer == name])
+            chainer.reporter.report({f"down_weighted{name}": float(share)})
+        if self._writes(trainer):
+            self.write_table(trainer.out)
+
+    def finalize(self) -> None:
+        """Stop watching, and write the files."""
+        for watch in self._watches:
+            watch.close()
+        self._watches = []
+        if self._out is not None and self.tally is not None:
+            self.write_table(self._out)
+            self.write_figure(self._out)
+
+    def write_table(self, folder: str | Path) -> None:
+        """Write the CSV file, in one piece."""
+        if self.filename is not None:
+            with replacing(Path(folder) / self.filename) as stream:
+                stream.write(suspect_table(self._tally).encode())
+
+    def write_figure(self, folder: str | Path) -> None:
+        """Write the figure, in one piece; nothing where no layer was heard of."""
+        if self.plot_name is not None and self._tally.layers:
+            with replacing(Path(folder) / self.plot_name) as stream:
+                draw_suspects(self._tally).savefig(stream, format="png", dpi=160)
+
+    def serialize(self, serializer: Any) -> None:
+        """Read or write the sums."""
+        if hasattr(self._writes, "serialize"):
+            self._writes.serialize(serializer["trigger"])
+        if self.tally is not None:
+            self.tally.serialize(serializer)
+        elif isinstance(serializer, chainer.serializer.Deserializer):
+            # The dataset is not known before the run begins; the arrays are.
+            self._restore = _Kept({key: serializer(key, None) for key in _KEYS})
+
+    @property
+    def _tally(self) -> WeightTally:
+        if self.tally is None:
+            raise RuntimeError("SuspectReport has nothing to say before the trainer runs")
+        return self.tally
+
+    def _keep(self, observation: Observation) -> None:
+        name = observation.name if observation.name != "/" else "/model"
+        if not self._takes(observation.name):
+            return
+        weights = observation.sample_weights()
+        if weights is not None:
+            # Replicas of a layer see the same samples.
+            self._step.append((name, weights.reshape(-1, weights.shape[-1]).mean(axis=0)))
+
+
+_KEYS = ("layers", "sums", "counts")
+
+
+class _Kept(chainer.serializer.Deserializer):
+    """Arrays that were read before there was anything to hold them."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.arrays = arrays
+
+    def __call__(self, key: str, value: Any) -> Any:
+        return self.arrays[key]
+
+
+def _predicate(layers: Collection[str] | Callable[[str], bool] | None) -> Callable[[str], bool]:
+    if layers is None:
+        return lambda name: True
+    if callable(layers):
+        return layers
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a collection of names or a predicate, found {layers!r}")
+    names = frozenset(layers)
+    return lambda name: name in names

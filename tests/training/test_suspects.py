@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+import chainrob
+import chainer
+from chainer.training import extensions
+from chainrob.datasets import contamination, load_iris, random_split
+from chainrob.training import SeededShuffle, Snapshot, SuspectReport, observe, resume
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(30, 4)).astype(np.float32)
+T = X @ RNG.normal(size=(4, 3)).astype(np.float32)
+T[11] += 50
+
+
+def squared(model):
+    loss = chainer.functions.mean_squared_error
+    wrapped = chainer.links.Classifier(model, lossfun=loss)
+    wrapped.compute_accuracy = False
+    return wrapped
+
+
+def make_trainer(out, epochs, report, *, robustifier=None, iterator=None, model=None, seed=0):
+    np.random.seed(seed)  # noqa: NPY002
+    robustifier = robustifier or chainrob.GeometricMedian()
+    model = squared(model or chainrob.links.MLP((4, 6, 3), robustifier))
+    data = chainer.datasets.TupleDataset(X, T)
+    iterator = iterator or chainer.iterators.SerialIterator(data, 8)
+    optimizer = chainer.optimizers.SGD(0.1).setup(model)
+    trainer = chainer.training.Trainer(
+        chainer.training.StandardUpdater(iterator, optimizer), (epochs, "epoch"), out=str(out)
+    )
+    if report is not None:
+        trainer.extend(report)
+    return trainer
+
+
+def test_the_weights_are_those_that_an_observer_sees(tmp_path):
+    """The oracle knows the samples by their inputs, not by the iterator's order."""
+    seen = defaultdict(lambda: defaultdict(list))
+    batch = []
+    report = SuspectReport()
+    trainer = make_trainer(tmp_path, 4, report)
+    model = trainer.updater.get_optimizer("main").target
+    stock = type(model).forward
+
+    def forward(self, x, t):
+        batch[:] = [int(np.flatnonzero((row == X).all(axis=1))[0]) for row in x]
+        return stock(self, x, t)
+
+    def note(observation):
+        weights = observation.sample_weights()
+        for index, weight in zip(batch, weights, strict=True):
+            seen[observation.name][index].append(weight)
+
+    with observe(model, note), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "forward", forward)
+        trainer.run()
+    assert report.tally.layers == ["/predictor/l1", "/predictor/l2"]
+    for name in report.tally.layers:
+        expected = [np.mean(seen[name][index]) for index in range(30)]
+        np.testing.assert_allclose(report.tally.layer_weights(name), expected)
+    assert report.tally.ranking()[0] == 11
+    assert report.tally.counts().tolist() == [4] * 30
+
+
+@pytest.mark.parametrize("kind", ["SerialIterator", "MultithreadIterator"])
+def test_files_log_and_figure(tmp_path, kind):
+    data = chainer.datasets.TupleDataset(X, T)
+    iterator = getattr(chainer.iterators, kind)(data, 8, order_sampler=SeededShuffle(0))
+    report = SuspectReport(below=0.4)
+    trainer = make_trainer(tmp_path, 3, report, iterator=iterator)
+    trainer.extend(extensions.LogReport())
+    trainer.extend(
+        extensions.PrintReport(["epoch", "main/loss", "down_weighted/predictor/l1"], out=_Sink())
+    )
+    trainer.run()
+    rows = list(csv.DictReader((tmp_path / "suspects.csv").read_text().splitlines()))
+    assert [int(row["index"]) for row in rows] == report.tally.ranking().tolist()
+    assert [int(row["rank"]) for row in rows] == list(range(1, 31))
+    assert float(rows[0]["weight"]) == pytest.approx(report.tally.weights()[11], rel=1e-5)
+    assert list(rows[0]) == ["rank", "index", "weight", "updates", *report.tally.layers]
+    for entry in json.loads((tmp_path / "log").read_text()):
+        assert 0 < entry["down_weighted/predictor/l1"] < 0.5
+    assert (tmp_path / "suspects.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(tmp_path.glob(".*"))
+
+
+class _Sink:
+    def write(self, text):
+        pass
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_resumed_run_goes_on_counting(tmp_path, cut):
+    def run(out, epochs, seed):
+        report = SuspectReport(trigger=(2, "epoch"))
+        trainer = make_trainer(tmp_path / out, epochs, report, seed=seed)
+        trainer.extend(Snapshot(), trigger=(3, "iteration"))
+        resume(trainer)
+        trainer.run()
+        return report.tally
+
+    whole = run("whole", 5, 0)
+    run("cut", cut, 0)
+    resumed = run("cut", 5, 77)
+    np.testing.assert_array_equal(resumed.weights(), whole.weights())
+    np.testing.assert_array_equal(resumed.counts(), whole.counts())
+    names = ("suspects.csv",)
+    for name in names:
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "cut" / name).read_text()
+
+
+def test_layers_can_be_chosen_and_plain_callables_say_nothing(tmp_path):
+    model = chainrob.links.MLP((4, 6, 3), [chainrob.Mean(), lambda rows: rows.mean(axis=0)])
+    report = SuspectReport(plot_name=None)
+    make_trainer(tmp_path / "a", 1, report, model=model).run()
+    assert report.tally.layers == ["/predictor/l1"]
+    np.testing.assert_allclose(report.tally.weights(), 1)
+    for layers in (["/predictor/l2"], lambda name: name.endswith("l2")):
+        report = SuspectReport(layers=layers, filename=None, plot_name=None)
+        make_trainer(tmp_path / "b", 1, report).run()
+        assert report.tally.layers == ["/predictor/l2"]
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_indices_of_ones_own(tmp_path):
+    class Iterator(chainer.iterators.SerialIterator):
+        def next(self):
+            self.taken = RNG.permutation(30)[:8]
+            super().next()
+            return [self.dataset[index] for index in self.taken]
+
+        __next__ = next
+
+    iterator = Iterator(chainer.datasets.TupleDataset(X, T), 8)
+    report = SuspectReport(
+        indices=lambda trainer: trainer.updater.get_iterator("main").taken, n_samples=30
+    )
+    make_trainer(tmp_path, 20, report, iterator=iterator).run()
+    assert report.tally.ranking()[0] == 11
+
+
+def test_layers_whose_samples_are_not_the_batch_are_an_error(tmp_path):
+    class Stacked(chainer.Chain):
+        def __init__(self):
+            super().__init__()
+            with self.init_scope():
+                self.l = chainrob.links.Linear(2, 3, robustifier=chainrob.Mean())
+
+        def forward(self, x):
+            pairs = chainer.functions.reshape(x, (-1, 2))
+            return chainer.functions.sum(
+                chainer.functions.reshape(self.l(pairs), (len(x), 2, 3)), axis=1
+            )
+
+    trainer = make_trainer(tmp_path, 1, SuspectReport(), model=Stacked())
+    with pytest.raises(ValueError, match="layer /predictor/l saw 16 samples in a batch of 8"):
+        trainer.run(show_loop_exception_msg=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"below": 0}, "below must lie in"),
+        ({"below": 1.5}, "below must lie in"),
+        ({"indices": lambda trainer: []}, "must be given together"),
+        ({"n_samples": 3}, "must be given together"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SuspectReport(**arguments)
+
+
+def test_names_of_layers_must_be_a_collection():
+    with pytest.raises(TypeError, match="layers must be a collection of names"):
+        SuspectReport(layers="/l1")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_two_contaminated_iris_points_come_first(tmp_path, seed):
+    """The tutorial's setting: 100 points for training, 2 of them pushed 30 deviations away."""
+    iris = load_iris()
+    train, _ = random_split(150, 100, seed=seed)
+    pushed = contamination.push_random_inputs(iris.x[train], 0.02, 10.0, seed=seed)
+    np.random.seed(seed)  # noqa: NPY002
+    model = chainer.links.Classifier(
+        chainrob.links.MLP((4, 10, 10, 3), [chainrob.SoftTruncation(delta=0.005), None, None])
+    )
+    data = chainer.datasets.TupleDataset(pushed.data.astype(np.float32), iris.t[train])
+    updater = chainer.training.StandardUpdater(
+        chainer.iterators.SerialIterator(data, 100), chainer.optimizers.SGD(0.01).setup(model)
+    )
+    trainer = chainer.training.Trainer(updater, (100, "iteration"), out=str(tmp_path))
+    report = SuspectReport(plot_name=None)
+    trainer.extend(report)
+    trainer.run()
+    assert set(report.tally.ranking()[:2].tolist()) == set(pushed.rows.tolist())
