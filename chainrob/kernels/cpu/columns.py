@@ -1,0 +1,168 @@
+"""Reductions of the sample axis, a vector of coordinates at a time.
+
+A *column* is what all N samples have at 64 bytes' worth of neighbouring coordinates: N vectors, in
+a buffer that stays in the first-level cache. It is filled from the factors of the outer products,
+reduced, and forgotten, so that nothing of size N * Q * P ever exists. Every coordinate-wise kernel
+is a loop over columns; this file holds what they share.
+
+Shapes: x (Tx, N, S, P'), with P' the number of inputs padded to whole vectors; gy (T, Q, N, S); the
+result (T, Q, P'). Tx is T, or 1 where all replicas share x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
+from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
+from chainrob.kernels.threads import share
+
+PIECE = 1 << 17
+"""Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
+
+_sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
+_merge_group = simd.group_sorter(BLOCK_MERGE, BLOCK)
+
+
+class Problem(NamedTuple):
+    """Outer products in the layout of the kernels; arrays are flat."""
+
+    x: np.ndarray
+    gy: np.ndarray
+    out: np.ndarray
+    sizes: tuple[int, int, int, int]
+    """N, S, Q, and the number of vectors that make up P'."""
+    shared: bool
+    """Whether all replicas share x."""
+
+
+def solve(
+    kernel: Callable[..., Any], x: np.ndarray, gy: np.ndarray, *parameters: Any
+) -> np.ndarray:
+    """Run a kernel over all columns.
+
+    Args:
+        kernel: called as ``kernel(x, gy, out, sizes, shared, start, stop, *parameters)`` for runs of
+            columns, numbered with the vectors of P' fastest, then Q, then T.
+        x: inputs (Tx, N, S, P), float32 or float64.
+        gy: output gradients (T, N, S, Q) of the same dtype.
+        parameters: further arguments of the kernel.
+
+    Returns:
+        array (T, Q, P).
+    """
+    n_inputs, n_outputs = x.shape[-1], gy.shape[-1]
+    if n_inputs < min(n_outputs, simd.lanes(x.dtype)):
+        # The longer axis fills the lanes.
+        swapped = (gy, x) if x.shape[0] == gy.shape[0] else (gy, np.repeat(x, gy.shape[0], axis=0))
+        return np.ascontiguousarray(solve(kernel, *swapped, *parameters).swapaxes(-1, -2))
+    problem = prepare(x, gy)
+    n, s, q, vectors = problem.sizes
+    columns = gy.shape[0] * q * vectors
+
+    def work(start: int, stop: int) -> None:
+        kernel(
+            problem.x, problem.gy, problem.out, problem.sizes, problem.shared, start, stop,
+            *parameters,
+        )  # fmt: skip
+
+    share(work, columns, max(1, PIECE // (n * simd.lanes(x.dtype))))
+    return np.ascontiguousarray(problem.out.reshape(gy.shape[0], q, -1)[..., :n_inputs])
+
+
+def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
+    """Pad x to whole vectors and make the columns of gy contiguous."""
+    t, n, s, q = gy.shape
+    vectors = -(-x.shape[-1] // simd.lanes(x.dtype))
+    width = vectors * simd.lanes(x.dtype)
+    if width == x.shape[-1]:
+        padded = np.ascontiguousarray(x)
+    else:
+        padded = np.zeros((*x.shape[:-1], width), x.dtype)
+        padded[..., : x.shape[-1]] = x
+    columns = np.ascontiguousarray(np.moveaxis(gy, -1, 1))
+    out = np.empty(t * q * width, x.dtype)
+    return Problem(padded.ravel(), columns.ravel(), out, (n, s, q, vectors), x.shape[0] == 1)
+
+
+# -- inside kernels
+
+
+@jit
+def line(row: int) -> int:
+    """Where a row of a column lies, in cache lines.
+
+    One line is left out after every block: rows a power of two apart, which the sorting network
+    needs at the same time, would else compete for the same few places of the cache.
+    """
+    return row + row // BLOCK
+
+
+@jit
+def buffer(like: Any, n: int) -> Any:
+    """Memory for a column of n rows, and the offset where its first cache line starts."""
+    lanes = simd.LINE // like.itemsize
+    memory = np.empty((line(n + BLOCK) + 2) * lanes, like.dtype)
+    return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
+
+
+@jit
+def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int) -> Any:
+    """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
+    n, s, q, vectors = sizes
+    lanes = simd.LINE // x.itemsize
+    unit, vector = column // vectors, column % vectors
+    width = vectors * lanes
+    from_x = vector * lanes + (0 if shared else (unit // q) * n * s * width)
+    from_gy = unit * n * s
+    doubt = splat(x.dtype.type(0))
+    for i in range(n):
+        value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * width)
+        for k in range(1, s):
+            value = fma(
+                splat(gy[from_gy + i * s + k]), load(x, from_x + (i * s + k) * width), value
+            )
+        store(memory, base + line(i) * lanes, value)
+        doubt = keep_nan(doubt, value)
+    return doubt
+
+
+@jit
+def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -> None:
+    """Sort the rows of a column in every lane, as far as a ``network.Program`` carries it."""
+    lanes = simd.LINE // memory.itemsize
+    top = splat(memory.dtype.type(np.inf))
+    full = -(-n // BLOCK) * BLOCK
+    for i in range(n, full + 1):
+        store(memory, base + line(i) * lanes, top)
+    for i in range(0, full, BLOCK):
+        _sort_block(memory, base + line(i) * lanes)
+    group, pair = 0, 0
+    for stage in range(stages.shape[0]):
+        while group < stages[stage, 0]:
+            _merge_group(memory, base, groups, group)
+            group += BLOCK
+        while pair < stages[stage, 1]:
+            simd.exchange(memory, base + pairs[pair] * lanes, base + pairs[pair + 1] * lanes)
+            pair += 2
+
+
+@jit
+def total(memory: Any, base: int, low: int, high: int) -> Any:
+    """The sum of the rows low to high - 1."""
+    lanes = simd.LINE // memory.itemsize
+    zero = splat(memory.dtype.type(0))
+    even, odd = zero, zero
+    i = low
+    while i + 1 < high:
+        even = even + load(memory, base + line(i) * lanes)
+        odd = odd + load(memory, base + line(i + 1) * lanes)
+        i += 2
+    if i < high:
+        even = even + load(memory, base + line(i) * lanes)
+    return even + odd

@@ -1,0 +1,69 @@
+"""Numba, compiled at the first call: kept on disk where that is possible, announced where it takes
+long.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+logger = logging.getLogger("chainrob.kernels")
+
+PATIENCE = 1.0
+"""Seconds of compilation after which the user is told."""
+
+# No reassociation: sums run in the order written, so results are the same on every processor.
+FLAGS = {"nsz", "contract"}
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function that other kernels call; it is compiled with each of them."""
+    return numba.njit(nogil=True, fastmath=FLAGS, inline="never")(function)
+
+
+class Kernel:
+    """A compiled function called from Python.
+
+    The machine code is stored beside the package, or in the user's cache folder
+    (``NUMBA_CACHE_DIR``); where neither can be written it is compiled once a process. If the first
+    call takes over a second, one line is logged at level WARNING, which Python shows on stderr;
+    ``logging.getLogger('chainrob.kernels').setLevel('ERROR')`` silences it.
+
+    Args:
+        function: plain Python on arrays and scalars; its first argument's dtype decides what is
+            compiled.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        options: dict[str, Any] = {"nogil": True, "fastmath": FLAGS, "error_model": "numpy"}
+        try:
+            self.compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to write to
+            self.compiled = numba.njit(**options)(function)
+        self.ready: set[np.dtype] = set()
+
+    def __call__(self, first: Any, *others: Any) -> Any:
+        if first.dtype in self.ready:
+            return self.compiled(first, *others)
+        timer = threading.Timer(PATIENCE, self._announce, [first.dtype])
+        timer.daemon = True
+        timer.start()
+        try:
+            return self.compiled(first, *others)
+        finally:
+            timer.cancel()
+            self.ready.add(first.dtype)
+
+    def _announce(self, dtype: np.dtype) -> None:
+        logger.warning(
+            "chainrob: compiling %s for %s, once; later runs find it on disk",
+            self.compiled.__name__,
+            dtype,
+        )
