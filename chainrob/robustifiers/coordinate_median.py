@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients.base import Array
 
 
@@ -35,11 +38,16 @@ class CoordinateMedian(CoordinateWise):
     def reduce(self, values: Array) -> Array:
         return array_module(values).median(values, axis=-2)
 
+    def derivative(self, values: Array) -> Array:
+        return median_derivative(values)
+
     def coordinate_weights(self, values: Array) -> Array:
         xp = array_module(values)
-        distances = xp.abs(values - xp.median(values, axis=-2, keepdims=True))
+        center = xp.median(values, axis=-2, keepdims=True)
+        distances = xp.abs(values - center)
         middle = xp.median(distances, axis=-2, keepdims=True)
-        # More than half of the values at the median: the others have no weight beside them.
+        # More than half of the values at the median, up to rounding: the others have no weight.
+        middle = xp.maximum(middle, 16.0 * np.finfo(values.dtype).eps * xp.abs(center))
         near = distances <= middle
         weights = xp.where(near, 1.0, middle / xp.where(near, 1.0, distances))
         return weights / weights.mean(axis=-2, keepdims=True)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import ConvergenceWarning, Weighting
-from chainrob.sample_gradients.base import Array
+from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
+from chainrob.sample_gradients.base import Array, squared_distances
 
 
 class WeiszfeldResult(NamedTuple):
@@ -30,11 +30,12 @@ class GeometricMedian(Weighting):
     r"""The geometric median, by the smoothed Weiszfeld iteration on the Gram matrix.
 
     .. math::
-        \\hat g = \\arg\\min_z \\sum_i \\lVert g_i - z \\rVert, \\qquad
-        w_i \\leftarrow \\frac{1 / d_i}{\\sum_j 1 / d_j}, \\quad
-        d_i = \\sqrt{\\lVert g_i - z \\rVert^2 + \\epsilon^2}
+        \hat g = \arg\min_z \sum_i \lVert g_i - z \rVert, \qquad
+        w_i \leftarrow \frac{1 / d_i}{\sum_j 1 / d_j}, \quad
+        d_i = \sqrt{\lVert g_i - z \rVert^2 + \epsilon^2}
 
-    with epsilon = ``smoothing`` times the median distance. Breakdown point (N - 1) // 2 rows.
+    with epsilon = ``smoothing`` times the median distance of the rows to the most central one, the
+    unit of ``tolerance`` too. Breakdown point (N - 1) // 2 rows.
     Equivariant under translation, scale and rotation. Cost: one Gram matrix, then O(N^2) an
     iteration.
 
@@ -66,7 +67,8 @@ class GeometricMedian(Weighting):
         for name in ("tolerance", "smoothing"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(
-                    f"GeometricMedian: {name} must lie strictly between 0 and 1, found {getattr(self, name)!r}"
+                    f"GeometricMedian: {name} must lie strictly between 0 and 1, found "
+                    f"{getattr(self, name)!r}"
                 )
         if self.max_iterations < 1:
             raise ValueError(
@@ -77,12 +79,43 @@ class GeometricMedian(Weighting):
         result = self.solve(gram)
         if not result.converged:
             warnings.warn(
-                f"{self!r} stopped after {result.iterations} iterations with a step of {result.residual:.2g} of the "
-                f"median distance; raise max_iterations or tolerance",
+                f"{self!r} stopped after {result.iterations} iterations with a step of "
+                f"{result.residual:.2g} of the median distance; raise max_iterations or tolerance",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return result.weights
+
+    def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
+        """By the implicit function theorem at the minimum z, where sum_i r_i / d_i = 0.
+
+        With r_i = g_i - z and the Hessian H = sum_i (I / d_i - r_i r_i^T / d_i^3), the cotangent of
+        row n is (I / d_n - r_n r_n^T / d_n^3) u, H u = v. Since u lies in the span of v and the
+        rows, H is inverted there, as an N x N matrix (Woodbury).
+        """
+        xp = array_module(gram)
+        n = gram.shape[-1]
+        weights = self.weights(gram)[..., None]
+        # Rows and projections relative to z.
+        shift = xp.eye(n) - weights.swapaxes(-1, -2)
+        about = xp.matmul(xp.matmul(shift, gram), shift.swapaxes(-1, -2))
+        along = xp.matmul(shift, projections[..., None])
+        squares = xp.maximum(xp.diagonal(about, axis1=-2, axis2=-1), 0.0)
+        middle = xp.median(squares, axis=-1, keepdims=True)
+        if bool((middle == 0.0).any()):
+            raise NotDifferentiableError(
+                f"{self!r}: more than half of the rows coincide, and the geometric median is their "
+                f"common point, where it has no derivative"
+            )
+        distances = xp.sqrt(squares + self.smoothing**2 * middle)[..., None]
+        inverse = 1.0 / distances
+        total = inverse.sum(axis=-2, keepdims=True)
+        cubes = distances**3
+        matrix = cubes * xp.eye(n) - about / total
+        solved = xp.linalg.solve(matrix, along) / total**2
+        turned = along / total + xp.matmul(about, solved)
+        mixing = inverse * solved.swapaxes(-1, -2) - (turned / cubes) * xp.eye(n)
+        return (inverse / total)[..., 0], xp.matmul(mixing, shift)
 
     def solve(self, gram: Array) -> WeiszfeldResult:
         """Iterate on a (centred) Gram matrix (*R, N, N) of the rows."""
@@ -90,21 +123,26 @@ class GeometricMedian(Weighting):
         n = gram.shape[-1]
         norms = xp.diagonal(gram, axis1=-2, axis2=-1)
         weights = xp.full(gram.shape[:-1], 1.0 / n)
+        # The unit of length: the median distance of the rows to the most central one. Where it is
+        # zero more than half of the rows coincide, and their common point is the answer.
+        distances = squared_distances(gram)
+        radii = xp.partition(distances, n // 2, axis=-1)[..., n // 2]
+        central = xp.argmin(radii, axis=-1)[..., None]
+        unit = xp.take_along_axis(radii, central, axis=-1)
+        from_central = xp.take_along_axis(distances, central[..., None], axis=-2)[..., 0, :]
+        coincide = from_central == 0.0
+        unit = xp.where(unit > 0.0, unit, np.inf)
         residual, iteration = np.inf, 0
         for iteration in range(1, self.max_iterations + 1):
             projected = xp.matmul(gram, weights[..., None])[..., 0]
             size = (weights * projected).sum(axis=-1, keepdims=True)
             squares = xp.maximum(norms - 2.0 * projected + size, 0.0)
-            middle = xp.median(squares, axis=-1, keepdims=True)
-            # All rows at one point: every weighting gives that point, and the equal one is kept.
-            smooth = squares + xp.where(middle > 0.0, self.smoothing**2 * middle, 1.0)
-            inverse = 1.0 / xp.sqrt(smooth)
+            inverse = 1.0 / xp.sqrt(squares + self.smoothing**2 * unit)
+            inverse = xp.where(xp.isinf(unit), coincide, inverse)
             updated = inverse / inverse.sum(axis=-1, keepdims=True)
             step = updated - weights
             moved = (step * xp.matmul(gram, step[..., None])[..., 0]).sum(axis=-1, keepdims=True)
-            residual = float(
-                xp.sqrt(xp.maximum(moved, 0.0) / xp.where(middle > 0.0, middle, 1.0)).max()
-            )
+            residual = float((xp.sqrt(xp.maximum(moved, 0.0)) / xp.sqrt(unit)).max())
             weights = updated
             if residual <= self.tolerance:
                 return WeiszfeldResult(weights, iteration, True, residual)

@@ -18,6 +18,7 @@ from chainrob.robustifiers.parameters import (
     require_open_unit,
     require_positive,
 )
+from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients.base import Array
 
 CHI_LEVEL = 0.34432045758120144
@@ -41,8 +42,10 @@ class MEstimator(CoordinateWise):
 
     .. math:: \theta \leftarrow \theta + \frac{s}{N} \sum_i \psi\Big(\frac{g_i - \theta}{s}\Big)
 
-    from the pivot gamma, which cannot diverge since 0 < psi' <= 1; the scale, the one root of its
-    equation, by Newton's method in log sigma (the paper iterates here too). The choices of rho are
+    from the pivot gamma, which cannot pass the root since 0 < psi' <= 1, with Newton's longer step
+    (divided by the mean of psi') wherever that stays between the points known to lie on either side
+    of the root. The scale, the one root of its equation, is found by Newton's method in log sigma.
+    The choices of rho are
 
     - ``'pseudo_huber'``: 2 (sqrt(1 + u^2 / 2) - 1), psi = u / sqrt(1 + u^2 / 2);
     - ``'log_cosh'``: log cosh u, psi = tanh u;
@@ -50,18 +53,19 @@ class MEstimator(CoordinateWise):
     - ``'catoni'``: Catoni's widest, psi = sign(u) log(1 + \|u\| + u^2 / 2).
 
     Breakdown point: 0 with the mean as pivot, for it moves with any row and takes sigma along. With
-    ``pilot='median'`` any number of rows below beta N = 0.344 N (with 'catoni' a far row keeps a
-    pull that grows like the logarithm of its distance). A coordinate in which more than 1 - beta of
-    the values equal the pivot has scale 0, and the estimate is the pivot. Translation- and
-    scale-equivariant unless ``scale`` is given. One row: the row. Cost: a few passes over all
-    values for the scale, and as many as the iteration takes for the location.
+    ``pilot='median'`` any number of rows below beta N = 0.344 N; but 0 with ``'catoni'``, whose psi
+    grows without bound, if slowly: f rows at M carry it to the order of M^(f / (N - f)). A
+    coordinate in which more than 1 - beta of the values equal the pivot has scale 0, and the
+    estimate is the pivot. Translation- and scale-equivariant unless ``scale`` is given. One row:
+    the row. Cost: a few passes over all values for the scale, and a few for the location.
 
     Args:
         rho: ``'pseudo_huber'``, ``'log_cosh'``, ``'gudermannian'`` or ``'catoni'``.
         delta: confidence parameter in (0, 1).
         scale: s itself, in units of one sample's loss gradient; None for the equations above.
         pilot: the pivot gamma, ``'mean'`` (the paper) or ``'median'``.
-        tolerance: stop when no step is longer than this share of s (or than a few roundings).
+        tolerance: stop when no step is longer than this share of s, or of the distance to the pivot
+            where that is longer (in float32, than a few roundings).
         max_iterations: give up after so many steps, with a ConvergenceWarning.
 
     Raises:
@@ -109,14 +113,37 @@ class MEstimator(CoordinateWise):
         _, _, deviations, scale = self._scaled(values)
         location = self._location(deviations, scale)
         units = (deviations - location) / xp.where(scale > 0.0, scale, 1.0)
+        influence, _ = INFLUENCE[self.rho](units, xp)
         near = units == 0.0
-        weights = xp.where(near, 1.0, self._psi(units) / xp.where(near, 1.0, units))
+        weights = xp.where(near, 1.0, influence / xp.where(near, 1.0, units))
         # Without a scale the estimate is the pivot, and what differs from it has no say.
         alone = (scale == 0.0) & (deviations != 0.0)
         return xp.where(alone, 0.0, weights)
 
-    def _psi(self, units: Array) -> Array:
-        return INFLUENCE[self.rho](units, array_module(units))
+    def derivative(self, values: Array) -> Array:
+        """By the implicit function theorem: the location and the scale are roots of equations."""
+        xp = array_module(values)
+        n = values.shape[-2]
+        _, _, deviations, scale = self._scaled(values)
+        location = self._location(deviations, scale)
+        safe = xp.where(scale > 0.0, scale, 1.0)
+        units = (deviations - location) / safe
+        _, slopes = INFLUENCE[self.rho](units, xp)
+        total = slopes.sum(axis=-2, keepdims=True)
+        if self.scale is not None:
+            return slopes / total
+        if self.pilot == "mean":
+            of_pivot = xp.full(values.shape, 1.0 / n)
+        else:
+            of_pivot = median_derivative(values)
+        factor = sqrt(n / log(2.0 / self.delta))
+        standard = deviations * (factor / safe)
+        bends = standard / (1.0 + standard * standard) ** 2
+        pull = (bends * standard).sum(axis=-2, keepdims=True)
+        of_sigma = bends - bends.sum(axis=-2, keepdims=True) * of_pivot
+        of_sigma = of_sigma / xp.where(pull > 0.0, pull, 1.0)
+        by_scale = -(slopes * units).sum(axis=-2, keepdims=True) / total
+        return xp.where(scale > 0.0, slopes / total + by_scale * factor * of_sigma, of_pivot)
 
     def _scaled(self, values: Array) -> tuple[Array, Array, Array, Array]:
         """Pivot and unit (*R, 1, d), deviations from the pivot in that unit, and s in that unit.
@@ -143,12 +170,22 @@ class MEstimator(CoordinateWise):
         safe = xp.where(scale > 0.0, scale, np.ones((), scale.dtype))
         tolerance = max(self.tolerance, 4.0 * float(np.finfo(deviations.dtype).eps))
         location = xp.zeros_like(safe)
+        low, high = xp.full_like(safe, -np.inf), xp.full_like(safe, np.inf)
         longest = np.inf
         for _ in range(self.max_iterations):
-            step = self._psi((deviations - location) / safe).mean(axis=-2, keepdims=True)
+            influence, slope = INFLUENCE[self.rho]((deviations - location) / safe, xp)
+            step = influence.mean(axis=-2, keepdims=True)
             step = xp.where(scale > 0.0, step, np.zeros((), step.dtype))
-            location = location + safe * step
-            longest = float(xp.abs(step).max()) if step.size else 0.0
+            # The plain step never passes the root. Newton's is longer: taken inside the bracket.
+            low, high = xp.where(step > 0.0, location, low), xp.where(step < 0.0, location, high)
+            slope = slope.mean(axis=-2, keepdims=True)
+            newton = step / xp.where(slope > 0.0, slope, 1.0)
+            moved = location + safe * newton
+            newton = xp.where((moved > low) & (moved < high), newton, step)
+            location = location + safe * newton
+            # Rounding bounds the step by the distance that was travelled, where that is long.
+            travelled = xp.maximum(xp.abs(location) / safe, 1.0)
+            longest = float((xp.abs(newton) / travelled).max()) if step.size else 0.0
             if not longest > tolerance:  # NaN, where it may propagate, ends here too
                 return location
         warnings.warn(
@@ -174,14 +211,15 @@ def chi_scale(deviations: Array) -> Array:
     t = xp.log(xp.where(has_root & (start > 0.0), start, 1.0))
     low, high = xp.full(t.shape, -np.inf), xp.full(t.shape, np.inf)
     tolerance = 8.0 * float(np.finfo(deviations.dtype).eps)
-    for _ in range(200):
+    for iteration in range(200):
         units = deviations * xp.exp(-0.5 * t).astype(deviations.dtype)
         with np.errstate(over="ignore"):
             rest = 1.0 / (1.0 + units * units)  # 1 - u^2 / (1 + u^2)
         excess = 1.0 - rest.mean(axis=-2, keepdims=True, dtype=np.float64) - CHI_LEVEL
         slope = (rest * (1.0 - rest)).mean(axis=-2, keepdims=True, dtype=np.float64)
         low, high = xp.where(excess > 0.0, t, low), xp.where(excess > 0.0, high, t)
-        step = xp.clip(excess / xp.where(slope > 0.0, slope, 1e-300), -4.0, 4.0)
+        reach = 4.0 * 2.0 ** min(iteration, 8)  # the root may be many powers of ten away
+        step = xp.clip(excess / xp.where(slope > 0.0, slope, 1e-300), -reach, reach)
         moved = t + step
         outside = (moved <= low) | (moved >= high)
         moved = xp.where(outside & xp.isfinite(low + high), 0.5 * (low + high), moved)
@@ -192,30 +230,34 @@ def chi_scale(deviations: Array) -> Array:
     return xp.where(has_root, xp.exp(0.5 * t), 0.0).astype(deviations.dtype)
 
 
-def _pseudo_huber(u: Array, xp: Any) -> Array:
-    return u / xp.hypot(np.ones((), u.dtype), u * u.dtype.type(SQRT_HALF))  # no square overflows
+def _pseudo_huber(u: Array, xp: Any) -> tuple[Array, Array]:
+    shrink = 1.0 / xp.hypot(np.ones((), u.dtype), u * u.dtype.type(SQRT_HALF))
+    return u * shrink, shrink * shrink * shrink
 
 
-def _log_cosh(u: Array, xp: Any) -> Array:
-    return xp.tanh(u)
+def _log_cosh(u: Array, xp: Any) -> tuple[Array, Array]:
+    psi = xp.tanh(u)
+    return psi, 1.0 - psi * psi
 
 
-def _gudermannian(u: Array, xp: Any) -> Array:
-    return 2.0 * xp.arctan(xp.tanh(0.5 * u))
+def _gudermannian(u: Array, xp: Any) -> tuple[Array, Array]:
+    half = xp.tanh(0.5 * u)
+    return 2.0 * xp.arctan(half), (1.0 - half * half) / (1.0 + half * half)
 
 
-def _catoni(u: Array, xp: Any) -> Array:
+def _catoni(u: Array, xp: Any) -> tuple[Array, Array]:
     # 1 + a + a^2 / 2 = (1 + a) (1 + a^2 / (2 (1 + a))), and no square can overflow.
     size = xp.abs(u)
-    return xp.sign(u) * (xp.log1p(size) + xp.log1p(0.5 * size * (size / (1.0 + size))))
+    rest = 0.5 * size * (size / (1.0 + size))
+    return xp.sign(u) * (xp.log1p(size) + xp.log1p(rest)), 1.0 / (1.0 + rest)
 
 
 SQRT_HALF = sqrt(0.5)
 
-INFLUENCE: dict[str, Callable[[Array, Any], Array]] = {
+INFLUENCE: dict[str, Callable[[Array, Any], tuple[Array, Array]]] = {
     "pseudo_huber": _pseudo_huber,
     "log_cosh": _log_cosh,
     "gudermannian": _gudermannian,
     "catoni": _catoni,
 }
-"""psi = rho' of each rho; all have psi'(0) = 1."""
+"""psi = rho' of each rho, and psi', which is 1 at 0 and never more."""

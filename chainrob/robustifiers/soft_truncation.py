@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import log, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.base import CoordinateWise, as_operator
+from chainrob.robustifiers.trimming import median_derivative
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 SQRT2 = sqrt(2.0)
@@ -86,25 +88,80 @@ class SoftTruncation(CoordinateWise):
         safe = array_module(units).where(units == 0.0, 1.0, units)
         return psi(safe) / safe
 
+    def derivative(self, values: Array) -> Array:
+        xp = array_module(values)
+        n = values.shape[-2]
+        center, scale, units = self._standardised(values)
+        slopes = psi_slope(units)
+        of_center, of_scale = self._pilot_derivatives(values, center, scale)
+        by_center = 1.0 - slopes.mean(axis=-2, keepdims=True)
+        by_scale = self._by_scale(units)
+        # Without a scale all values are one, and the estimate moves with their mean.
+        return slopes / n + by_center * of_center + by_scale * xp.where(scale > 0.0, of_scale, 0.0)
+
+    def delta_derivative(self, gradients: Array | SampleGradients) -> Any:
+        """Derivative of the estimate in delta: an array of the estimate's shape."""
+
+        def reduce(values: Array) -> Array:
+            _, scale, units = self._standardised(values)
+            by_delta = scale / (2.0 * self.delta * log(1.0 / self.delta))
+            return (self._by_scale(units) * by_delta)[..., 0, :]
+
+        return as_operator(gradients).reduce(reduce)
+
+    def _by_scale(self, units: Array) -> Array:
+        """Derivative of the estimate in the scale s, the pilot held: (*R, 1, d)."""
+        return (psi(units) - psi_slope(units) * units).mean(axis=-2, keepdims=True)
+
+    def _pilot_derivatives(self, values: Array, center: Array, scale: Array) -> tuple[Array, Array]:
+        """Derivatives of pilot location and of s in each value, (*R, N, d) each."""
+        xp = array_module(values)
+        n = values.shape[-2]
+        factor = n / (2.0 * log(1.0 / self.delta))
+        safe = xp.where(scale > 0.0, scale, 1.0)
+        deviations = values - center
+        if self.pilot == "mean":
+            of_center = xp.full(values.shape, 1.0 / n, values.dtype)
+            of_scale = deviations * (factor / max(n - 1, 1)) / safe
+        else:
+            of_center = median_derivative(values)
+            turns = median_derivative(xp.abs(deviations)) * xp.sign(deviations)
+            of_mad = turns - turns.sum(axis=-2, keepdims=True) * of_center
+            of_scale = 1.482602218505602 * sqrt(factor) * of_mad
+        floored = scale * scale <= self.min_variance * factor * (1.0 + 1e-6)
+        return of_center, xp.where(floored, 0.0, of_scale)
+
     def _standardised(self, values: Array) -> tuple[Array, Array, Array]:
         """Pilot location, scale s, and u = (g - m) / s, where s = 0 gives u = 0."""
         xp = array_module(values)
         n = values.shape[-2]
         if self.pilot == "mean":
             center = values.mean(axis=-2, keepdims=True)
-            deviations = values - center
-            variance = (deviations * deviations).sum(axis=-2, keepdims=True) / max(n - 1, 1)
         else:
             center = xp.median(values, axis=-2, keepdims=True)
-            deviations = values - center
+        # In the unit of the largest deviation no square overflows or vanishes, at any scale.
+        deviations = values - center
+        unit = xp.abs(deviations).max(axis=-2, keepdims=True)
+        unit = xp.where(unit > 0.0, unit, np.ones((), values.dtype))
+        deviations = deviations / unit
+        if self.pilot == "mean":
+            variance = (deviations * deviations).sum(axis=-2, keepdims=True) / max(n - 1, 1)
+        else:
             mad = xp.median(xp.abs(deviations), axis=-2, keepdims=True)
             variance = (1.482602218505602 * mad) ** 2
-        scale = xp.sqrt(
-            xp.maximum(variance, self.min_variance) * (n / (2.0 * log(1.0 / self.delta)))
-        )
+        floor = (sqrt(self.min_variance) / unit) ** 2
+        scale = xp.sqrt(xp.maximum(variance, floor) * (n / (2.0 * log(1.0 / self.delta))))
         scale = scale.astype(values.dtype, copy=False)
         units = deviations / xp.where(scale > 0.0, scale, 1.0)
-        return center, scale, xp.where(scale > 0.0, units, np.zeros((), values.dtype))
+        units = xp.where(scale > 0.0, units, np.zeros((), values.dtype))
+        return center, scale * unit, units
+
+
+def psi_slope(units: Array) -> Array:
+    """psi': 1 - u^2 / 2 inside [-sqrt 2, sqrt 2], 0 outside."""
+    xp = array_module(units)
+    clipped = xp.clip(units, -SQRT2, SQRT2)
+    return xp.maximum(1.0 - 0.5 * clipped * clipped, 0.0) * (xp.abs(units) < SQRT2)
 
 
 def psi(units: Array) -> Array:

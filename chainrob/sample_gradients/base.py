@@ -154,7 +154,7 @@ class SampleGradients(abc.ABC):
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
         for index, values in self.tiles():
-            target = out[lead + index]
+            target = out[(*lead, *index, ...)]  # the ellipsis: a view even where there are no axes
             target[...] = reduction(values).reshape(target.shape)
         return out
 
@@ -219,7 +219,7 @@ def central_row(array: Array) -> Array:
     It is a data row and not a mean, because one row 1e15 times the rest would drag any mean with it.
     """
     xp = array_module(array)
-    norms = xp.abs(array).max(axis=-1)
+    norms = xp.abs(array).max(axis=-1, initial=0.0)
     middle = xp.argsort(norms, axis=-1)[..., (array.shape[-2] - 1) // 2]
     return xp.take_along_axis(array, middle[..., None, None], axis=-2)
 

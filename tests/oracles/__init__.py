@@ -1,0 +1,1 @@
+"""What the library computes fast, written slowly and plainly from the definitions."""

@@ -1,0 +1,255 @@
+"""Robust estimators of a mean, on materialised rows (N, D), straight from their papers.
+
+Plain NumPy in float64, row by row or coordinate by coordinate, and nothing of the library. Ties are
+not treated: the rows of a test that compares are in general position.
+"""
+
+from itertools import combinations
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+
+def mean(rows):
+    return sum(rows) / len(rows)
+
+
+def by_coordinate(estimator):
+    """An estimator of a location from one column, applied to every column."""
+
+    def of_rows(rows, *args, **kwargs):
+        return np.array([estimator(column, *args, **kwargs) for column in rows.T])
+
+    return of_rows
+
+
+def truncation(u):
+    if abs(u) <= np.sqrt(2):
+        return u - u**3 / 6
+    return np.sign(u) * 2 * np.sqrt(2) / 3
+
+
+@by_coordinate
+def soft_truncation(column, delta, pilot):
+    n = len(column)
+    if pilot == "mean":
+        center = np.mean(column)
+        sigma = np.std(column, ddof=1) if n > 1 else 0.0
+    else:
+        center = np.median(column)
+        sigma = 1.482602218505602 * np.median(np.abs(column - center))
+    s = sigma * np.sqrt(n / (2 * np.log(1 / delta)))
+    if s == 0:
+        return center
+    return center + s * np.mean([truncation((value - center) / s) for value in column])
+
+
+def _expected_share(z):
+    return z**2 / (1 + z**2) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+BETA = quad(_expected_share, -np.inf, np.inf, epsabs=1e-14)[0]
+
+PSI = {
+    "pseudo_huber": lambda u: u / np.sqrt(1 + u**2 / 2),
+    "log_cosh": np.tanh,
+    "gudermannian": lambda u: 2 * np.arctan(np.exp(np.minimum(u, 700))) - np.pi / 2,
+    "catoni": lambda u: np.sign(u) * np.log(1 + np.abs(u) + u**2 / 2),
+}
+
+
+@by_coordinate
+def m_estimator(column, rho, delta=0.005, pilot="mean", scale=None):
+    n = len(column)
+    pivot = np.mean(column) if pilot == "mean" else np.median(column)
+    largest = np.abs(column - pivot).max()
+    if largest == 0:
+        return pivot
+
+    def chi(log_sigma):
+        u = (column - pivot) / np.exp(log_sigma)
+        return np.mean(u**2 / (1 + u**2)) - BETA
+
+    if scale is None:
+        if chi(np.log(largest) - 80) <= 0:
+            return pivot
+        root = brentq(chi, np.log(largest) - 80, np.log(largest) + 10, xtol=1e-15, rtol=1e-14)
+        scale = np.exp(root) * np.sqrt(n / np.log(2 / delta))
+
+    def total(theta):
+        return np.sum(PSI[rho]((column - theta) / scale))
+
+    low, high = column.min(), column.max()
+    return brentq(total, low, high, xtol=1e-15 * scale, rtol=1e-14)
+
+
+@by_coordinate
+def median(column):
+    ordered = np.sort(column)
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+@by_coordinate
+def trimmed_mean(column, k):
+    return np.mean(np.sort(column)[k : len(column) - k])
+
+
+@by_coordinate
+def winsorized_mean(column, k):
+    ordered = np.sort(column)
+    n = len(column)
+    ordered[:k] = ordered[k]
+    ordered[n - k :] = ordered[n - 1 - k]
+    return np.mean(ordered)
+
+
+def nearest_to(column, center, count):
+    order = np.argsort(np.abs(column - center), kind="stable")
+    return np.mean(column[order[:count]])
+
+
+@by_coordinate
+def mean_around_median(column, f):
+    return nearest_to(column, np.median(column), len(column) - f)
+
+
+@by_coordinate
+def phocas(column, f):
+    center = np.mean(np.sort(column)[f : len(column) - f])
+    return nearest_to(column, center, len(column) - f)
+
+
+def geometric_median(rows, steps=20000):
+    """Weiszfeld's iteration from the median, until it stands still."""
+    z = np.median(rows, axis=0)
+    spread = np.median(np.abs(rows - z).max(axis=1))
+    for _ in range(steps):
+        distances = np.maximum(np.linalg.norm(rows - z, axis=1), 1e-300)
+        moved = (rows / distances[:, None]).sum(axis=0) / (1 / distances).sum()
+        if np.abs(moved - z).max() <= 1e-15 * spread:
+            break
+        z = moved
+    return z
+
+
+def block_means(rows, n_blocks):
+    n = len(rows)
+    ends = [b * n // n_blocks for b in range(n_blocks + 1)]
+    return np.array([rows[i:j].mean(axis=0) for i, j in zip(ends, ends[1:], strict=False)])
+
+
+def squared_distances(rows):
+    return np.array([[np.sum((a - b) ** 2) for b in rows] for a in rows])
+
+
+def krum_scores(rows, f, n_neighbors=None, squared=True):
+    n = len(rows)
+    n_neighbors = n - f - 2 if n_neighbors is None else n_neighbors
+    distances = squared_distances(rows)
+    if not squared:
+        distances = np.sqrt(distances)
+    scores = []
+    for i in range(n):
+        others = sorted(distances[i][j] for j in range(n) if j != i)
+        scores.append(sum(others[:n_neighbors]))
+    return np.array(scores)
+
+
+def krum(rows, f, **options):
+    return rows[np.argmin(krum_scores(rows, f, **options))]
+
+
+def multi_krum(rows, f, m=None, **options):
+    m = len(rows) - f if m is None else m
+    return rows[np.argsort(krum_scores(rows, f, **options))[:m]].mean(axis=0)
+
+
+def centered_clipping(rows, radius=None, iterations=5, start="medoid"):
+    n = len(rows)
+    if start == "zero":
+        v = np.zeros(rows.shape[1])
+    else:
+        # The median distance counts the row itself, at 0: the (n // 2)-th of the n - 1 others.
+        radii = np.array([np.sort(row)[n // 2] for row in squared_distances(rows)])
+        # Where i and j are each other's median neighbour they tie, and are averaged.
+        v = rows[radii <= min(radii) * (1 + 1e-12)].mean(axis=0)
+    for _ in range(iterations):
+        distances = np.linalg.norm(rows - v, axis=1)
+        tau = np.median(distances) if radius is None else radius
+        pulls = [
+            (row - v) * min(1.0, tau / d if d > 0 else 1.0)
+            for row, d in zip(rows, distances, strict=True)
+        ]
+        v = v + sum(pulls) / n
+    return v
+
+
+def minimum_diameter_averaging(rows, f):
+    n = len(rows)
+    distances = squared_distances(rows)
+
+    def key(subset):
+        block = distances[np.ix_(subset, subset)]
+        return block.max(), block.sum()
+
+    return rows[list(min(combinations(range(n), n - f), key=key))].mean(axis=0)
+
+
+def smea(rows, f):
+    n = len(rows)
+
+    def largest_eigenvalue(subset):
+        part = rows[list(subset)]
+        part = part - part.mean(axis=0)
+        return np.linalg.norm(part, 2) ** 2 / len(part)
+
+    best = min(combinations(range(n), n - f), key=largest_eigenvalue)
+    return rows[list(best)].mean(axis=0)
+
+
+def caf(rows, f):
+    n = len(rows)
+    c = np.ones(n)
+    least, best = np.inf, None
+    while best is None or c.sum() > n - 2 * f:
+        mu = c @ rows / c.sum()
+        centered = rows - mu
+        covariance = (centered * c[:, None]).T @ centered / c.sum()
+        values, vectors = np.linalg.eigh(covariance)
+        if values[-1] < least:
+            least, best = values[-1], mu
+        tau = (centered @ vectors[:, -1]) ** 2
+        if tau[c > 0].max() == 0:
+            break
+        c = np.maximum(c * (1 - tau / tau[c > 0].max()), 0)
+    return best
+
+
+def nearest_neighbor_mixing(rows, f):
+    distances = squared_distances(rows)
+    count = len(rows) - f
+    return np.array([rows[np.argsort(row)[:count]].mean(axis=0) for row in distances])
+
+
+def bucketing(rows, size, seed):
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return np.array([rows[order[i : i + size]].mean(axis=0) for i in range(0, len(rows), size)])
+
+
+def clip_norm(rows, limit):
+    norms = np.linalg.norm(rows, axis=1)
+    return np.array(
+        [
+            row * min(1.0, limit / norm) if norm > 0 else row
+            for row, norm in zip(rows, norms, strict=True)
+        ]
+    )
+
+
+def adaptive_robust_clipping(rows, f):
+    n = len(rows)
+    k = int(np.floor(2 * (f / n) * (n - f) + 1e-12))
+    falling = np.sort(np.linalg.norm(rows, axis=1))[::-1]
+    return clip_norm(rows, falling[k])
