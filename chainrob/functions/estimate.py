@@ -49,7 +49,7 @@ def estimate(
     Returns:
         one array (*R, *shape) for each parameter, in its dtype.
     """
-    if gradients and gradients[0].n_samples == 0:
+    if gradients and gradients[0].n_samples == 0 and not _spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
         return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
     if not isinstance(robustifier, Robustifier):
@@ -65,8 +65,21 @@ def estimate(
     return [robustifier(one) for one in gradients]
 
 
+def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
+    """N: the samples at hand, or those of all ranks where the robustifier is distributed."""
+    if not _spans_ranks(robustifier):
+        return n_samples
+    return robustifier.count_samples(n_samples)  # type: ignore[attr-defined]
+
+
+def _spans_ranks(robustifier: Any) -> bool:
+    return hasattr(robustifier, "count_samples")
+
+
 def _by_unit(robustifier: Robustifier, gradients: SampleGradients) -> Array:
     """Every output unit a problem of its own; the estimate in the parameter's own shape."""
+    if not gradients.shape:  # a single number is its own unit
+        return robustifier(gradients)
     estimate = robustifier(gradients.units())
     if isinstance(gradients, Tiled):
         return gradients.join_units(estimate)

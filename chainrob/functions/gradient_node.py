@@ -17,7 +17,13 @@ import chainer
 from chainer import function_node
 from chainrob.functions import observers, recorder
 from chainrob.functions.double_backward import GradientPullback, Pull
-from chainrob.functions.estimate import Reduction, Scope, check_options, estimate
+from chainrob.functions.estimate import (
+    Reduction,
+    Scope,
+    check_options,
+    count_samples,
+    estimate,
+)
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -114,10 +120,12 @@ class GradientNode(function_node.FunctionNode):
                 plan.loss_reduction,
             )
         if plan.loss_reduction == "sum":
+            n_samples = count_samples(plan.robustifier, n_samples)
             estimates = [one * one.dtype.type(n_samples) for one in estimates]
+        # NumPy's arithmetic turns an array of no axes into a scalar, which Chainer does not take.
         return tuple(
-            one.astype(self.dtypes[index], copy=False)
-            for index, one in zip(wanted, estimates, strict=True)
+            row.xp.asarray(one).astype(self.dtypes[index], copy=False)
+            for index, row, one in zip(wanted, rows, estimates, strict=True)
         )
 
     def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:

@@ -45,6 +45,28 @@ class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization)
         super().__init__(groups, eps)
         self.aggregation = aggregation
 
+    def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
+        if not chainer.config.enable_backprop:
+            return super().input_gradient(gy)
+        # The stock node makes gx and ggamma at once and differentiates only both at once, so where
+        # gx is to be differentiated it is written out.
+        x, gamma = self.get_retained_inputs()
+        functions = chainer.functions
+        rows = (x.shape[0] * self.groups, -1)
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        scaled = gy * functions.broadcast_to(functions.reshape(gamma, shape), gy.shape)
+        scaled, flat = functions.reshape(scaled, rows), functions.reshape(x, rows)
+
+        def mean(values: chainer.Variable) -> chainer.Variable:
+            average = functions.mean(values, axis=1, keepdims=True)
+            return functions.broadcast_to(average, values.shape)
+
+        centered = flat - mean(flat)
+        deviation = functions.sqrt(mean(centered * centered) + self.eps)
+        unit = centered / deviation
+        gx = (scaled - mean(scaled) - unit * mean(scaled * unit)) / deviation
+        return functions.reshape(gx, x.shape)
+
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
