@@ -146,9 +146,9 @@ def linear(
     r"""Affine map y = x W^T + b, with robust gradients of W and b.
 
     .. math::
-        y_n = W x_n + b, \\qquad
-        g_W = R\\big(\\{N\\, g_{y_n} x_n^\\top\\}_n\\big), \\quad g_b = R\\big(\\{N\\,
-        g_{y_n}\\}_n\\big), \\quad g_{x_n} = W^\\top g_{y_n}
+        y_n = W x_n + b, \qquad
+        g_W = R\big(\{N\, g_{y_n} x_n^\top\}_n\big), \quad g_b = R\big(\{N\,
+        g_{y_n}\}_n\big), \quad g_{x_n} = W^\top g_{y_n}
 
     where the factor N and the loss reduction are those of ``loss_reduction='mean'``; the stock
     gradient is R = mean.

@@ -22,9 +22,9 @@ class SoftTruncation(CoordinateWise):
     r"""Soft-truncation M-estimator of the mean, coordinate by coordinate.
 
     .. math::
-        \\hat g = m + \\frac{s}{N} \\sum_i \\psi\\!\\left(\\frac{g_i - m}{s}\\right), \\qquad
-        s^2 = \\frac{N \\sigma^2}{2 \\log(1/\\delta)}, \\qquad
-        \\psi(u) = v - v^3/6,\\; v = \\min(\\max(u, -\\sqrt2), \\sqrt2)
+        \hat g = m + \frac{s}{N} \sum_i \psi\!\left(\frac{g_i - m}{s}\right), \qquad
+        s^2 = \frac{N \sigma^2}{2 \log(1/\delta)}, \qquad
+        \psi(u) = v - v^3/6,\; v = \min(\max(u, -\sqrt2), \sqrt2)
 
     with m the mean and sigma^2 the unbiased variance (``pilot='mean'``, the tutorial's Algorithm
     2), or m the median and sigma the normalised median absolute deviation (``pilot='median'``).

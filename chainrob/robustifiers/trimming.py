@@ -62,6 +62,12 @@ def inner_range(values: Array, k: int) -> tuple[Array, Array]:
     return ordered[..., k : k + 1, :], ordered[..., n - 1 - k : n - k, :]
 
 
+def median_derivative(values: Array) -> Array:
+    """Derivative of the median in each value of its coordinate: (*R, N, d), almost everywhere."""
+    n = values.shape[-2]
+    return central_weights(values, (n - 1) // 2) / n
+
+
 def central_weights(values: Array, k: int) -> Array:
     """N / (N - 2k) for the values of rank k to N - k - 1 along the sample axis, 0 for the others.
 
