@@ -223,7 +223,8 @@ def chi_scale(deviations: Array) -> Array:
         moved = t + step
         outside = (moved <= low) | (moved >= high)
         moved = xp.where(outside & xp.isfinite(low + high), 0.5 * (low + high), moved)
-        change = xp.where(has_root, xp.abs(moved - t), 0.0)
+        moved = xp.where(has_root, moved, t)  # without a root there is nowhere to go
+        change = xp.abs(moved - t)
         t = moved
         if not change.size or not float(change.max()) > tolerance:
             break
