@@ -26,6 +26,8 @@ from chainrob import _chainer
 _chainer.install()  # before anything below imports chainer
 
 from chainrob import functions, links, robustifiers, sample_gradients, training  # noqa: E402
+from chainrob.functions import exact_backward  # noqa: E402
+from chainrob.links import plain, robustify  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     CAF,
     SMEA,
@@ -46,6 +48,7 @@ from chainrob.robustifiers import (  # noqa: E402
     NearestNeighborMixing,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
+    NotDifferentiableError,
     PerReplica,
     Phocas,
     Robustifier,
@@ -77,6 +80,7 @@ __all__ = [
     "NearestNeighborMixing",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
+    "NotDifferentiableError",
     "PerReplica",
     "Phocas",
     "Robustifier",
@@ -85,9 +89,12 @@ __all__ = [
     "TrimmedMean",
     "WinsorizedMean",
     "__version__",
+    "exact_backward",
     "functions",
     "links",
+    "plain",
     "robustifiers",
+    "robustify",
     "sample_gradients",
     "training",
 ]

@@ -88,9 +88,7 @@ def embed_id(
     return embed(x, W, ignore_label, Aggregation(robustifier, loss_reduction, scope))
 
 
-def embed(
-    x: Any, W: Any, ignore_label: int | None, aggregation: Aggregation
-) -> chainer.Variable:
+def embed(x: Any, W: Any, ignore_label: int | None, aggregation: Aggregation) -> chainer.Variable:
     """``embed_id`` with its options as one object: what the link calls."""
     if aggregation.robustifier is None:
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)

@@ -24,6 +24,8 @@ from chainrob.functions.estimate import (
     count_samples,
     estimate,
 )
+from chainrob.functions.exact import is_exact
+from chainrob.robustifiers import Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -55,6 +57,14 @@ class Aggregation:
                 "scope='model' joins the links of a model, so a function by itself has none; "
                 "use the robust link, or another scope"
             )
+
+
+def aggregation_now(aggregation: Aggregation) -> Aggregation:
+    """The aggregation itself, or the plain sum inside ``exact_backward``."""
+    if not is_exact():
+        return aggregation
+    plain = Mean(nonfinite="propagate")
+    return Aggregation(plain, aggregation.loss_reduction, "parameter", None)
 
 
 class GradientNode(function_node.FunctionNode):
@@ -214,7 +224,7 @@ class RobustFunction:
             inputs = self.inputs  # type: ignore[attr-defined]
             node = GradientNode(
                 self.sample_gradients,
-                self.aggregation,
+                aggregation_now(self.aggregation),
                 wanted,
                 self.parameters,
                 {index: inputs[index].dtype for index in wanted},

@@ -8,6 +8,7 @@ as the gradient that it stands for: until the update, or ``cleargrads``.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,9 @@ class Recording:
         """
         if self.parameter.grad is None:
             self.contributions = [
-                (operator, origin) for operator, origin in self.contributions if origin() is not None
+                (operator, origin)
+                for operator, origin in self.contributions
+                if origin() is not None
             ]
 
 
@@ -47,8 +50,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.recordings: dict[int, Recording] = {}
-        self.dropped = False
-        """Whether recordings were forgotten that nobody had collected."""
+        self.collected = False
+        """Whether anyone ever collected, or was warned that nobody does."""
 
     def listen(self, links: Iterable[chainer.Link]) -> None:
         """Be the recorder of these links from now on, in place of any other."""
@@ -57,6 +60,7 @@ class Recorder:
 
     def collect(self) -> list[Recording]:
         """All recordings, which are forgotten here."""
+        self.collected = True
         recordings, self.recordings = list(self.recordings.values()), {}
         return [one for one in recordings if one.contributions]
 
@@ -113,5 +117,10 @@ def forget(link: chainer.Link) -> None:
     if recorder is not None and recorder.recordings:
         for parameter in link.params(include_uninit=True):
             found = recorder.recordings.pop(id(parameter), None)
-            if found is not None and found.contributions:
-                recorder.dropped = True
+            if found is not None and found.contributions and not recorder.collected:
+                recorder.collected = True
+                warnings.warn(
+                    "gradients that were recorded for RobustGradient were cleared, and none was ever "
+                    "estimated: is the hook added to the optimizer, optimizer.add_hook(hook)?",
+                    stacklevel=3,
+                )

@@ -1,6 +1,7 @@
 """Links that hold parameters and train them robustly: drop-ins for those of ``chainer.links``."""
 
 from chainrob.links.activation import PReLU, Swish
+from chainrob.links.conversion import UnsupportedLinkWarning, plain, robustify
 from chainrob.links.convolution import (
     Convolution1D,
     Convolution2D,
@@ -43,4 +44,7 @@ __all__ = [
     "RobustLink",
     "Scale",
     "Swish",
+    "UnsupportedLinkWarning",
+    "plain",
+    "robustify",
 ]

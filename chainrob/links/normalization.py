@@ -66,6 +66,4 @@ class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
             y = super().forward(x)
             if self.robustifier is None:
                 return y
-        return normalize_groups(
-            x, self.groups, self.gamma, self.beta, self.eps, self.aggregation
-        )
+        return normalize_groups(x, self.groups, self.gamma, self.beta, self.eps, self.aggregation)

@@ -12,6 +12,14 @@ from chainrob.functions.estimate import Reduction, Scope, check_options
 from chainrob.functions.gradient_node import Aggregation
 
 
+_forms: dict[type[chainer.Link], type[RobustLink]] = {}
+
+
+def robust_forms() -> dict[type[chainer.Link], type[RobustLink]]:
+    """Stock class to robust class: every class that derives from RobustLink and names its stock."""
+    return dict(_forms)
+
+
 class RobustLink(chainer.Link):
     """Mixed in before a stock link: it holds how its gradients are estimated.
 
@@ -47,6 +55,7 @@ class RobustLink(chainer.Link):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "stock" in cls.__dict__:
+            _forms.setdefault(cls.stock, cls)
             # help() and inspect show the stock link's arguments, then the keyword-only ones.
             own = inspect.signature(RobustLink.__init__).parameters
             settings = [one for one in own.values() if one.kind is one.KEYWORD_ONLY]

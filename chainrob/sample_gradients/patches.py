@@ -209,13 +209,17 @@ class TransposedPatchProducts(PatchProducts):
         return split.reshape((self.n_units, *self.unit_shape))
 
 
-def padded(
-    array: Array, pad: Sequence[int], geometry: Geometry, positions: Sequence[int]
-) -> Array:
+def padded(array: Array, pad: Sequence[int], geometry: Geometry, positions: Sequence[int]) -> Array:
     """The array with zeros around it, so that ``positions`` patches fit; itself where they do."""
     widths = []
     for size, before, kernel, stride, dilate, count in zip(
-        array.shape[2:], pad, geometry.ksize, geometry.stride, geometry.dilate, positions, strict=True
+        array.shape[2:],
+        pad,
+        geometry.ksize,
+        geometry.stride,
+        geometry.dilate,
+        positions,
+        strict=True,
     ):
         reach = (count - 1) * stride + (kernel - 1) * dilate + 1 if count else 0
         widths.append((before, max(0, reach - size - before)))

@@ -7,6 +7,7 @@ from chainrob.training.last_step import (
     robustness_report,
 )
 from chainrob.training.observation import Observation, Watch, observe
+from chainrob.training.robust_gradient import RobustGradient
 from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
 from chainrob.training.suspects import SuspectReport
@@ -15,6 +16,7 @@ from chainrob.training.tally import WeightTally
 __all__ = [
     "LayerReport",
     "Observation",
+    "RobustGradient",
     "RobustnessReport",
     "SeededShuffle",
     "Snapshot",

@@ -68,7 +68,9 @@ CASES = [
     Case("dilated", "DilatedConvolution2D", (2, 3, 2), (2, 6, 6), {"dilate": 2, "pad": 1}),
     Case("deconv_1d", "Deconvolution1D", (2, 3, 3), (2, 4), {"stride": 2}),
     Case("deconv_2d", "Deconvolution2D", (2, 3, 3), (2, 3, 4), {"stride": 2, "pad": 1}),
-    Case("deconv_2d_out", "Deconvolution2D", (2, 3, 2), (2, 3, 3), {"stride": 2, "outsize": (7, 7)}),
+    Case(
+        "deconv_2d_out", "Deconvolution2D", (2, 3, 2), (2, 3, 3), {"stride": 2, "outsize": (7, 7)}
+    ),
     Case("deconv_2d_groups", "Deconvolution2D", (4, 6, 2), (4, 3, 3), {"groups": 2}),
     Case("deconv_3d", "Deconvolution3D", (1, 2, 2), (1, 2, 3, 2), {"pad": 1, "stride": 2}),
     Case("deconv_nd", "DeconvolutionND", (2, 4, 2, 2), (4, 3, 3), {"groups": 2, "dilate": 2}),

@@ -1,0 +1,241 @@
+"""Make the links of an existing model robust, or plain again, in place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+import chainer
+from chainrob.functions.estimate import Reduction, Scope, check_options
+from chainrob.links.robust_link import RobustLink, robust_forms
+
+Model = TypeVar("Model", bound=chainer.Link)
+Predicate = Callable[[str, chainer.Link], bool]
+
+MIXES_SAMPLES = (
+    chainer.links.BatchNormalization,
+    chainer.links.BatchRenormalization,
+    chainer.links.DecorrelatedBatchNormalization,
+)
+
+
+class UnsupportedLinkWarning(UserWarning):
+    """Some links have no robust form and keep their plain gradients."""
+
+
+def robustify(
+    model: Model,
+    robustifier: Callable[[Any], Any] | None,
+    *,
+    layers: str | int | Iterable[str | int] | Predicate | None = None,
+    scope: Scope = "layer",
+    loss_reduction: Reduction = "mean",
+    on_unsupported: Literal["raise", "skip"] = "raise",
+) -> Model:
+    """Let the links of a model estimate their gradients robustly, in place.
+
+    A link changes its class to the robust form of ``chainrob.links`` and stays the same object:
+    parameters, names, optimizer state, update rules and hooks are kept, and checkpoints fit both
+    ways. Links that are robust already get the new settings. Call it again with other ``layers``
+    for other settings; ``plain`` undoes it.
+
+    A link is converted if its class is exactly a stock one, for a subclass may do anything in its
+    ``forward``: derive such a class from the robust form instead. A class of your own gets a robust
+    form by deriving from ``chainrob.links.RobustLink`` with ``stock = YourLink``.
+
+    Args:
+        model: a Link, Chain, ChainList or Sequential.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None makes the links
+            robust ones that run plainly until ``link.robustifier`` is set.
+        layers: which links: names as ``model.namedlinks()`` gives them, with or without the leading
+            slash (a name of a chain means all links below it); numbers, counting the links that
+            hold parameters in the order in which the model defines them, from the end where
+            negative; or a predicate ``(name, link) -> bool``. All by default.
+        scope: what makes up one row for a weighting robustifier: ``'unit'``, ``'parameter'``,
+            ``'layer'``, or ``'model'``, which needs the hook ``chainrob.training.RobustGradient``.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        on_unsupported: ``'raise'``, or ``'skip'`` to leave links without a robust form as they are,
+            with an ``UnsupportedLinkWarning`` that lists them.
+
+    Returns:
+        the model itself.
+
+    Raises:
+        ValueError: links without a robust form; a bad ``scope``, ``loss_reduction`` or
+            ``on_unsupported``.
+        KeyError: a name, or a number, that no link has.
+        TypeError: a model that is no Link, or a robustifier that is not callable.
+
+    Example:
+        >>> import chainrob
+        >>> import chainer
+        >>> model = chainer.Sequential(
+        ...     chainer.links.Linear(4, 8), chainer.functions.relu, chainer.links.Linear(8, 3))
+        >>> model = chainrob.robustify(model, chainrob.TrimmedMean(0.1), layers=0)
+        >>> [type(layer).__module__.split('.')[0] for layer in model if layer is not model[1]]
+        ['chainrob', 'chainer']
+        >>> type(chainrob.plain(model)[0]) is chainer.links.Linear
+        True
+    """
+    if not isinstance(model, chainer.Link):
+        raise TypeError(f"robustify: model must be a chainer.Link, found {type(model).__name__}")
+    if on_unsupported not in ("raise", "skip"):
+        raise ValueError(
+            f"robustify: on_unsupported must be 'raise' or 'skip', found {on_unsupported!r}"
+        )
+    check_options(robustifier, loss_reduction, scope)
+    chosen = _chosen(model, layers)
+    reasons = {name: _unsupported(model, name, link, scope) for name, link in chosen}
+    found = [
+        f"{name} ({type(link).__name__}): {reasons[name]}" for name, link in chosen if reasons[name]
+    ]
+    if found:
+        message = f"{len(found)} of {len(chosen)} links have no robust form: {'; '.join(found)}"
+        if on_unsupported == "raise":
+            raise ValueError(
+                f"robustify: {message}; choose others with layers, or pass on_unsupported='skip'"
+            )
+        warnings.warn(message, UnsupportedLinkWarning, stacklevel=2)
+    for name, link in chosen:
+        if not reasons[name]:
+            if not isinstance(link, RobustLink):
+                link.__class__ = robust_forms()[type(link)]
+            link.set_aggregation(robustifier, loss_reduction, scope)
+    return model
+
+
+def plain(model: Model) -> Model:
+    """Undo ``robustify``: every robust link becomes the stock link again, in place.
+
+    Parameters, names, optimizer state and hooks are kept. A link of a class that was derived from a
+    robust form keeps its class and gets ``robustifier=None``, which runs plainly.
+
+    Args:
+        model: a Link, Chain, ChainList or Sequential.
+
+    Returns:
+        the model itself.
+
+    Example:
+        >>> import chainrob
+        >>> import chainer
+        >>> model = chainrob.links.MLP((2, 3, 1), chainrob.Mean())
+        >>> type(chainrob.plain(model).l1) is chainer.links.Linear
+        True
+    """
+    if not isinstance(model, chainer.Link):
+        raise TypeError(f"plain: model must be a chainer.Link, found {type(model).__name__}")
+    for link in model.links():
+        if isinstance(link, RobustLink):
+            for name in ("robustifier", "loss_reduction", "scope"):
+                link.__dict__.pop(name, None)
+            if "stock" in type(link).__dict__:
+                link.__class__ = type(link).stock
+    return model
+
+
+def named_layers(model: chainer.Link) -> list[tuple[str, chainer.Link]]:
+    """The links that hold parameters of their own (or mix samples), each once, with their names.
+
+    They come in the order in which the model defines them, which ``namedlinks`` gives for lists
+    only: it sorts the children of a Chain by name, where l10 comes before l2.
+    """
+    found: list[tuple[str, chainer.Link]] = []
+    seen: set[int] = set()
+    for name, link in _walk(model, ""):
+        own = bool(link._params) or isinstance(link, MIXES_SAMPLES)
+        if own and id(link) not in seen:
+            seen.add(id(link))
+            found.append((name or "/", link))
+    return found
+
+
+def _walk(link: chainer.Link, path: str) -> Iterator[tuple[str, chainer.Link]]:
+    yield path, link
+    if isinstance(link, chainer.ChainList):
+        children = [(str(number), child) for number, child in enumerate(link.children())]
+    elif isinstance(link, chainer.Chain):
+        children = [(name, child) for name, child in vars(link).items() if name in link._children]
+    else:
+        children = []
+    for name, child in children:
+        yield from _walk(child, f"{path}/{name}")
+
+
+def _chosen(model: chainer.Link, layers: Any) -> list[tuple[str, chainer.Link]]:
+    """The links that ``layers`` means, in order."""
+    everything = named_layers(model)
+    if layers is None:
+        return everything
+    if callable(layers):
+        return [(name, link) for name, link in everything if layers(name, link)]
+    if isinstance(layers, str | int):
+        layers = [layers]
+    names = [name for name, _ in everything]
+    chosen: set[str] = set()
+    for entry in layers:
+        if isinstance(entry, int) and not isinstance(entry, bool):
+            if not -len(names) <= entry < len(names):
+                raise KeyError(
+                    f"robustify: layers must be numbers below {len(names)}, found {entry}; the links "
+                    f"that hold parameters are {names}"
+                )
+            chosen.add(names[entry])
+        elif isinstance(entry, str):
+            path = f"/{entry.strip('/')}"
+            below = f"{path.rstrip('/')}/"
+            matches = [name for name in names if name == path or name.startswith(below)]
+            # One link under two names is listed under the first; the second means it as well.
+            aliases = [link for name, link in _walk(model, "") if name == path]
+            matches += [name for name, link in everything if any(link is one for one in aliases)]
+            if not matches:
+                raise KeyError(
+                    f"robustify: layers must be names of links that hold parameters, found "
+                    f"{entry!r}; there are {names}"
+                )
+            chosen.update(matches)
+        else:
+            raise TypeError(
+                f"robustify: layers must be names, numbers or a predicate (name, link) -> bool, "
+                f"found {entry!r}"
+            )
+    return [(name, link) for name, link in everything if name in chosen]
+
+
+def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str) -> str:
+    """Why a link cannot be made robust; empty where it can."""
+    if isinstance(link, MIXES_SAMPLES):
+        return (
+            "it mixes the samples of a batch in training mode, so no sample has a gradient of its "
+            "own; use GroupNormalization or LayerNormalization"
+        )
+    if isinstance(link, RobustLink) or type(link) in robust_forms():
+        container = _recurrent_container(model, name)
+        if container is not None and scope != "model":
+            return (
+                f"{type(container).__name__} runs it once a time step, and a sample's gradient is "
+                f"the sum over the steps; use scope='model', which estimates it after the whole pass"
+            )
+        return ""
+    for stock, form in robust_forms().items():
+        if isinstance(link, stock):
+            return (
+                f"it is a subclass of {stock.__name__}, whose forward may do anything; derive it "
+                f"from chainrob.links.{form.__name__}"
+            )
+    return (
+        "its class is not known; derive a robust form from chainrob.links.RobustLink with "
+        f"stock = {type(link).__name__}"
+    )
+
+
+def _recurrent_container(model: chainer.Link, name: str) -> chainer.Link | None:
+    """The recurrent link of Chainer that the named link is a part of."""
+    for path, link in _walk(model, ""):
+        inside = name.startswith(f"{path}/") and path != name
+        if inside and any(
+            kind.__module__.startswith("chainer.links.rnn.") for kind in type(link).__mro__
+        ):
+            return link
+    return None
