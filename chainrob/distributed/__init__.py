@@ -1,0 +1,71 @@
+"""Robust training on many machines: ChainerMN over MPI, with the estimate that one process makes.
+
+Import this package by name: it needs mpi4py and an MPI, which ``pip install 'chainrob[mpi]'``
+brings. The lines of a ChainerMN program that change::
+
+    comm = chainrob.distributed.create_communicator('naive')         # or 'flat', 'pure_nccl'
+    chainrob.distributed.distribute(model, comm)                     # one estimate over all ranks
+    optimizer = chainrob.distributed.create_multi_node_optimizer(optimizer, comm).setup(model)
+    train = chainrob.distributed.GlobalBatchIterator(dataset, batch_size, comm)
+    checkpointer = chainrob.distributed.create_multi_node_checkpointer('run', comm)
+    with chainrob.distributed.abort_on_exception(comm):
+        trainer.run()
+
+``chainermn.scatter_dataset`` and ``chainermn.create_multi_node_evaluator`` are used as ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chainrob.distributed.checkpoint import create_multi_node_checkpointer
+from chainrob.distributed.failure import abort_on_exception
+from chainrob.distributed.gradients import DistributedGradients
+from chainrob.distributed.iterator import GlobalBatchIterator
+from chainrob.distributed.optimizer import create_multi_node_optimizer
+from chainrob.distributed.robustifier import Distributed, distribute, undistribute
+from chainrob.distributed.traffic import CountingComm, Traffic
+
+__all__ = [
+    "CountingComm",
+    "Distributed",
+    "DistributedGradients",
+    "GlobalBatchIterator",
+    "Traffic",
+    "abort_on_exception",
+    "create_communicator",
+    "create_multi_node_checkpointer",
+    "create_multi_node_optimizer",
+    "distribute",
+    "undistribute",
+]
+
+
+def create_communicator(name: str = "naive", mpi_comm: Any = None, **options: Any) -> Any:
+    """A communicator of ChainerMN, or what is missing for one.
+
+    Args:
+        name: ``'naive'`` (CPU, any MPI), ``'flat'`` (GPU, an MPI that knows of CUDA) or
+            ``'pure_nccl'`` (GPU, NCCL).
+        mpi_comm: a communicator of mpi4py, or a ``CountingComm``; None is all ranks that mpiexec
+            started.
+        options: as for ``chainermn.create_communicator``.
+
+    Raises:
+        ImportError: mpi4py or an MPI is missing.
+
+    Example:
+        >>> import chainrob.distributed
+        >>> chainrob.distributed.create_communicator('naive').size
+        1
+    """
+    try:
+        from mpi4py import MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # mpi4py raises the latter where it finds no MPI
+        raise ImportError(
+            f"chainrob.distributed needs mpi4py and an MPI ({error}): pip install 'chainrob[mpi]', "
+            f"or mpi4py alone beside the MPI of a cluster"
+        ) from error
+    import chainermn
+
+    return chainermn.create_communicator(name, mpi_comm=mpi_comm, **options)

@@ -1,0 +1,243 @@
+"""The sample gradients of a batch that is split over ranks, as one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from chainrob.distributed.ranks import Split
+from chainrob.distributed.redistribution import (
+    common_tiles,
+    gather,
+    gathered_numbers,
+    shared_numbers,
+    shares,
+)
+from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
+from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients.base import Array, Fused, Index
+from chainrob.sample_gradients.normalized import magnitude, scaled_down
+from chainrob.sample_gradients.output_units import OutputUnits
+
+__all__ = ["EXCHANGES", "DistributedGradients", "Exchange", "distributed_gradients"]
+
+Exchange = Literal["auto", "factors", "reductions"]
+EXCHANGES: tuple[str, ...] = get_args(Exchange)
+
+NO_ROWS = -(2**20)
+"""Stands for the exponent of a rank without samples: it has no say."""
+
+
+class DistributedGradients(SampleGradients):
+    """The N rows of all ranks, in the order of the ranks, of which each rank holds its own.
+
+    It answers what every operator answers, with the same arrays on all ranks; each question is
+    collective. Weighted sums and moments are one or two allreduces of the parameter's size. For
+    Gram matrices and, with ``exchange='factors'``, for coordinate-wise reductions the ranks
+    exchange inputs and output gradients of the layer, and each does its share of the work. With
+    ``exchange='reductions'`` coordinate-wise reductions move sums and counts only. Sample gradients
+    themselves move only where nothing smaller is known of them, a tile at a time, and for plain
+    functions of the rows.
+
+    Args:
+        local: the operator of this rank's samples; there may be none.
+        split: how the samples are split.
+        exchange: ``'factors'``, ``'reductions'``, or ``'auto'`` for factors where they take no more
+            than two allreduces of the gradient would, and else reductions.
+    """
+
+    def __init__(
+        self,
+        local: SampleGradients,
+        split: Split,
+        exchange: Exchange = "auto",
+        exponent: int = 0,
+    ) -> None:
+        self.local = local
+        self.split_of_samples = split
+        self.exchange = exchange
+        self.exponent = exponent  # the rows are 2^-exponent times those of `local`
+        self.ranks = split.ranks
+        self.replicas = local.replicas
+        self.n_samples = split.total
+        self.shape = local.shape
+        self.dtype = local.dtype
+        self._gathered: SampleGradients | None = None
+
+    @property
+    def xp(self) -> Any:
+        return self.local.xp
+
+    # -- linear questions: what each rank holds, added up
+
+    def weighted_sum(self, weights: Array) -> Array:
+        # All ranks computed the weights from the same numbers. Processors of different make may
+        # still round differently, and a choice that hangs by a bit must be the same for all.
+        mine = self.split_of_samples.mine(self.ranks.broadcast(weights))
+        return self._added_up(self._scaled(self.local).weighted_sum(mine))
+
+    def mean(self) -> Array:
+        n_local = self.local.n_samples
+        weights = self.xp.full((*self.replicas, n_local), 1.0 / self.n_samples, self.compute_dtype)
+        return self._added_up(self._scaled(self.local).weighted_sum(weights))
+
+    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
+        # Each rank's sum of squares is about its own mean, and is moved to the common one.
+        dtype, n_local = self.compute_dtype, self.local.n_samples
+        local = self._scaled(self.local)
+        zero = self.xp.zeros((*self.replicas, *self.shape), dtype)
+        own, variance = local.moments() if n_local else (zero, zero)
+        mean = self.ranks.allreduce(own * dtype.type(n_local / self.n_samples))
+        squares = variance + (own - mean) ** 2
+        divisor = max(self.n_samples - ddof, 1)
+        return mean, self.ranks.allreduce(squares * dtype.type(n_local / divisor))
+
+    def squared_norms(self) -> Array:
+        norms = self._scaled(self.local).squared_norms()
+        return self.ranks.gather(norms, self.split_of_samples.counts, -1)
+
+    # -- Gram matrices: everybody's samples at some coordinates, or at all
+
+    def gram(self) -> Array:
+        return self._gram("gram")
+
+    def centered_gram(self) -> Array:
+        # Each rank may centre its coordinates on another row: together that is still one common
+        # translation of all rows.
+        return self._gram("centered_gram")
+
+    def _gram(self, question: str) -> Array:
+        split, size = self.split_of_samples, self.ranks.size
+        in_share = shared_numbers(self.local, split) * self.local.dtype.itemsize
+        matrix = 8 * prod(self.replicas) * self.n_samples**2
+        in_share += 2 * matrix * (size - 1) / size
+        if gathered_numbers(self.local, split) * self.local.dtype.itemsize <= in_share:
+            return getattr(self._scaled(self.gathered()), question)()
+        total = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)
+        for share in shares(self.local, split):
+            if share.part.size:
+                total += getattr(self._scaled(share.part), question)()
+        return self.ranks.allreduce(total)
+
+    # -- coordinate-wise reductions
+
+    def reduce(
+        self,
+        reduction: Callable[[Array], Array],
+        dtype: Any = None,
+        fused: Fused | None = None,
+    ) -> Array:
+        if isinstance(self.local, OutputUnits):  # coordinates know nothing of units
+            return self._over(self.local.base).reduce(reduction, dtype, fused)
+        if not self._by_factors():
+            try:
+                return self._reduce_spread(reduction, dtype)
+            except NotSpreadableError:
+                pass  # on all ranks alike: they run the same formula
+        out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
+        lead = (slice(None),) * len(self.replicas)
+        for share in shares(self.local, self.split_of_samples):
+            mine = self._scaled(share.part).reduce(reduction, dtype or self.dtype, fused)
+            target = out[(*lead, *share.index, ...)]
+            target[...] = self.ranks.gather(mine, share.counts, share.axis).reshape(target.shape)
+        return out
+
+    def _reduce_spread(self, reduction: Callable[[Any], Array], dtype: Any) -> Array:
+        split = self.split_of_samples
+        out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
+        lead = (slice(None),) * len(self.replicas)
+        for index, values in common_tiles(self._scaled(self.local), split):
+            target = out[(*lead, *index, ...)]
+            target[...] = reduction(SpreadValues(values, split)).reshape(target.shape)
+        return out
+
+    def _by_factors(self) -> bool:
+        if self.exchange != "auto":
+            return self.exchange == "factors"
+        size = self.ranks.size
+        two_allreduces = 4.0 * prod(self.replicas) * self.size * (size - 1) / size
+        return shared_numbers(self.local, self.split_of_samples) <= two_allreduces
+
+    # -- all rows
+
+    def gathered(self) -> SampleGradients:
+        """The operator of all samples on every rank, without the scale of this one."""
+        if self._gathered is None:
+            self._gathered = gather(self.local, self.split_of_samples)
+        return self._gathered
+
+    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
+        return self._scaled(self.gathered()).tiles(budget)
+
+    def materialize(self, limit: int | None = None) -> Array:
+        return self._scaled(self.gathered()).materialize(limit)
+
+    def split(self, estimate: Array) -> Any:
+        return self.local.split(estimate)
+
+    # -- parts
+
+    def take(self, rows: Array) -> SampleGradients:
+        xp = self.xp
+        chosen = np.asarray(rows if xp is np else rows.get())
+        if np.any(np.diff(chosen) <= 0):
+            # Rows stay where they are; another order or a repetition is a combination of rows.
+            matrix = np.eye(self.n_samples)[chosen]
+            return self.mix(xp.asarray(matrix))
+        split, mine = self.split_of_samples.take(chosen)
+        return self._over(self.local.take(xp.asarray(mine)), split)
+
+    def replica(self, index: tuple[int | slice, ...]) -> DistributedGradients:
+        return self._over(self.local.replica(index))
+
+    def units(self) -> DistributedGradients:
+        return self._over(self.local.units())
+
+    def by_replica(self) -> DistributedGradients:
+        return self._over(self.local.by_replica())
+
+    def finite_rows(self) -> Array:
+        return self.ranks.gather(self.local.finite_rows(), self.split_of_samples.counts, -1)
+
+    def all_finite(self) -> bool:
+        return self.ranks.all(self.local.n_samples == 0 or self.local.all_finite())
+
+    # -- inside
+
+    def _added_up(self, part: Array) -> Array:
+        total = self.ranks.allreduce(part.astype(self.compute_dtype, copy=False))
+        return total.astype(self.dtype, copy=False)
+
+    def _scaled(self, gradients: SampleGradients) -> SampleGradients:
+        return scaled_down(gradients, self.exponent) if self.exponent else gradients
+
+    def _over(self, local: SampleGradients, split: Split | None = None) -> DistributedGradients:
+        return DistributedGradients(
+            local, split or self.split_of_samples, self.exchange, self.exponent
+        )
+
+
+def distributed_gradients(
+    local: SampleGradients, split: Split, exchange: Exchange = "auto"
+) -> SampleGradients:
+    """The operator of all ranks' rows; joined parameters are distributed one by one."""
+    if isinstance(local, Joined):
+        return Joined([distributed_gradients(part, split, exchange) for part in local.parts])
+    return DistributedGradients(local, split, exchange)
+
+
+@magnitude.register
+def _(gradients: DistributedGradients) -> int:
+    exponent = magnitude(gradients.local) if gradients.local.n_samples else NO_ROWS
+    return int(gradients.ranks.allreduce(np.array([exponent]), "max")[0]) - gradients.exponent
+
+
+@scaled_down.register
+def _(gradients: DistributedGradients, exponent: int) -> SampleGradients:
+    scaled = gradients._over(gradients.local)
+    scaled.exponent += exponent
+    scaled._gathered = gradients._gathered
+    return scaled

@@ -1,0 +1,140 @@
+"""The collective operations that robust training needs, on NumPy and CuPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from chainrob.kernels import array_module, to_host
+from chainrob.sample_gradients.base import Array
+
+__all__ = ["Ranks", "Split"]
+
+
+class Ranks:
+    """The ranks of a communicator.
+
+    Arrays of a GPU are staged through the host's memory, so every MPI and every communicator of
+    ChainerMN will do. NCCL carries what ChainerMN itself sends: the averages of plain gradients.
+
+    Args:
+        comm: a communicator of ChainerMN or of mpi4py.
+
+    Raises:
+        TypeError: something else.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.mpi = getattr(comm, "mpi_comm", comm)
+        if not callable(getattr(self.mpi, "Allreduce", None)):
+            raise TypeError(f"comm must be a communicator of ChainerMN or mpi4py, found {comm!r}")
+        self.rank: int = self.mpi.rank
+        self.size: int = self.mpi.size
+
+    def allreduce(self, array: Array, operation: Literal["sum", "max"] = "sum") -> Array:
+        """The sum or the maximum over the ranks, entry by entry: the same bits on all of them."""
+        from mpi4py import MPI
+
+        total = np.array(to_host(array), order="C")
+        if total.size:
+            op = {"sum": MPI.SUM, "max": MPI.MAX}[operation]
+            self.mpi.Allreduce(MPI.IN_PLACE, total, op=op)
+        return array_module(array).asarray(total)
+
+    def all(self, flag: bool) -> bool:
+        """Whether the flag is set on all ranks."""
+        return int(self.allreduce(np.array([not flag], np.int8), "max")[0]) == 0
+
+    def broadcast(self, array: Array) -> Array:
+        """The array of rank 0, for all."""
+        sent = np.array(to_host(array), order="C")
+        if sent.size:
+            self.mpi.Bcast(sent, root=0)
+        return array_module(array).asarray(sent)
+
+    def gather(self, array: Array, counts: Sequence[int], axis: int) -> Array:
+        """The arrays of all ranks, one after the other along an axis, for all.
+
+        Args:
+            array: this rank's part; the other axes are the same on all ranks.
+            counts: lengths of the parts along the axis, rank by rank.
+            axis: negative, counted from the last.
+        """
+        from mpi4py import MPI
+
+        part = np.ascontiguousarray(np.moveaxis(to_host(array), axis, 0))
+        whole = np.empty((sum(counts), *part.shape[1:]), part.dtype)
+        if whole.size:
+            width = prod(part.shape[1:]) * part.itemsize
+            lengths = [count * width for count in counts]
+            self.mpi.Allgatherv([part, MPI.BYTE], [whole, lengths, MPI.BYTE])
+        return array_module(array).asarray(np.moveaxis(whole, 0, axis))
+
+    def transpose(
+        self, array: Array, counts: Sequence[int], axis: int, columns: Sequence[int], along: int
+    ) -> Array:
+        """From this rank's samples at all columns to all samples at this rank's columns.
+
+        Args:
+            array: this rank's part, with ``counts[rank]`` samples along ``axis``.
+            counts: samples of the ranks.
+            axis: the axis of the samples, negative.
+            columns: how many columns along the axis ``along`` become whose.
+            along: negative.
+        """
+        from mpi4py import MPI
+
+        host = np.moveaxis(to_host(array), (axis, along), (0, 1))
+        edges = np.cumsum([0, *columns])
+        outgoing = [
+            np.ascontiguousarray(host[:, start:stop]).reshape(-1) for start, stop in pairwise(edges)
+        ]
+        shape = (columns[self.rank], *host.shape[2:])
+        incoming = np.empty((sum(counts), *shape), host.dtype)
+        width = prod(shape) * host.itemsize
+        self.mpi.Alltoallv(
+            [np.concatenate(outgoing), [one.nbytes for one in outgoing], MPI.BYTE],
+            [incoming, [count * width for count in counts], MPI.BYTE],
+        )
+        return array_module(array).asarray(np.moveaxis(incoming, (0, 1), (axis, along)))
+
+
+class Split:
+    """How N samples are split over the ranks, in the order of the ranks.
+
+    Args:
+        ranks: the ranks.
+        counts: samples of each.
+    """
+
+    def __init__(self, ranks: Ranks, counts: Sequence[int]) -> None:
+        self.ranks = ranks
+        self.counts = tuple(int(count) for count in counts)
+        self.total = sum(self.counts)
+        self.start = sum(self.counts[: ranks.rank])
+        self.stop = self.start + self.counts[ranks.rank]
+
+    @property
+    def largest(self) -> int:
+        """The rank with most samples."""
+        return self.counts.index(max(self.counts))
+
+    def mine(self, array: Array) -> Array:
+        """Of (..., N): the entries of this rank's samples."""
+        return array[..., self.start : self.stop]
+
+    def take(self, rows: np.ndarray) -> tuple[Split, np.ndarray]:
+        """The split of the chosen rows (increasing), and which of this rank's they are."""
+        edges = np.cumsum([0, *self.counts])
+        counts = np.diff(np.searchsorted(rows, edges))
+        local = rows[(rows >= self.start) & (rows < self.stop)] - self.start
+        return Split(self.ranks, counts.tolist()), local
+
+    def even(self, extent: int) -> list[int]:
+        """``extent`` coordinates dealt out to the ranks, as evenly as it goes."""
+        edges = [extent * rank // self.ranks.size for rank in range(self.ranks.size + 1)]
+        return [stop - start for start, stop in pairwise(edges)]

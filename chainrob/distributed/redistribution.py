@@ -1,0 +1,196 @@
+"""Moving what sample gradients are made of between ranks, instead of the gradients.
+
+A layer's rows are known from its inputs and output gradients. ``gather`` gives every rank those of
+all samples. ``shares`` gives every rank all samples at its own share of the coordinates: of two
+factors the smaller is gathered and the larger transposed, and each rank then works on its share
+with the very operators of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import singledispatch
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from chainrob.distributed.ranks import Split
+from chainrob.sample_gradients import (
+    Dense,
+    EmbeddingGradients,
+    OuterProducts,
+    PatchProducts,
+    SampleGradients,
+    Tiled,
+)
+from chainrob.sample_gradients.base import Array, Index
+from chainrob.sample_gradients.output_units import OutputUnits
+from chainrob.sample_gradients.tiled import OneUnit, Units
+
+__all__ = ["Share", "common_tiles", "gather", "gathered_numbers", "shared_numbers", "shares"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """All samples at one rank's share of a block of coordinates."""
+
+    part: SampleGradients
+    index: Index
+    """Where the block lies in the parameter."""
+    counts: list[int]
+    """How the block is dealt out to the ranks."""
+    axis: int
+    """The axis, negative, of an estimate of ``part`` along which it is dealt out."""
+
+
+@singledispatch
+def gather(local: SampleGradients, split: Split) -> SampleGradients:
+    """The operator of all samples, on every rank; rows as they are where nothing smaller is known.
+
+    Args:
+        local: the operator of this rank's samples.
+        split: how the samples are split.
+    """
+    rows = split.ranks.gather(local.materialize(), split.counts, -2)
+    rows = rows.reshape((*local.replicas, split.total, *local.shape))
+    return Dense(rows.astype(local.dtype, copy=False), len(local.replicas))
+
+
+@gather.register
+def _(local: OuterProducts, split: Split) -> SampleGradients:
+    ranks, counts = split.ranks, split.counts
+    return type(local)(ranks.gather(local.x, counts, -3), ranks.gather(local.gy, counts, -3))
+
+
+@gather.register
+def _(local: Dense, split: Split) -> SampleGradients:
+    axis = -1 - len(local.shape)
+    return Dense(split.ranks.gather(local.rows, split.counts, axis), len(local.replicas))
+
+
+@gather.register
+def _(local: PatchProducts, split: Split) -> SampleGradients:
+    patched = split.ranks.gather(local.patched, split.counts, -local.patched.ndim)
+    plain = split.ranks.gather(local.plain, split.counts, -local.plain.ndim)
+    return type(local)(patched, plain, local.geometry)
+
+
+@gather.register
+def _(local: EmbeddingGradients, split: Split) -> SampleGradients:
+    ids = split.ranks.gather(local.ids, split.counts, -2)
+    return EmbeddingGradients(ids, split.ranks.gather(local.gy, split.counts, -3), local.shape[0])
+
+
+@gather.register
+def _(local: OutputUnits, split: Split) -> SampleGradients:
+    base = gather(local.base, split)
+    assert isinstance(base, OuterProducts)
+    return OutputUnits(base)
+
+
+@gather.register
+def _(local: Units, split: Split) -> SampleGradients:
+    base = gather(local.base, split)
+    # Rows without a smaller form come back as an array, whose units are its own.
+    return (
+        Units(base, local.start, local.stop)
+        if isinstance(base, Tiled)
+        else base.units().replica((slice(local.start, local.stop),))
+    )
+
+
+@gather.register
+def _(local: OneUnit, split: Split) -> SampleGradients:
+    base = gather(local.base, split)
+    return (
+        OneUnit(base, local.unit.start)
+        if isinstance(base, Tiled)
+        else base.units().replica((local.unit.start,))
+    )
+
+
+def gathered_numbers(local: SampleGradients, split: Split) -> float:
+    """How many numbers a rank sends, on average, for ``gather``."""
+    ring = split.total * (split.ranks.size - 1) / split.ranks.size
+    if isinstance(local, OutputUnits | Units | OneUnit):
+        return gathered_numbers(local.base, split)
+    if isinstance(local, OuterProducts):
+        return ring * sum(map(_per_sample, (local.x, local.gy)))
+    if isinstance(local, PatchProducts):
+        return ring * (prod(local.patched.shape[1:]) + prod(local.plain.shape[1:]))
+    if isinstance(local, EmbeddingGradients):
+        return ring * (prod(local.ids.shape[1:]) + prod(local.gy.shape[1:]))
+    return ring * prod(local.replicas) * local.size
+
+
+def shares(local: SampleGradients, split: Split) -> Iterator[Share]:
+    """The rank's shares of the coordinates, with all samples, block by block.
+
+    Args:
+        local: the operator of this rank's samples.
+        split: how the samples are split.
+    """
+    if type(local) is OuterProducts and _factors_are_smaller(local, split):
+        ranks, counts = split.ranks, split.counts
+        whole = (slice(0, local.shape[0]), slice(0, local.shape[1]))
+        if _per_sample(local.gy) >= _per_sample(local.x):
+            dealt = split.even(local.shape[0])
+            gy = ranks.transpose(local.gy, counts, -3, dealt, -1)
+            yield Share(OuterProducts(ranks.gather(local.x, counts, -3), gy), whole, dealt, -2)
+        else:
+            dealt = split.even(local.shape[1])
+            x = ranks.transpose(local.x, counts, -3, dealt, -1)
+            yield Share(OuterProducts(x, ranks.gather(local.gy, counts, -3)), whole, dealt, -1)
+        return
+    for index, values in common_tiles(local, split):
+        dealt = split.even(values.shape[-1])
+        rows = split.ranks.transpose(values, split.counts, -2, dealt, -1)
+        yield Share(Dense(rows, len(local.replicas)), index, dealt, -1)
+
+
+def shared_numbers(local: SampleGradients, split: Split) -> float:
+    """How many numbers a rank sends, on average, for ``shares``."""
+    size = split.ranks.size
+    rows = split.total * prod(local.replicas) * local.size * (size - 1) / size**2
+    if type(local) is OuterProducts:
+        return min(rows, _factor_numbers(local, split))
+    return rows
+
+
+def _factor_numbers(local: OuterProducts, split: Split) -> float:
+    size = split.ranks.size
+    small, large = sorted(map(_per_sample, (local.x, local.gy)))
+    return split.total / size * (size - 1) * (small + large / size)
+
+
+def _factors_are_smaller(local: OuterProducts, split: Split) -> bool:
+    return shared_numbers(local, split) == _factor_numbers(local, split)
+
+
+def common_tiles(local: SampleGradients, split: Split) -> Iterator[tuple[Index, Array]]:
+    """The rank's rows, a tile of coordinates at a time; the tiles are the same on all ranks.
+
+    An operator chooses its tiles by its number of rows, so all ranks pretend to have as many as the
+    one that has most.
+    """
+    ranks, most = split.ranks, max(split.counts)
+    count = local.n_samples
+    if min(split.counts) == 0:
+        tiles = [index for index, _ in local.tiles()] if ranks.rank == split.largest else None
+        layout = ranks.mpi.bcast(tiles, root=split.largest)
+        if count == 0:
+            for index in layout:
+                extent = prod(one.stop - one.start for one in index)
+                yield index, local.xp.zeros((*local.replicas, 0, extent), local.compute_dtype)
+            return
+    if count < most:
+        local = local.take(local.xp.asarray(np.minimum(np.arange(most), count - 1)))
+    for index, values in local.tiles():
+        yield index, values[..., :count, :]
+
+
+def _per_sample(array: Any) -> int:
+    """Numbers of one sample in (*R, N, S, K)."""
+    return prod(array.shape[:-3]) * prod(array.shape[-2:])

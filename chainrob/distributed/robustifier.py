@@ -1,0 +1,192 @@
+"""A robustifier that sees the samples of all ranks."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import chainer
+from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_gradients
+from chainrob.distributed.ranks import Ranks, Split
+from chainrob.robustifiers.base import Robustifier, as_operator
+from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.robustifiers.from_function import FromFunction
+from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients.base import Array
+
+__all__ = ["Distributed", "distribute", "undistribute"]
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Distributed(Robustifier):
+    r"""A robustifier over the samples of all ranks.
+
+    .. math:: \hat g = R(g_1, \dots, g_N), \qquad N = \sum_p n_p
+
+    Every rank calls it with its own n_p rows (0 is allowed) and gets the estimate that one process
+    would compute from all of them, one after the other in the order of the ranks. Rows stay where
+    they are: see ``DistributedGradients`` for what is sent. Calls are collective: all ranks must
+    make the same ones in the same order.
+
+    Two are equal where robustifier, communicator and exchange are. A communicator cannot leave its
+    process, so a pickle holds the robustifier alone.
+
+    Args:
+        robustifier: a Robustifier (a whole pipeline, not a part of one), or any callable (N, D) ->
+            (D,), which is given all rows on every rank.
+        comm: a communicator of ChainerMN or mpi4py.
+        exchange: what coordinate-wise robustifiers send: ``'factors'`` (inputs and output gradients
+            of the layer), ``'reductions'`` (sums and counts), or ``'auto'``, factors where they are
+            few.
+
+    Raises:
+        TypeError: a robustifier that cannot be called, or no communicator.
+        ValueError: an unknown exchange; at the call: ranks that differ in robustifier, shape or
+            dtype.
+
+    Example:
+        >>> import numpy as np, chainrob, chainrob.distributed
+        >>> comm = chainrob.distributed.create_communicator('naive')
+        >>> robust = chainrob.distributed.Distributed(chainrob.CoordinateMedian(), comm)
+        >>> robust
+        Distributed(CoordinateMedian(), ranks=1)
+        >>> robust(np.array([[1.0, 5.0], [2.0, 6.0], [1e9, -1e9]]))
+        array([2., 5.])
+    """
+
+    robustifier: Robustifier
+    comm: Any
+    exchange: Exchange = field(default="auto", kw_only=True)
+
+    def __init__(
+        self, robustifier: Callable[[Any], Any], comm: Any, *, exchange: Exchange = "auto"
+    ) -> None:
+        if isinstance(robustifier, Distributed):
+            raise TypeError(f"robustifier is distributed already: {robustifier!r}")
+        if not isinstance(robustifier, Robustifier):
+            robustifier = FromFunction(robustifier)
+        if exchange not in EXCHANGES:
+            raise ValueError(f"exchange must be one of {EXCHANGES}, found {exchange!r}")
+        Ranks(comm)
+        object.__setattr__(self, "robustifier", robustifier)
+        object.__setattr__(self, "comm", comm)
+        object.__setattr__(self, "exchange", exchange)
+        object.__setattr__(self, "nonfinite", robustifier.nonfinite)
+
+    def __call__(self, gradients: Array | SampleGradients) -> Any:
+        operator = as_operator(gradients)
+        split = self._split(operator)
+        if split.total == 0:
+            return _zeros(operator)
+        return self.robustifier(self._all_rows(operator, split))
+
+    def sample_weights(self, gradients: Array | SampleGradients) -> Array:
+        """The weights of this rank's samples among all: (*R, n_p)."""
+        operator = as_operator(gradients)
+        split = self._split(operator)
+        if split.total == 0:
+            return operator.xp.zeros((*operator.replicas, 0), np.float64)
+        return split.mine(self.robustifier.sample_weights(self._all_rows(operator, split)))
+
+    def count_samples(self, n_local: int) -> int:
+        """How many samples all ranks have together; collective."""
+        return int(Ranks(self.comm).allreduce(np.array([n_local]))[0])
+
+    def pullback(self, *args: Any, **options: Any) -> Any:
+        raise NotDifferentiableError(
+            f"{self!r} has no second derivative: the estimate depends on the samples of all ranks, "
+            f"and a rank differentiates its own graph only"
+        )
+
+    def _split(self, operator: SampleGradients) -> Split:
+        """Who has how many samples, once all ranks agree on what they are doing."""
+        ranks = Ranks(self.comm)
+        parts = operator.parts if isinstance(operator, Joined) else (operator,)
+        shapes = [(part.replicas, part.shape, str(part.dtype)) for part in parts]
+        what = re.sub(r" at 0x[0-9a-f]+", "", repr(self.robustifier))  # addresses of functions
+        task = f"{what} by {self.exchange} of {shapes}"
+        table = np.zeros((1, 2), np.int64)
+        table[0] = operator.n_samples, zlib.crc32(task.encode())
+        table = ranks.gather(table, [1] * ranks.size, -2)
+        if not (table[:, 1] == table[0, 1]).all():
+            others = np.flatnonzero(table[:, 1] != table[0, 1]).tolist()
+            raise ValueError(
+                f"all ranks must estimate the same parameter with the same robustifier; ranks "
+                f"{others} differ from rank 0, and rank {ranks.rank} has {task}"
+            )
+        return Split(ranks, table[:, 0].tolist())
+
+    def _all_rows(self, operator: SampleGradients, split: Split) -> SampleGradients:
+        if split.ranks.size == 1:
+            return operator
+        return distributed_gradients(operator, split, self.exchange)
+
+    def _estimate(self, gradients: SampleGradients) -> Any:
+        raise TypeError(f"{self!r} must be outermost: distribute the whole pipeline")
+
+    def _sample_weights(self, gradients: SampleGradients) -> Array:
+        return self._estimate(gradients)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self.robustifier,)
+
+    def __copy__(self) -> Distributed:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Distributed:
+        return self  # immutable, and a communicator belongs to its process
+
+    def __repr__(self) -> str:
+        options = "" if self.exchange == "auto" else f", exchange={self.exchange!r}"
+        return f"Distributed({self.robustifier!r}, ranks={Ranks(self.comm).size}{options})"
+
+
+def distribute(model: chainer.Link, comm: Any, *, exchange: Exchange = "auto") -> chainer.Link:
+    """Let the robust links of a model estimate from the samples of all ranks.
+
+    Links without a robustifier stay plain: ``create_multi_node_optimizer`` averages their gradients
+    as ever. A link whose robustifier is distributed already gets the new communicator.
+
+    Args:
+        model: a link; it and all links below.
+        comm: a communicator of ChainerMN or mpi4py.
+        exchange: see ``Distributed``.
+
+    Returns:
+        chainer.Link: the model.
+
+    Example:
+        >>> import chainrob, chainrob.distributed
+        >>> comm = chainrob.distributed.create_communicator('naive')
+        >>> model = chainrob.links.MLP((2, 3, 1), [chainrob.GeometricMedian(), None])
+        >>> [layer.robustifier for layer in chainrob.distributed.distribute(model, comm).layers]
+        [Distributed(GeometricMedian(), ranks=1), None]
+    """
+    for link in undistribute(model).links():
+        robustifier = getattr(link, "robustifier", None)
+        if robustifier is not None:
+            link.robustifier = Distributed(robustifier, comm, exchange=exchange)
+    return model
+
+
+def undistribute(model: chainer.Link) -> chainer.Link:
+    """Give the links of a model back the robustifiers of one process; returns the model."""
+    for link in model.links():
+        if isinstance(getattr(link, "robustifier", None), Distributed):
+            link.robustifier = link.robustifier.robustifier
+    return model
+
+
+def _zeros(operator: SampleGradients) -> Any:
+    if isinstance(operator, Joined):
+        return tuple(map(_zeros, operator.parts))
+    return operator.xp.zeros((*operator.replicas, *operator.shape), operator.dtype)
+
+
+def _itself(robustifier: Robustifier) -> Robustifier:
+    return robustifier
