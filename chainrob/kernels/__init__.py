@@ -1,9 +1,10 @@
 """What NumPy and CuPy have no fast form for, and the only place that asks which of the two an array
 belongs to.
 
-``fused(name, array)`` answers with a compiled coordinate-wise reduction of outer products, or with
-None where there is none: the caller then reduces tile by tile in plain array code, which is the
-definition that the kernel has to meet.
+``fused(name, parameters, x, gy)`` answers with a compiled coordinate-wise estimate of outer
+products, or with None where there is none: the caller then reduces tile by tile in plain array
+code, which is the definition that the kernel has to meet. ``cpu`` holds what Numba compiles, ``gpu``
+what CuPy does; both are imported at the first call.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import chainer
+import numpy as np
 
-__all__ = ["array_module", "is_array", "to_host"]
+__all__ = ["array_module", "fused", "is_array", "to_host"]
 
 
 def array_module(*arrays: Any) -> ModuleType:
@@ -29,3 +31,25 @@ def is_array(value: Any) -> bool:
 def to_host(array: Any) -> Any:
     """The array as NumPy's; a device array is copied and the device waited for."""
     return chainer.backends.cuda.to_cpu(array)
+
+
+def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
+    """A compiled coordinate-wise estimate of sums of outer products, or None where there is none.
+
+    Args:
+        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
+        x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
+        gy: output gradients (*R, N, S, Q), of the same dtype.
+
+    Returns:
+        array (*R, Q, P) or None.
+    """
+    if array_module(x, gy) is np:
+        from chainrob.kernels import cpu
+
+        return cpu.fused(name, parameters, x, gy)
+    if x.shape[-2] != 1:
+        return None
+    from chainrob.kernels import gpu
+
+    return gpu.fused(name, parameters, x[..., 0, :], gy[..., 0, :])

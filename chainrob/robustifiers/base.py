@@ -227,9 +227,9 @@ class CoordinateWise(Robustifier):
     """
 
     def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.reduce(self.reduce, fused=self.fused())
+        return gradients.reduce(self.reduce, fused=self.fused(gradients.n_samples))
 
-    def fused(self) -> Fused | None:
+    def fused(self, n_samples: int) -> Fused | None:
         """The compiled form of ``reduce`` for outer products, None where there is none."""
         return None
 

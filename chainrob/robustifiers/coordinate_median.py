@@ -9,7 +9,7 @@ import numpy as np
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +34,9 @@ class CoordinateMedian(CoordinateWise):
         D. Yin, Y. Chen, K. Ramchandran and P. Bartlett, Byzantine-robust distributed learning:
         towards optimal statistical rates, ICML 2018 (option I).
     """
+
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("coordinate_median")
 
     def reduce(self, values: Array) -> Array:
         return array_module(values).median(values, axis=-2)

@@ -9,7 +9,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.selection import smallest
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +40,10 @@ class MeanAround(CoordinateWise):
     def coordinate_weights(self, values: Array) -> Array:
         n = values.shape[-2]
         return self._kept(values) * (n / (n - self.f))
+
+    def derivative(self, values: Array) -> Array:
+        # The centre only chooses, and a small move of the values does not change the choice.
+        return self._kept(values) / (values.shape[-2] - self.f)
 
     def _kept(self, values: Array) -> Array:
         distances = array_module(values).abs(values - self.center(values))
@@ -74,3 +78,6 @@ class MeanAroundMedian(MeanAround):
 
     def center(self, values: Array) -> Array:
         return array_module(values).median(values, axis=-2, keepdims=True)
+
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("mean_around_median", (self.f,))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chainrob.robustifiers.mean_around_median import MeanAround
 from chainrob.robustifiers.trimmed_mean import trimmed_mean
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,3 +38,6 @@ class Phocas(MeanAround):
 
     def center(self, values: Array) -> Array:
         return trimmed_mean(values, self.f)[..., None, :]
+
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("phocas", (self.f,))

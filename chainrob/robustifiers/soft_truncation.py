@@ -12,7 +12,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise, as_operator
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 SQRT2 = sqrt(2.0)
 
@@ -78,6 +78,9 @@ class SoftTruncation(CoordinateWise):
             raise ValueError(
                 f"SoftTruncation: min_variance must be at least 0, found {self.min_variance!r}"
             )
+
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("soft_truncation", (self.delta, self.pilot, self.min_variance))
 
     def reduce(self, values: Array) -> Array:
         center, scale, units = self._standardised(values)

@@ -10,7 +10,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.trimming import Trimming, central_weights
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,11 +40,17 @@ class TrimmedMean(Trimming):
         towards optimal statistical rates, ICML 2018 (option II).
     """
 
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("trimmed_mean", (self.trim(n_samples),))
+
     def reduce(self, values: Array) -> Array:
         return trimmed_mean(values, self.trim(values.shape[-2]))
 
     def coordinate_weights(self, values: Array) -> Array:
         return central_weights(values, self.trim(values.shape[-2]))
+
+    def derivative(self, values: Array) -> Array:
+        return self.coordinate_weights(values) / values.shape[-2]
 
 
 def trimmed_mean(values: Array, k: int) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.trimming import Trimming, inner_range
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +38,9 @@ class WinsorizedMean(Trimming):
         location based on a single sample: trimming/winsorization 1, Sankhya A 1963.
     """
 
+    def fused(self, n_samples: int) -> Fused | None:
+        return Fused("winsorized_mean", (self.trim(n_samples),))
+
     def reduce(self, values: Array) -> Array:
         return self._drawn_in(values).mean(axis=-2)
 
@@ -49,6 +52,19 @@ class WinsorizedMean(Trimming):
         moved = values != drawn_in
         deviations = xp.where(moved, values - center, 1.0)
         return xp.where(moved, (drawn_in - center) / deviations, 1.0)
+
+    def derivative(self, values: Array) -> Array:
+        n = values.shape[-2]
+        low, high = inner_range(values, self.trim(n))
+        inside = (values > low) & (values < high)
+        # The ends of the range stand for all values beyond them too; equal values share that.
+        at_low, at_high = values == low, (values == high) & (high > low)
+        below = (values <= low).sum(axis=-2, keepdims=True)
+        above = (values >= high).sum(axis=-2, keepdims=True)
+        xp = array_module(values)
+        share_low = below / xp.maximum(at_low.sum(axis=-2, keepdims=True), 1)
+        share_high = above / xp.maximum(at_high.sum(axis=-2, keepdims=True), 1)
+        return (inside + at_low * share_low + at_high * share_high) / n
 
     def _drawn_in(self, values: Array) -> Array:
         k = self.trim(values.shape[-2])

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index, SampleGradients, central_row
+from chainrob.kernels import fused as compiled
+from chainrob.sample_gradients.base import (
+    TILE_BUDGET,
+    Array,
+    Fused,
+    Index,
+    SampleGradients,
+    central_row,
+)
 
 
 class Dense(SampleGradients):
@@ -62,6 +70,16 @@ class Dense(SampleGradients):
             stop = min(start + step, first)
             index: Index = (slice(start, stop),) if self.shape else ()
             yield index, flat[..., start * rest : stop * rest]
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
+        if fused is not None:
+            # Rows are outer products with a single output whose gradient is one.
+            flat = self.flat[..., None, :]
+            out = compiled(*fused, flat, self.xp.ones((*flat.shape[:-1], 1), flat.dtype))
+            if out is not None:
+                out = out.reshape((*self.replicas, *self.shape))
+                return out.astype(dtype or self.dtype, copy=False)
+        return super().reduce(reduction, dtype)
 
     def take(self, rows: Array) -> Dense:
         axis = len(self.replicas)

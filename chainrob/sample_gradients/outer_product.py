@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index, SampleGradients, central_row
+from chainrob.kernels import fused as compiled
+from chainrob.sample_gradients.base import (
+    TILE_BUDGET,
+    Array,
+    Fused,
+    Index,
+    SampleGradients,
+    central_row,
+)
 
 
 class OuterProducts(SampleGradients):
@@ -82,6 +90,15 @@ class OuterProducts(SampleGradients):
             for p in range(0, n_inputs, p_step):
                 index = (slice(q, min(q + q_step, n_outputs)), slice(p, min(p + p_step, n_inputs)))
                 yield index, self._values(*index)
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
+        if fused is not None:
+            factors = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
+            out = compiled(*fused, *factors)
+            if out is not None:
+                out = out.reshape((*self.replicas, *self.shape))
+                return out.astype(dtype or self.dtype, copy=False)
+        return super().reduce(reduction, dtype)
 
     def take(self, rows: Array) -> OuterProducts:
         take = self.xp.take

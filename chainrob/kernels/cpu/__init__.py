@@ -1,0 +1,48 @@
+"""Kernels for the CPU, compiled by Numba at their first call.
+
+Numba is imported when the first of them is asked for, not with the package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from chainrob.kernels.cpu.registry import MODULES
+
+__all__ = ["fused"]
+
+
+def fused(
+    name: str, parameters: tuple[Any, ...], x: np.ndarray, gy: np.ndarray
+) -> np.ndarray | None:
+    """A coordinate-wise estimate of sums of outer products, or None where there is no kernel.
+
+    Args:
+        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
+        x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
+        gy: output gradients (*R, N, S, Q), of the same dtype.
+
+    Returns:
+        array (*R, Q, P).
+    """
+    if name not in MODULES or x.dtype != gy.dtype or x.dtype not in (np.float32, np.float64):
+        return None
+    if x.size == 0 or gy.size == 0:
+        return None
+    function = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    replicas = np.broadcast_shapes(x.shape[:-3], gy.shape[:-3])
+    out = function(_flattened(x, replicas, share=True), _flattened(gy, replicas), *parameters)
+    return None if out is None else out.reshape((*replicas, *out.shape[1:]))
+
+
+def _flattened(array: np.ndarray, replicas: tuple[int, ...], share: bool = False) -> np.ndarray:
+    """The array with one replica axis, of length 1 where all may share it."""
+    if share and prod(array.shape[:-3]) == 1:
+        replicas = (1,)
+    else:
+        array = np.broadcast_to(array, (*replicas, *array.shape[-3:]))
+    return array.reshape((prod(replicas), *array.shape[-3:]))

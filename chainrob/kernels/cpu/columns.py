@@ -81,11 +81,12 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
     vectors = -(-x.shape[-1] // simd.lanes(x.dtype))
     width = vectors * simd.lanes(x.dtype)
     if width == x.shape[-1]:
-        padded = np.ascontiguousarray(x)
+        # Numba compiles anew for arrays that are read-only or not aligned.
+        padded = x if x.flags.carray else x.copy()
     else:
         padded = np.zeros((*x.shape[:-1], width), x.dtype)
         padded[..., : x.shape[-1]] = x
-    columns = np.ascontiguousarray(np.moveaxis(gy, -1, 1))
+    columns = np.array(np.moveaxis(gy, -1, 1), order="C")
     out = np.empty(t * q * width, x.dtype)
     return Problem(padded.ravel(), columns.ravel(), out, (n, s, q, vectors), x.shape[0] == 1)
 

@@ -48,18 +48,22 @@ class Kernel:
         except RuntimeError:  # no folder to write to
             self.compiled = numba.njit(**options)(function)
         self.ready: set[np.dtype] = set()
+        self.lock = threading.Lock()
 
     def __call__(self, first: Any, *others: Any) -> Any:
         if first.dtype in self.ready:
             return self.compiled(first, *others)
-        timer = threading.Timer(PATIENCE, self._announce, [first.dtype])
-        timer.daemon = True
-        timer.start()
-        try:
-            return self.compiled(first, *others)
-        finally:
-            timer.cancel()
-            self.ready.add(first.dtype)
+        with self.lock:  # one thread compiles, and says so; the others wait
+            if first.dtype not in self.ready:
+                timer = threading.Timer(PATIENCE, self._announce, [first.dtype])
+                timer.daemon = True
+                timer.start()
+                try:
+                    self.compiled.compile(tuple(map(numba.typeof, (first, *others))))
+                finally:
+                    timer.cancel()
+                self.ready.add(first.dtype)
+        return self.compiled(first, *others)
 
     def _announce(self, dtype: np.dtype) -> None:
         logger.warning(

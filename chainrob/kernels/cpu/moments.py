@@ -17,7 +17,7 @@ from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.threads import share
 
-CHUNK = 1 << 17
+CHUNK = 1 << 16
 """Coordinates whose sums are held at a time: they should stay in the second-level cache."""
 
 TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
@@ -63,11 +63,10 @@ def estimate(
         for power in range(3):
             np.matmul(a[power][:, low:high].T, b[power], out=sums[power, : high - low])
 
-        def work(start: int, stop: int, low: int = low) -> None:
+        def work(start: int, stop: int, low: int = low, high: int = high) -> None:
             kernel(
-                problem.x, problem.gy, out, problem.sizes, problem.shared,
-                low * vectors + start, low * vectors + stop,
-                sums[0].ravel(), sums[1].ravel(), sums[2].ravel(), low,
+                problem.x, problem.gy, out, problem.sizes, problem.shared, start, stop,
+                sums[0].ravel(), sums[1].ravel(), sums[2].ravel(), low, high,
                 b.values.ravel(), columns.ravel(), b.units, a.units[:n_outputs], reach.ravel(),
                 least_x, a.least, floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST),
                 scale, floor,

@@ -150,14 +150,15 @@ def _median_pilot(
 @Kernel
 def _moments(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    means: Any, squares: Any, cubes: Any, q_low: int,
+    means: Any, squares: Any, cubes: Any, q_low: int, q_high: int,
     b: Any, columns: Any, units_x: Any, units_gy: Any, reach: Any, least_x: Any, least_gy: Any,
     floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any,
 ) -> None:  # fmt: skip
     """From the sums of a b, a^2 b^2 and a^3 b^3 over the samples to the estimate.
 
-    The names are those of ``moments.estimate``; columns are numbered from unit 0, sums from unit
-    ``q_low``.
+    The names are those of ``moments.estimate``. Columns of the units q_low to q_high - 1 are
+    numbered with the units fastest: the inputs of one vector, which the search for truncated values
+    reads here and there, then stay in the first-level cache.
     """
     n, _, _, vectors = sizes
     dtype = x.dtype.type
@@ -169,8 +170,9 @@ def _moments(
     two, three = splat(dtype(2)), splat(dtype(3))
     share = splat(dtype(1.0 / n))
     unbiased = splat(dtype(factor * n / (n - 1)))
-    for column in range(start, stop):
-        unit, vector = column // vectors, column % vectors
+    for number in range(start, stop):
+        unit, vector = q_low + number % (q_high - q_low), number // (q_high - q_low)
+        column = unit * vectors + vector
         at = (unit - q_low) * width + vector * lanes
         m = load(means, at) * share
         e2 = load(squares, at) * share
