@@ -45,7 +45,7 @@ class SuspectReport(chainer.training.Extension):
         trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
 
     Attributes:
-        tally (WeightTally): The sums: ``tally.weights()``, ``tally.ranking()``.
+        tally (WeightTally): ``tally.ranking()``, ``tally.relative()``, ``tally.weights()``.
 
     Raises:
         TypeError, ValueError: At the start of training: an iterator whose order is not known (see
@@ -204,7 +204,7 @@ class SuspectReport(chainer.training.Extension):
             self._step.append((name, weights.reshape(-1, weights.shape[-1]).mean(axis=0)))
 
 
-_KEYS = ("layers", "sums", "counts")
+_KEYS = ("layers", "counts", "weights", "relative")
 
 
 class _Kept(chainer.serializer.Deserializer):

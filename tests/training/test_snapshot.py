@@ -245,14 +245,16 @@ def final(out):
 
 
 STOP, KILLS = int(sys.argv[1]), int(sys.argv[2])
+begin = time.monotonic()
 assert os.waitpid(start('whole'), 0)[1] == 0
+duration = time.monotonic() - begin  # kills must reach into the training on slow machines too
 whole = final('whole')
 delays = random.Random(1)
 kills = finished = torn = 0
 while kills < KILLS or not finished:
     child = start('killed')
     if kills < KILLS:
-        time.sleep(delays.uniform(0.0, 0.15))
+        time.sleep(delays.uniform(0.0, 0.3 * duration))
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
@@ -273,8 +275,8 @@ print(json.dumps([kills, torn, finished]))
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(run_python):
-    kills, torn, finished = json.loads(run_python(KILLED, "150", "40", timeout=110))
-    assert kills == 40
+    kills, torn, finished = json.loads(run_python(KILLED, "150", "30", timeout=110))
+    assert kills == 30
     assert finished >= 1
     # Some of the kills must have hit a snapshot that was being written.
     assert torn >= 1

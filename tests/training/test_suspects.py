@@ -65,7 +65,7 @@ def test_the_weights_are_those_that_an_observer_sees(tmp_path):
     assert report.tally.layers == ["/predictor/l1", "/predictor/l2"]
     for name in report.tally.layers:
         expected = [np.mean(seen[name][index]) for index in range(30)]
-        np.testing.assert_allclose(report.tally.layer_weights(name), expected)
+        np.testing.assert_allclose(report.tally.weights(name), expected)
     assert report.tally.ranking()[0] == 11
     assert report.tally.counts().tolist() == [4] * 30
 
@@ -85,7 +85,14 @@ def test_files_log_and_figure(tmp_path, kind):
     assert [int(row["index"]) for row in rows] == report.tally.ranking().tolist()
     assert [int(row["rank"]) for row in rows] == list(range(1, 31))
     assert float(rows[0]["weight"]) == pytest.approx(report.tally.weights()[11], rel=1e-5)
-    assert list(rows[0]) == ["rank", "index", "weight", "updates", *report.tally.layers]
+    assert list(rows[0]) == [
+        "rank",
+        "index",
+        "relative_weight",
+        "weight",
+        "updates",
+        *report.tally.layers,
+    ]
     for entry in json.loads((tmp_path / "log").read_text()):
         assert 0 < entry["down_weighted/predictor/l1"] < 0.5
     assert (tmp_path / "suspects.png").read_bytes()[:4] == b"\x89PNG"

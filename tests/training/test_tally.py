@@ -29,16 +29,27 @@ def test_against_a_plain_loop(steps):
     tally = filled(steps)
     heard = {(layer, n): [] for layer in ("/a", "/b") for n in range(10)}
     for layer, pairs in steps:
+        quartile = np.percentile([w for _, w in pairs], 25) if pairs else 0
         for index, weight in pairs:
-            heard[layer, index].append(weight)
+            relative = min(weight / quartile, 1) if quartile > 0 else float(weight > 0)
+            heard[layer, index].append((weight, relative))
     for n in range(10):
-        means = [np.mean(w) for layer in ("/a", "/b") if (w := heard[layer, n])]
-        expected = np.mean(means) if means else np.nan
-        np.testing.assert_allclose(tally.weights()[n], expected)
+        means = [np.mean(w, axis=0) for layer in ("/a", "/b") if (w := heard[layer, n])]
+        expected = np.mean(means, axis=0) if means else [np.nan, np.nan]
+        found = [tally.weights()[n], tally.relative()[n]]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
         assert tally.counts()[n] == max(len(heard[layer, n]) for layer in ("/a", "/b"))
     ranking = tally.ranking()
     assert sorted(ranking) == np.flatnonzero(np.isfinite(tally.weights())).tolist()
-    assert (np.diff(tally.weights()[ranking]) >= 0).all()
+    assert (np.diff(tally.relative()[ranking]) >= 0).all()
+
+
+def test_one_very_heavy_sample_does_not_make_the_others_suspect():
+    tally = WeightTally(8)
+    tally.add("/a", [0, 1, 2, 3], [3.997, 0.001, 0.001, 0.001])
+    tally.add("/a", [4, 5, 6, 7], [1.3, 1.3, 1.3, 0.1])
+    assert tally.ranking()[0] == 7
+    assert tally.weights().argmin() != 7
 
 
 @given(STEPS)
@@ -50,6 +61,7 @@ def test_what_is_written_is_read_back(steps):
     again.serialize(chainer.serializers.NpzDeserializer(writer.target))
     assert again.layers == tally.layers
     np.testing.assert_array_equal(again.weights(), tally.weights())
+    np.testing.assert_array_equal(again.relative(), tally.relative())
     np.testing.assert_array_equal(again.counts(), tally.counts())
     with pytest.raises(ValueError, match="are of 10 samples, the dataset has 3"):
         WeightTally(3).serialize(chainer.serializers.NpzDeserializer(writer.target))
