@@ -16,7 +16,7 @@ from chainrob.distributed.redistribution import (
     shared_numbers,
     shares,
 )
-from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
+from chainrob.distributed.spread_values import SpreadValues
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.base import Array, Fused, Index
 from chainrob.sample_gradients.normalized import magnitude, scaled_down
@@ -135,8 +135,10 @@ class DistributedGradients(SampleGradients):
         if not self._by_factors():
             try:
                 return self._reduce_spread(reduction, dtype)
-            except NotSpreadableError:
-                pass  # on all ranks alike: they run the same formula
+            except (TypeError, AttributeError, IndexError):
+                # A formula that asks for more than spread values can do, on all ranks alike. An
+                # error of its own it will make again.
+                pass
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
         for share in shares(self.local, self.split_of_samples):

@@ -47,7 +47,7 @@ def environment() -> dict[str, str]:
 
 
 def command(ranks: int, program: str, *arguments: str) -> list[str]:
-    """The command line that starts a program of ``programs/`` or, with a dash, ``python -m`` one."""
+    """The command line that starts a program of ``programs/``, or Python with ``-m ...``."""
     assert MPIEXEC is not None, "mpi4py is installed, but no mpiexec is found"
     what = program.split() if program.startswith("-") else [str(PROGRAMS / program)]
     return [MPIEXEC, "-n", str(ranks), sys.executable, "-W", "error", *what, *arguments]

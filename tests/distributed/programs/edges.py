@@ -1,0 +1,174 @@
+"""Rows at the edges: not finite, tied, huge, in disorder; and ranks that disagree."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import chainrob.distributed
+from chainrob.distributed import Distributed
+from chainrob.distributed.ranks import Ranks, Split
+from chainrob.distributed.selection import largest, order_statistics
+from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
+from chainrob.robustifiers import CoordinateWise, NonFiniteGradientError, NonFiniteGradientWarning
+from chainrob.sample_gradients import Dense, Joined, OuterProducts
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cases import Checks, part, splits
+
+comm = chainrob.distributed.create_communicator("naive")
+ranks = Ranks(comm)
+checks = Checks()
+rng = np.random.default_rng(1)
+
+
+def mine(rows: Any, name: str = "uneven") -> Any:
+    """This rank's part of an array or operator of 14 samples."""
+    counts = splits(ranks.size)[name]
+    start = sum(counts[: ranks.rank])
+    if isinstance(rows, np.ndarray):
+        return rows[..., start : start + counts[ranks.rank], :]
+    return part(rows, start, start + counts[ranks.rank])
+
+
+def selection() -> None:
+    for dtype in (np.float32, np.float64):
+        tiny, huge = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+        special = np.array([0.0, -0.0, tiny, -tiny, huge, -huge, 1.0, -1.0], dtype)
+        values = np.concatenate(
+            [
+                rng.choice(special, size=(14, 40)),
+                rng.normal(size=(14, 40)),
+                rng.integers(-2, 3, size=(14, 40)),
+                np.full((14, 1), 3.0),
+            ],
+            axis=1,
+        ).astype(dtype)
+        expected = np.sort(values, axis=0)
+        for name in ("uneven", "empty"):
+            found = order_statistics(mine(values, name), range(14), 14, ranks)
+            checks.true(f"order {dtype} {name}", np.array_equal(np.stack(found), expected))
+            top = largest(mine(values, name), ranks)
+            checks.true(f"largest {dtype} {name}", np.array_equal(top, expected[-1]))
+        values[5, 7] = np.nan
+        found = order_statistics(mine(values), [3], 14, ranks)[0]
+        checks.true("NaN in one column", np.flatnonzero(np.isnan(found)).tolist() == [7])
+        checks.true("NaN is largest", bool(np.isnan(largest(mine(values), ranks)[7])))
+    for count in (1, 2, 3):
+        few = np.split(np.arange(count * 2.0).reshape(count, 2), count)
+        own = few[ranks.rank] if ranks.rank < count else np.zeros((0, 2))
+        total = min(count, ranks.size)
+        found = order_statistics(own, [0, total - 1], total, ranks)
+        checks.true(f"{count} rows", found[0][0] == 0.0 and found[1][1] == 2 * total - 1)
+
+
+def spread_arrays() -> None:
+    values = rng.normal(size=(2, 14, 5)).round(1)
+    counts = splits(ranks.size)["empty"]
+    spread = SpreadValues(mine(values, "empty"), Split(ranks, counts))
+    checks.close("mean", spread.mean(axis=-2), values.mean(axis=-2), 1e-12)
+    checks.close("sum", np.sum(spread, axis=1), values.sum(axis=1), 1e-12)
+    checks.close("min", np.min(spread, axis=-2), values.min(axis=-2), 0.0)
+    checks.close("share", (spread > 0).mean(axis=-2), (values > 0).mean(axis=-2), 1e-15)
+    checks.true("any", np.array_equal((spread > 2).any(axis=-2), (values > 2).any(axis=-2)))
+    checks.true("all", np.array_equal((spread > -1).all(-2), (values > -1).all(-2)))
+    ordered = np.sort(values, axis=-2)
+    for a, b in ((0, 14), (3, 11), (6, 8), (6, 7)):
+        piece = np.partition(spread, (a, b - 1), axis=-2)[..., a:b, :]
+        checks.close(f"{a}:{b}", piece.mean(axis=-2), ordered[..., a:b, :].mean(axis=-2), 1e-12)
+    clipped = np.clip(spread, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
+    expected = np.clip(values, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
+    checks.close("clip", clipped, expected, 1e-12)
+    weights = rng.normal(size=(14, 1))
+    checks.close("rows", (weights * spread).sum(-2), (weights * values).sum(-2), 1e-12)
+    matrix = rng.normal(size=(3, 14))
+    checks.close("matmul", matrix @ spread, matrix @ values, 1e-12)
+    checks.raises("index", NotSpreadableError, lambda: spread[..., 0, :], "indexed")
+    checks.raises("cumsum", NotSpreadableError, lambda: np.cumsum(spread, axis=-2), "cumsum")
+    checks.raises("axis", NotSpreadableError, lambda: spread.sum(axis=-1), "sample axis")
+
+
+class Center(CoordinateWise):
+    """A user's own robustifier, whose formula cannot run on values that are spread."""
+
+    def reduce(self, values: Any) -> Any:
+        return np.sort(values, axis=-2)[..., [4, 9], :].sum(axis=-2)
+
+    def coordinate_weights(self, values: Any) -> Any:
+        raise NotImplementedError
+
+
+def rows_in_disorder() -> None:
+    rows = rng.normal(size=(14, 6))
+    found = Distributed(Center(), comm, exchange="reductions")(mine(rows))
+    checks.close("own subclass", found, Center()(rows), 1e-12)
+    bad = rows.copy()
+    bad[2, 3], bad[13, 0] = np.nan, np.inf
+    for robustifier in (chainrob.CoordinateMedian(), chainrob.GeometricMedian(), chainrob.Krum(f=4)):
+        for exchange in ("factors", "reductions"):
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                expected = robustifier(bad)
+                found = Distributed(robustifier, comm, exchange=exchange)(mine(bad, "empty"))
+            checks.close(f"NaN {robustifier}", found, expected, 1e-9)
+            kinds = [one.category for one in seen]
+            checks.true("two warnings", kinds == [NonFiniteGradientWarning] * 2)
+    refuse = Distributed(chainrob.Mean(nonfinite="raise"), comm)
+    checks.raises("refuse", NonFiniteGradientError, lambda: refuse(mine(bad)), "2 of 14")
+    propagate = Distributed(chainrob.CoordinateMedian(nonfinite="propagate"), comm)
+    nan = np.flatnonzero(np.isnan(propagate(mine(bad)))).tolist()
+    checks.true("propagate", nan == [3])
+    # One row 1e15 times the rest, and float64 rows whose squares leave its range.
+    far = rows.copy()
+    far[4] *= 1e15
+    median = chainrob.GeometricMedian()
+    checks.close("far", Distributed(median, comm)(mine(far)), median(far), 1e-9)
+    x, gy = rng.normal(size=(2, 14, 1, 4))
+    layer = Joined([OuterProducts(x * 1e130, gy * 1e120), Dense(gy[:, 0] * 1e250)])
+    for robustifier in (median, chainrob.SMEA(f=3), chainrob.SoftTruncation()):
+        found = Distributed(robustifier, comm)(mine(layer, "empty"))
+        checks.close(f"huge {robustifier}", found, robustifier(layer), 1e-9)
+
+
+def several_ranks_one_object() -> None:
+    rows = rng.normal(size=(14, 6))
+    median = chainrob.CoordinateMedian()
+    robust = Distributed(median, comm)
+    checks.true("equal", robust == Distributed(median, comm) and hash(robust) == hash(robust))
+    checks.true("unequal", robust != Distributed(median, comm, exchange="factors"))
+    checks.true("pickle", pickle.loads(pickle.dumps(robust)) == median)
+    checks.true("copies", copy.deepcopy([robust])[0] is robust)
+    counts = splits(ranks.size)["uneven"]
+    weights = Split(ranks, counts).mine(chainrob.GeometricMedian().sample_weights(rows))
+    found = Distributed(chainrob.GeometricMedian(), comm).sample_weights(mine(rows))
+    checks.close("weights", found, weights, 1e-9)
+    checks.true("no rows", not Distributed(median, comm)(np.zeros((0, 3))).any())
+    checks.raises(
+        "double backward",
+        chainrob.robustifiers.errors.NotDifferentiableError,
+        lambda: robust.pullback(None, None),
+        "own graph",
+    )
+    checks.raises("twice", TypeError, lambda: Distributed(robust, comm), "already")
+    checks.raises("no comm", TypeError, lambda: Distributed(median, None), "communicator")
+    checks.raises("way", ValueError, lambda: Distributed(median, comm, exchange="x"), "factors")
+    inside = chainrob.Bucketing(size=2) >> robust
+    checks.raises("inside", TypeError, lambda: inside(mine(rows)), "outermost")
+    other = median if ranks.rank else chainrob.Mean()
+    checks.raises("disagree", ValueError, lambda: Distributed(other, comm)(mine(rows)), "[1")
+    wide = rows if ranks.rank else rows[:, :3]
+    checks.raises("shapes", ValueError, lambda: robust(wide), "same parameter")
+
+
+with chainrob.distributed.abort_on_exception(comm):
+    selection()
+    spread_arrays()
+    rows_in_disorder()
+    several_ranks_one_object()
+    checks.report(ranks.rank)
