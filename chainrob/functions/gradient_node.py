@@ -178,7 +178,7 @@ class GradientNode(function_node.FunctionNode):
         penalty, a plain use) adds up beside them and is kept.
         """
         named = {self.names[index]: operators[index] for index in self.wanted}
-        recorder.record(self.aggregation.link, named, self.aggregation.loss_reduction, self.origin)
+        recorder.record(self.aggregation.link, named, self.aggregation.loss_reduction)
         rows = [operators[index] for index in self.wanted]
         return tuple(
             one.xp.zeros((*one.replicas, *one.shape), self.dtypes[index])

@@ -8,11 +8,11 @@ as the gradient that it stands for: until the update, or ``cleargrads``.
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import chainer
 from chainrob.sample_gradients import SampleGradients
@@ -25,24 +25,8 @@ class Recording:
     parameter: chainer.Parameter
     loss_reduction: str
     link: chainer.Link
-    contributions: list[tuple[SampleGradients, Any]] = field(default_factory=list)
-    """Operators, each with a weak reference to the function node that it came from."""
-
-    @property
-    def operators(self) -> list[SampleGradients]:
-        return [operator for operator, _ in self.contributions]
-
-    def drop_stale(self) -> None:
-        """Forget what came from graphs that are gone, where the gradient was cleared since.
-
-        ``cleargrads`` of the link forgets by itself; this is for ``parameter.cleargrad()``.
-        """
-        if self.parameter.grad is None:
-            self.contributions = [
-                (operator, origin)
-                for operator, origin in self.contributions
-                if origin() is not None
-            ]
+    operators: list[SampleGradients] = field(default_factory=list)
+    """One a use of the parameter."""
 
 
 class Recorder:
@@ -52,6 +36,8 @@ class Recorder:
         self.recordings: dict[int, Recording] = {}
         self.collected = False
         """Whether anyone ever collected, or was warned that nobody does."""
+        _all.add(self)
+        _watch_clearing()
 
     def listen(self, links: Iterable[chainer.Link]) -> None:
         """Be the recorder of these links from now on, in place of any other."""
@@ -62,9 +48,20 @@ class Recorder:
         """All recordings, which are forgotten here."""
         self.collected = True
         recordings, self.recordings = list(self.recordings.values()), {}
-        return [one for one in recordings if one.contributions]
+        return recordings
+
+    def forget(self, parameter: chainer.Parameter) -> None:
+        """Drop what is recorded for a parameter: its gradient was cleared."""
+        if self.recordings.pop(id(parameter), None) is not None and not self.collected:
+            self.collected = True
+            warnings.warn(
+                "gradients that were recorded for RobustGradient were cleared, and none was ever "
+                "estimated: is the hook added to the optimizer, optimizer.add_hook(hook)?",
+                stacklevel=4,
+            )
 
 
+_all: weakref.WeakSet[Recorder] = weakref.WeakSet()
 _recorders: weakref.WeakKeyDictionary[chainer.Link, weakref.ref[Recorder]] = (
     weakref.WeakKeyDictionary()
 )
@@ -80,7 +77,6 @@ def record(
     link: chainer.Link | None,
     gradients: Mapping[str, SampleGradients],
     loss_reduction: str,
-    origin: Any,
 ) -> None:
     """Leave the operators of a link's parameters, by name, with its recorder.
 
@@ -101,26 +97,35 @@ def record(
         found = recorder.recordings.get(key)
         if found is None:
             found = recorder.recordings[key] = Recording(parameter, loss_reduction, link)
-        found.drop_stale()
-        if found.contributions and found.loss_reduction != loss_reduction:
+        if found.loss_reduction != loss_reduction:
             raise ValueError(
                 f"a parameter that is used several times must have one loss_reduction, found "
                 f"{found.loss_reduction!r} and {loss_reduction!r} (parameter {name})"
             )
-        found.loss_reduction = loss_reduction
-        found.contributions.append((operator, weakref.ref(origin)))
+        found.operators.append(operator)
 
 
-def forget(link: chainer.Link) -> None:
-    """Drop what is recorded for the link's own parameters: their gradients were cleared."""
-    recorder = recorder_of(link)
-    if recorder is not None and recorder.recordings:
-        for parameter in link.params(include_uninit=True):
-            found = recorder.recordings.pop(id(parameter), None)
-            if found is not None and found.contributions and not recorder.collected:
-                recorder.collected = True
-                warnings.warn(
-                    "gradients that were recorded for RobustGradient were cleared, and none was ever "
-                    "estimated: is the hook added to the optimizer, optimizer.add_hook(hook)?",
-                    stacklevel=3,
-                )
+def _watch_clearing() -> None:
+    """Let clearing a parameter's gradient drop what is recorded for it.
+
+    A record is a part of the gradient and must live exactly as long, or an iteration that was never
+    updated would leak into the next one. ``Link.cleargrads`` of a whole model calls no method of
+    the links below it, so the one place that sees every clearing is ``Parameter.cleargrad``. It is
+    wrapped when the first recorder is made; whoever uses none has Chainer as it is.
+    """
+    for name in ("cleargrad", "zerograd"):
+        method = getattr(chainer.Parameter, name)
+        if not hasattr(method, "forgets_records"):
+            setattr(chainer.Parameter, name, _forgetting(method))
+
+
+def _forgetting(method: Callable[[chainer.Parameter], None]) -> Callable[[chainer.Parameter], None]:
+    @functools.wraps(method)
+    def clear(parameter: chainer.Parameter) -> None:
+        method(parameter)
+        for recorder in _all:
+            if recorder.recordings:
+                recorder.forget(parameter)
+
+    clear.forgets_records = True  # type: ignore[attr-defined]
+    return clear

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import chainer
-from chainrob.functions import recorder
 from chainrob.functions.estimate import Reduction, Scope, check_options
 from chainrob.functions.gradient_node import Aggregation
 
@@ -76,13 +75,3 @@ class RobustLink(chainer.Link):
     def aggregation(self) -> Aggregation:
         """The settings as the functions take them."""
         return Aggregation(self.robustifier, self.loss_reduction, self.scope, self)
-
-    def cleargrads(self) -> None:
-        """Clear the gradients, and what is recorded for them with ``scope='model'``."""
-        super().cleargrads()
-        recorder.forget(self)
-
-    def zerograds(self) -> None:
-        """As ``chainer.Link.zerograds`` (deprecated there), with what is recorded."""
-        super().zerograds()
-        recorder.forget(self)

@@ -32,9 +32,9 @@ class RobustGradient:
     During the backward pass the links record their sample gradients and leave zeros; this hook adds
     the estimate to ``parameter.grad`` before the update and forgets the records. Gradients of other
     origin (a penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that
-    look at the whole gradient, such as GradientClipping, after this one. Clear gradients with
-    ``cleargrads`` of the model, as optimizers do. Two backward passes before an update add up
-    sample by sample, as two losses of one batch do.
+    look at the whole gradient, such as GradientClipping, after this one. Clearing a gradient drops
+    its records. Two backward passes before an update add up sample by sample, as two losses of one
+    batch do (and as two batches do not: call the hook after each of them instead).
 
     Args:
         model: the model (or the part of it) that was robustified with ``scope='model'``; its links
