@@ -97,6 +97,10 @@ class Distributed(Robustifier):
         """How many samples all ranks have together; collective."""
         return int(Ranks(self.comm).allreduce(np.array([n_local]))[0])
 
+    def of(self, robustifier: Callable[[Any], Any]) -> Distributed:
+        """Another robustifier over the same ranks."""
+        return Distributed(robustifier, self.comm, exchange=self.exchange)
+
     def pullback(self, *args: Any, **options: Any) -> Any:
         raise NotDifferentiableError(
             f"{self!r} has no second derivative: the estimate depends on the samples of all ranks, "

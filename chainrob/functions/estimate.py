@@ -11,7 +11,7 @@ from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
-from chainrob.sample_gradients import Joined, SampleGradients, Tiled
+from chainrob.sample_gradients import Dense, Joined, SampleGradients, Tiled
 from chainrob.sample_gradients.base import Array
 
 Scope = Literal["unit", "parameter", "layer", "model"]
@@ -72,6 +72,14 @@ def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
     return robustifier.count_samples(n_samples)  # type: ignore[attr-defined]
 
 
+def plain_mean(robustifier: Callable[[Any], Any], gradients: SampleGradients) -> Array:
+    """The plain mean of the rows that the robustifier would see: those of all ranks, if it does."""
+    mean: Any = Mean(nonfinite="propagate")
+    if _spans_ranks(robustifier):
+        mean = robustifier.of(mean)  # type: ignore[attr-defined]
+    return mean(gradients)
+
+
 def _spans_ranks(robustifier: Any) -> bool:
     return hasattr(robustifier, "count_samples")
 
@@ -115,5 +123,16 @@ def pullback(
         return list(robustifier.pullback(Joined(gradients), tuple(cotangents)))
     pairs = zip(gradients, cotangents, strict=True)
     if scope == "unit" and not isinstance(robustifier, CoordinateWise | Mean):
-        return [robustifier.pullback(one.units(), cotangent) for one, cotangent in pairs]
+        return [_pullback_by_unit(robustifier, one, cotangent) for one, cotangent in pairs]
     return [robustifier.pullback(one, cotangent) for one, cotangent in pairs]
+
+
+def _pullback_by_unit(
+    robustifier: Robustifier, gradients: SampleGradients, cotangent: Array
+) -> tuple[Array, ...]:
+    pulled = robustifier.pullback(gradients.units(), cotangent)
+    if isinstance(gradients, Dense):
+        # Its units have the unit's axis before the samples; the rows have it behind them.
+        axis = len(gradients.replicas)
+        return tuple(gradients.xp.moveaxis(one, axis, axis + 1) for one in pulled)
+    return pulled

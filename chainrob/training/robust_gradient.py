@@ -7,7 +7,7 @@ from typing import Any
 
 import chainer
 from chainrob.functions import observers
-from chainrob.functions.estimate import check_options, count_samples, estimate
+from chainrob.functions.estimate import check_options, count_samples, estimate, plain_mean
 from chainrob.functions.recorder import Recorder, Recording, recorder_of
 from chainrob.links.robust_link import RobustLink
 from chainrob.sample_gradients import SampleGradients, add_up
@@ -120,9 +120,11 @@ class RobustGradient:
             chosen = robust if self._selects(name, one.parameter) else plain
             chosen.append((name, one, _added(name, one)))
         for _, recording, rows in plain:
-            n_samples = rows.n_samples if recording.loss_reduction == "sum" else 1
-            if rows.n_samples:
-                _add(recording.parameter, rows.mean(), n_samples)
+            robustifier = self.robustifier or recording.link.robustifier
+            n_samples = count_samples(robustifier, rows.n_samples)
+            if n_samples:
+                factor = n_samples if recording.loss_reduction == "sum" else 1
+                _add(recording.parameter, plain_mean(robustifier, rows), factor)
         if robust:
             self._estimate(robust)
 
