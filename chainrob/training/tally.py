@@ -126,4 +126,4 @@ def relative_weights(weights: Floats) -> Floats:
     quartile = float(np.quantile(weights, 0.25))
     if quartile <= 0:  # a quarter had no say, as with Krum
         return (weights > 0).astype(np.float64)
-    return np.minimum(weights / quartile, 1.0)
+    return np.minimum(weights, quartile) / quartile
