@@ -91,31 +91,46 @@ class GeometricMedian(Weighting):
 
         With r_i = g_i - z and the Hessian H = sum_i (I / d_i - r_i r_i^T / d_i^3), the cotangent of
         row n is (I / d_n - r_n r_n^T / d_n^3) u, H u = v. Since u lies in the span of v and the
-        rows, H is inverted there, as an N x N matrix (Woodbury).
+        rows, H is inverted there, as an N x N matrix (Woodbury). Where the minimum is one of the
+        rows, it moves with that row and no other; equal rows share this.
         """
         xp = array_module(gram)
         n = gram.shape[-1]
-        weights = self.weights(gram)[..., None]
-        # Rows and projections relative to z.
-        shift = xp.eye(n) - weights.swapaxes(-1, -2)
-        about = xp.matmul(xp.matmul(shift, gram), shift.swapaxes(-1, -2))
-        along = xp.matmul(shift, projections[..., None])
-        squares = xp.maximum(xp.diagonal(about, axis1=-2, axis2=-1), 0.0)
+        along = projections[..., None]
+        squares = xp.maximum(xp.diagonal(gram, axis1=-2, axis2=-1), 0.0)
         middle = xp.median(squares, axis=-1, keepdims=True)
         if bool((middle == 0.0).any()):
             raise NotDifferentiableError(
                 f"{self!r}: more than half of the rows coincide, and the geometric median is their "
                 f"common point, where it has no derivative"
             )
-        distances = xp.sqrt(squares + self.smoothing**2 * middle)[..., None]
+        at_row = _sits_at(gram, squares, (100.0 * self.smoothing) ** 2 * middle)
+        any_at_row = at_row.any(axis=-1, keepdims=True)
+        smooth = xp.where(any_at_row, middle, squares + self.smoothing**2 * middle)
+        distances = xp.sqrt(smooth)[..., None]
         inverse = 1.0 / distances
         total = inverse.sum(axis=-2, keepdims=True)
         cubes = distances**3
-        matrix = cubes * xp.eye(n) - about / total
+        matrix = cubes * xp.eye(n) - xp.where(any_at_row[..., None], 0.0, gram / total)
+        self._require_unique(matrix, cubes, any_at_row)
         solved = xp.linalg.solve(matrix, along) / total**2
-        turned = along / total + xp.matmul(about, solved)
+        turned = along / total + xp.matmul(gram, solved)
         mixing = inverse * solved.swapaxes(-1, -2) - (turned / cubes) * xp.eye(n)
-        return (inverse / total)[..., 0], xp.matmul(mixing, shift)
+        share = at_row / xp.maximum(at_row.sum(axis=-1, keepdims=True), 1)
+        mixing = xp.where(any_at_row[..., None], 0.0, mixing)
+        return xp.where(any_at_row, share, (inverse / total)[..., 0]), mixing
+
+    def _require_unique(self, matrix: Array, cubes: Array, at_row: Array) -> None:
+        """Refuse where the Hessian is singular: rows on a line, with a whole stretch of minima."""
+        xp = array_module(matrix)
+        roots = xp.sqrt(cubes)
+        smallest = xp.linalg.eigvalsh(matrix / roots / roots.swapaxes(-1, -2))[..., :1]
+        if bool(((smallest < 1e-6) & ~at_row).any()):
+            raise NotDifferentiableError(
+                f"{self!r}: the rows lie on one line (a single coordinate, say), where an even "
+                f"number of them has no unique geometric median and the estimate no derivative; "
+                f"join more coordinates (scope='layer'), or use CoordinateMedian"
+            )
 
     def solve(self, gram: Array) -> WeiszfeldResult:
         """Iterate on a (centred) Gram matrix (*R, N, N) of the rows."""
@@ -136,7 +151,13 @@ class GeometricMedian(Weighting):
         for iteration in range(1, self.max_iterations + 1):
             projected = xp.matmul(gram, weights[..., None])[..., 0]
             size = (weights * projected).sum(axis=-1, keepdims=True)
-            squares = xp.maximum(norms - 2.0 * projected + size, 0.0)
+            squares = norms - 2.0 * projected + size
+            # The same from distances: where the iterate is near a row all its terms are small, and
+            # none of its digits cancel. The sum with the smaller terms is taken.
+            spread = xp.matmul(distances, weights[..., None])[..., 0]
+            half = 0.5 * (weights * spread).sum(axis=-1, keepdims=True)
+            squares = xp.where(spread + half < norms + size, spread - half, squares)
+            squares = xp.maximum(squares, 0.0)
             inverse = 1.0 / xp.sqrt(squares + self.smoothing**2 * unit)
             inverse = xp.where(xp.isinf(unit), coincide, inverse)
             updated = inverse / inverse.sum(axis=-1, keepdims=True)
@@ -147,3 +168,21 @@ class GeometricMedian(Weighting):
             if residual <= self.tolerance:
                 return WeiszfeldResult(weights, iteration, True, residual)
         return WeiszfeldResult(weights, iteration, False, residual)
+
+
+def _sits_at(about: Array, squares: Array, near: Array) -> Array:
+    """The rows, (*R, N) booleans, that the minimum lies on; none where it lies between rows.
+
+    It lies on rows whose number is at least the length of the sum of the unit vectors towards all
+    others.
+
+    Args:
+        about: Gram matrix of the rows relative to the minimum.
+        squares: its diagonal.
+        near: squared distance up to which a row is a candidate, (*R, 1).
+    """
+    xp = array_module(about)
+    candidates = squares <= near
+    pulls = xp.where(candidates, 0.0, 1.0 / xp.sqrt(xp.where(candidates, 1.0, squares)))
+    pull = (pulls * xp.matmul(about, pulls[..., None])[..., 0]).sum(axis=-1, keepdims=True)
+    return candidates & (pull <= candidates.sum(axis=-1, keepdims=True) ** 2)

@@ -74,6 +74,10 @@ class Krum(Weighting):
     def weights(self, gram: Array) -> Array:
         return smallest(self.scores(gram), 1, tie=TIE)
 
+    def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
+        # A small move of the rows does not change the choice among them.
+        return self.weights(gram), None
+
     def scores(self, gram: Array) -> Array:
         """s_i of every row: (*R, N)."""
         xp = array_module(gram)
@@ -96,7 +100,8 @@ class MultiKrum(Krum):
 
     Scores, options and breakdown point are those of ``Krum``; rows with the same score where the
     choice ends share their places. The scores are computed once, as in the paper; the variant that
-    chooses row after row and scores anew in between is another estimator.
+    chooses row after row and scores anew in between is another estimator. Equivariant under
+    translation, scale and rotation. Cost: one Gram matrix.
 
     Args:
         f: number of rows assumed bad.

@@ -42,10 +42,10 @@ class MEstimator(CoordinateWise):
 
     .. math:: \theta \leftarrow \theta + \frac{s}{N} \sum_i \psi\Big(\frac{g_i - \theta}{s}\Big)
 
-    from the pivot gamma, which cannot pass the root since 0 < psi' <= 1, with Newton's longer step
-    (divided by the mean of psi') wherever that stays between the points known to lie on either side
-    of the root. The scale, the one root of its equation, is found by Newton's method in log sigma.
-    The choices of rho are
+    from the pivot gamma, with steps made longer: by Newton's method (division by the mean of psi',
+    which is never more than 1) where that stays between the points known to lie on either side of
+    the root, and by halving where it does not. The scale, the one root of its equation, is found by
+    Newton's method in log sigma. The choices of rho are
 
     - ``'pseudo_huber'``: 2 (sqrt(1 + u^2 / 2) - 1), psi = u / sqrt(1 + u^2 / 2);
     - ``'log_cosh'``: log cosh u, psi = tanh u;
@@ -170,18 +170,24 @@ class MEstimator(CoordinateWise):
         safe = xp.where(scale > 0.0, scale, np.ones((), scale.dtype))
         tolerance = max(self.tolerance, 4.0 * float(np.finfo(deviations.dtype).eps))
         location = xp.zeros_like(safe)
-        low, high = xp.full_like(safe, -np.inf), xp.full_like(safe, np.inf)
-        longest = np.inf
+        # All deviations lie in [-1, 1], and so does the root.
+        low, high = -xp.ones_like(safe), xp.ones_like(safe)
+        previous, longest = xp.full_like(safe, np.inf), np.inf
         for _ in range(self.max_iterations):
             influence, slope = INFLUENCE[self.rho]((deviations - location) / safe, xp)
             step = influence.mean(axis=-2, keepdims=True)
             step = xp.where(scale > 0.0, step, np.zeros((), step.dtype))
-            # The plain step never passes the root. Newton's is longer: taken inside the bracket.
             low, high = xp.where(step > 0.0, location, low), xp.where(step < 0.0, location, high)
             slope = slope.mean(axis=-2, keepdims=True)
             newton = step / xp.where(slope > 0.0, slope, 1.0)
             moved = location + safe * newton
-            newton = xp.where((moved > low) & (moved < high), newton, step)
+            # A step that leaves the bracket, or does not shrink and might go in circles, is
+            # replaced by one to the middle of the bracket.
+            shrinks = xp.abs(newton) <= xp.maximum(0.5 * xp.abs(previous), tolerance)
+            good = (moved >= low) & (moved <= high) & shrinks
+            good &= (slope > 0.0) | (step == 0.0)
+            halving = (0.5 * (low + high) - location) / safe
+            newton = previous = xp.where(good, newton, halving)
             location = location + safe * newton
             # Rounding bounds the step by the distance that was travelled, where that is long.
             travelled = xp.maximum(xp.abs(location) / safe, 1.0)

@@ -20,7 +20,7 @@ class Mean(Robustifier):
     .. math:: \hat g = \frac1N \sum_i g_i
 
     In a robust layer it gives the stock gradient. Breakdown point 0: one row carries it anywhere.
-    Cost: one matrix product.
+    Equivariant under every affine map. Cost: one matrix product.
 
     Example:
         >>> import numpy as np, chainrob

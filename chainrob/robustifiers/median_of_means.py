@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import Robustifier
@@ -16,7 +16,10 @@ from chainrob.sample_gradients.base import Array, block_matrix
 
 @dataclass(frozen=True, repr=False)
 class MedianOfMeans(Robustifier):
-    """Median of the means of ``n_blocks`` contiguous blocks of samples.
+    r"""Median of the means of ``n_blocks`` contiguous blocks of samples.
+
+    .. math:: \hat g = \mathrm{med}(y_1, \dots, y_B), \qquad
+        y_b = \frac{1}{\lvert B_b \rvert} \sum_{i \in B_b} g_i
 
     ``center='geometric'`` is the robust gradient estimator of Prasad et al. and the tutorial's
     second estimator: the geometric median of the block means. ``center='coordinate'`` takes their
@@ -68,6 +71,9 @@ class MedianOfMeans(Robustifier):
 
     def _estimate(self, gradients: SampleGradients) -> Array:
         return self.median(gradients.block_means(self.n_blocks))
+
+    def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        return self.median.pullback(gradients.block_means(self.n_blocks), cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         # A block's weight is shared by its rows; the block means' weights average to one, and so do

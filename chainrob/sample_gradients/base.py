@@ -112,6 +112,12 @@ class SampleGradients(abc.ABC):
         output unit.
         """
 
+    def by_replica(self) -> SampleGradients:
+        """The same operator, whose ``reduce`` hands over tiles with their replica axes; others may
+        leave them out, which only a reduction that differs between replicas can tell.
+        """
+        return self
+
     @abc.abstractmethod
     def finite_rows(self) -> Array:
         """(*R, N) booleans: the rows without NaN and infinity."""

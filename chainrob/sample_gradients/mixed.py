@@ -67,11 +67,10 @@ class Mixed(SampleGradients):
         return gram * (apart[..., :, None] & apart[..., None, :])
 
     def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        if self.matrix.ndim > 2:
-            # Output units that are mixed each in its own way are no longer one layer to their base.
-            return super().reduce(reduction, dtype)
-        # A fused form knows outer products only, and mixed rows are sums of them.
-        return self.base.reduce(lambda values: reduction(self._combine(values)), dtype)
+        # Output units that are mixed each in its own way are no longer one layer to their base. A
+        # fused form knows outer products only, and mixed rows are sums of them.
+        base = self.base if self.matrix.ndim == 2 else self.base.by_replica()
+        return base.reduce(lambda values: reduction(self._combine(values)), dtype)
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         for index, values in self.base.tiles(budget):

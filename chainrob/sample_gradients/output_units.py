@@ -62,6 +62,9 @@ class OutputUnits(SampleGradients):
     def units(self) -> SampleGradients:
         raise ValueError("OutputUnits: one output unit has no output units of its own")
 
+    def by_replica(self) -> SampleGradients:
+        return self._explicit()
+
     def finite_rows(self) -> Array:
         return self._explicit().finite_rows()
 

@@ -4,7 +4,7 @@ Plain NumPy in float64, row by row or coordinate by coordinate, and nothing of t
 not treated: the rows of a test that compares are in general position.
 """
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from scipy.integrate import quad
@@ -137,7 +137,7 @@ def geometric_median(rows, steps=20000):
 def block_means(rows, n_blocks):
     n = len(rows)
     ends = [b * n // n_blocks for b in range(n_blocks + 1)]
-    return np.array([rows[i:j].mean(axis=0) for i, j in zip(ends, ends[1:], strict=False)])
+    return np.array([rows[i:j].mean(axis=0) for i, j in pairwise(ends)])
 
 
 def squared_distances(rows):

@@ -139,7 +139,7 @@ CASES = [
     ),
     Case(
         "geometric_median",
-        lambda f: C.GeometricMedian(tolerance=1e-12),
+        lambda f: C.GeometricMedian(tolerance=1e-12, max_iterations=20_000),
         lambda rows, f: oracle.geometric_median(rows),
         dim=6,
     ),
@@ -181,7 +181,9 @@ CASES = [
     Case("caf", lambda f: C.CAF(f), oracle.caf, multiple=3.0),
     Case(
         "nearest_neighbor_mixing-geometric_median",
-        lambda f: C.NearestNeighborMixing(f) >> C.GeometricMedian(tolerance=1e-12),
+        lambda f: (
+            C.NearestNeighborMixing(f) >> C.GeometricMedian(tolerance=1e-12, max_iterations=20_000)
+        ),
         lambda rows, f: oracle.geometric_median(oracle.nearest_neighbor_mixing(rows, f)),
         dim=6,
         most=12,
