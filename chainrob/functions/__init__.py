@@ -4,6 +4,7 @@ from chainrob.functions.activation import prelu, swish
 from chainrob.functions.convolution import convolution_2d, convolution_nd
 from chainrob.functions.deconvolution import deconvolution_2d, deconvolution_nd
 from chainrob.functions.embed_id import embed_id
+from chainrob.functions.exact import exact_backward
 from chainrob.functions.gradient_node import Aggregation, GradientNode
 from chainrob.functions.linear import LinearFunction, linear
 from chainrob.functions.normalization import group_normalization, layer_normalization
@@ -19,6 +20,7 @@ __all__ = [
     "deconvolution_2d",
     "deconvolution_nd",
     "embed_id",
+    "exact_backward",
     "group_normalization",
     "layer_normalization",
     "linear",

@@ -11,7 +11,7 @@ import chainer
 from chainer import function_node
 from chainer.utils import type_check
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, GradientNode
+from chainrob.functions.gradient_node import Aggregation, GradientNode, aggregation_now
 from chainrob.kernels import array_module
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients
@@ -87,7 +87,7 @@ class LinearFunction(function_node.FunctionNode):
         if wanted:
             node = GradientNode(
                 self.sample_gradients,
-                self.aggregation,
+                aggregation_now(self.aggregation),
                 wanted,
                 self.parameters,
                 {1: W.dtype, 2: gy.dtype},

@@ -13,6 +13,7 @@ from chainrob.robustifiers.errors import (
     ConvergenceWarning,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
+    NotDifferentiableError,
 )
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.geometric_median import GeometricMedian
@@ -59,6 +60,7 @@ __all__ = [
     "NearestNeighborMixing",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
+    "NotDifferentiableError",
     "PerReplica",
     "Phocas",
     "Pipeline",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from chainrob.kernels import is_array
+from chainrob.kernels import array_module, is_array
 from chainrob.robustifiers.errors import (
     ConvergenceWarning,
     NonFiniteGradientError,
@@ -295,8 +295,8 @@ class Weighting(Robustifier):
         """The cotangent of row n as w_n v + sum_m M_nm g_m, for a cotangent v of the estimate.
 
         Args:
-            gram: the Gram matrix (*R, N, N) of the rows, about their mean where the robustifier is
-                translation-equivariant.
+            gram: the Gram matrix (*R, N, N) of the rows, about the estimate where the robustifier
+                is translation-equivariant.
             projections: inner products (*R, N) of the same rows with v.
 
         Returns:
@@ -305,19 +305,21 @@ class Weighting(Robustifier):
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        centered = self.translation_equivariant
-        gram = gram_matrix(gradients, centered=centered)
-        products, along = gram.products, projections(gradients, cotangent)
-        if centered:
-            products = products - products.mean(axis=-1, keepdims=True)
-            products = products - products.mean(axis=-2, keepdims=True)
-            along = along - along.mean(axis=-1, keepdims=True)
-        weights, mixing = self.in_units(gram.exponent).derivative(products, along)
+        xp = gradients.xp
+        gram = gram_matrix(gradients, centered=self.translation_equivariant)
+        scaled = self.in_units(gram.exponent)
+        products, along = gram.products, projections(gradients, cotangent)[..., None]
+        if self.translation_equivariant:
+            # About the estimate itself: a point that is known by its weights, and an ordinary one.
+            weights = scaled.weights(products)[..., None]
+            shift = xp.eye(gradients.n_samples) - weights.swapaxes(-1, -2)
+            products, along = _about(products, shift), xp.matmul(shift, along)
+        weights, mixing = scaled.derivative(products, along[..., 0])
         if mixing is not None:
-            # The rows that M mixes are scaled by 2^-exponent and, if centred, less their mean.
-            mixing = gradients.xp.ldexp(mixing, -2 * gram.exponent)
-            if centered:
-                mixing = mixing - mixing.mean(axis=-1, keepdims=True)
+            # The rows that M mixes are scaled by 2^-exponent and, if centred, less the estimate.
+            mixing = xp.ldexp(mixing, -2 * gram.exponent)
+            if self.translation_equivariant:
+                mixing = xp.matmul(mixing, shift)
         return pullback_weights(gradients, weights, mixing, cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
@@ -336,6 +338,16 @@ class Weighting(Robustifier):
         if gram.bad is not None:
             weights = gradients.xp.where(gram.bad[..., None], np.nan, weights)
         return weights
+
+
+def _about(gram: Array, shift: Array) -> Array:
+    """The Gram matrix with the rows shifted; rows within rounding of zero are made zero."""
+    xp = array_module(gram)
+    norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+    shifted = xp.matmul(xp.matmul(shift, gram), shift.swapaxes(-1, -2))
+    noise = 1e-13 * xp.median(norms, axis=-1, keepdims=True)
+    there = xp.diagonal(shifted, axis1=-2, axis2=-1) > noise
+    return xp.where(there[..., :, None] & there[..., None, :], shifted, 0.0)
 
 
 def in_chunks(gradients: SampleGradients, answer: Callable[[SampleGradients], Any]) -> Any:

@@ -10,6 +10,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_integer, require_positive
 from chainrob.robustifiers.selection import TIE, smallest
+from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients.base import Array, squared_distances
 
 
@@ -72,22 +73,63 @@ class CenteredClipping(Weighting):
         return replace(self, radius=ldexp(self.radius, -exponent))
 
     def weights(self, gram: Array) -> Array:
+        weights = self._first(gram)
+        for _ in range(self.iterations):
+            weights = self._step(gram, weights)[0]
+        return weights
+
+    def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
+        """Reverse mode through the iterations: exact for any number of them, and at convergence
+        what the implicit function theorem gives.
+        """
         xp = array_module(gram)
         n = gram.shape[-1]
-        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
-        weights = medoid(gram) if self.start == "medoid" else xp.zeros(gram.shape[:-1])
+        path = [self._first(gram)]
         for _ in range(self.iterations):
-            projected = xp.matmul(gram, weights[..., None])[..., 0]
-            size = (weights * projected).sum(axis=-1, keepdims=True)
-            distances = xp.sqrt(xp.maximum(norms - 2.0 * projected + size, 0.0))
+            path.append(self._step(gram, path[-1])[0])
+        of_gram = xp.zeros_like(gram)
+        of_weights = projections
+        for weights in reversed(path[:-1]):
+            _, clip, distances, far = self._step(gram, weights)
+            of_clip = (of_weights - (of_weights * weights).sum(axis=-1, keepdims=True)) / n
+            of_weights = of_weights * (1.0 - clip.mean(axis=-1, keepdims=True))
+            # clip = radius / distance where far, and the radius may be a median of the distances.
+            safe = xp.where(distances > 0.0, distances, 1.0)
+            of_distances = xp.where(far, -of_clip * clip / safe, 0.0)
             if self.radius is None:
-                radius = xp.median(distances, axis=-1, keepdims=True)
-            else:
-                radius = self.radius
-            near = distances <= radius
-            clip = xp.where(near, 1.0, radius / xp.where(near, 1.0, distances))
-            weights = weights * (1.0 - clip.mean(axis=-1, keepdims=True)) + clip / n
-        return weights
+                of_radius = xp.where(far, of_clip / safe, 0.0).sum(axis=-1, keepdims=True)
+                middle = median_derivative(distances[..., None])[..., 0]
+                of_distances = of_distances + of_radius * middle
+            of_squares = xp.where(distances > 0.0, of_distances / (2.0 * safe), 0.0)
+            total = of_squares.sum(axis=-1, keepdims=True)
+            of_gram = of_gram + of_squares[..., None] * xp.eye(n)
+            rest = total * weights - 2.0 * of_squares
+            of_gram = of_gram + rest[..., :, None] * weights[..., None, :]
+            inner = xp.matmul(gram, (total * weights - of_squares)[..., None])[..., 0]
+            of_weights = of_weights + 2.0 * inner
+        return path[-1], of_gram + of_gram.swapaxes(-1, -2)
+
+    def _first(self, gram: Array) -> Array:
+        """Weights of the vector that the iteration starts from."""
+        if self.start == "medoid":
+            return medoid(gram)
+        return array_module(gram).zeros(gram.shape[:-1])
+
+    def _step(self, gram: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
+        """One iteration: new weights, clipping factors, distances, and which rows are clipped."""
+        xp = array_module(gram)
+        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+        projected = xp.matmul(gram, weights[..., None])[..., 0]
+        size = (weights * projected).sum(axis=-1, keepdims=True)
+        distances = xp.sqrt(xp.maximum(norms - 2.0 * projected + size, 0.0))
+        if self.radius is None:
+            radius = xp.median(distances, axis=-1, keepdims=True)
+        else:
+            radius = self.radius
+        far = distances > radius
+        clip = xp.where(far, radius / xp.where(far, distances, 1.0), 1.0)
+        weights = weights * (1.0 - clip.mean(axis=-1, keepdims=True)) + clip / gram.shape[-1]
+        return weights, clip, distances, far
 
 
 def medoid(gram: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from chainrob.robustifiers.base import Robustifier, as_operator, in_chunks
-from chainrob.robustifiers.errors import NonFiniteGradientError
+from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
 from chainrob.robustifiers.parameters import describe
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -53,6 +53,14 @@ class PreAggregation(abc.ABC):
     @abc.abstractmethod
     def spread(self, gradients: SampleGradients, weights: Array) -> Array:
         """Hand weights (*R, M) of the mixed rows, 1 in a plain mean, back to the N rows."""
+
+    def mix_constantly(self, gradients: SampleGradients) -> SampleGradients:
+        """``mix``, for steps whose mixture stays when the rows move a little.
+
+        Raises:
+            NotDifferentiableError: the mixture moves with the rows.
+        """
+        raise NotDifferentiableError(f"the derivative of {self!r} is not known")
 
     def check(self, n_samples: int) -> None:  # noqa: B027 (not all have something to check)
         """Raise ValueError where the parameters cannot work with ``n_samples`` rows."""
@@ -98,6 +106,11 @@ class Mixing(PreAggregation):
     def mix(self, gradients: SampleGradients) -> SampleGradients:
         return gradients.mix(self.matrix(gradients), affine=self.affine)
 
+    def mix_constantly(self, gradients: SampleGradients) -> SampleGradients:
+        # Averages of chosen rows: a small move of the rows does not change the choice. Clipping is
+        # not affine: its factors move with the rows.
+        return self.mix(gradients) if self.affine else super().mix_constantly(gradients)
+
     def spread(self, gradients: SampleGradients, weights: Array) -> Array:
         matrix = self.matrix(gradients)
         scale = matrix.shape[-1] / matrix.shape[-2]
@@ -113,6 +126,11 @@ class Chain(PreAggregation):
     def mix(self, gradients: SampleGradients) -> SampleGradients:
         for step in self.steps:
             gradients = step.mix(gradients)
+        return gradients
+
+    def mix_constantly(self, gradients: SampleGradients) -> SampleGradients:
+        for step in self.steps:
+            gradients = step.mix_constantly(gradients)
         return gradients
 
     def spread(self, gradients: SampleGradients, weights: Array) -> Array:
@@ -185,6 +203,9 @@ class Pipeline(Robustifier):
 
     def _estimate(self, gradients: SampleGradients) -> Any:
         return in_chunks(gradients, lambda part: self.robustifier._estimate(self.before.mix(part)))
+
+    def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
+        return self.robustifier._pullback(self.before.mix_constantly(gradients), cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         def answer(part: SampleGradients) -> Array:

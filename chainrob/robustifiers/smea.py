@@ -81,6 +81,10 @@ class SMEA(Weighting):
         chosen = xp.stack([self._of_one(one) for one in flat])
         return chosen.reshape(gram.shape[:-1])
 
+    def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
+        # A small move of the rows does not change the choice among them.
+        return self.weights(gram), None
+
     def _of_one(self, gram: Array) -> Array:
         xp = array_module(gram)
         n = gram.shape[-1]
