@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ class _Activation(RobustFunction):
 class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
     """Chainer's PReLU, with a robust gradient of W."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W"}
 
     def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
         # The stock node makes gx and gW at once and differentiates only both at once, so gx is
@@ -53,7 +53,7 @@ class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
 class SwishFunction(_Activation, stock_swish.Swish):
     """Chainer's Swish, with a robust gradient of beta."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "beta"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "beta"}
 
     def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
         x, beta = self.get_retained_inputs()

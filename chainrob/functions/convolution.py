@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import chainer
@@ -20,7 +20,7 @@ Extent = int | Sequence[int]
 class ConvolutionNDFunction(RobustFunction, stock_nd.ConvolutionND):
     """Chainer's convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
     def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,7 +36,7 @@ class ConvolutionNDFunction(RobustFunction, stock_nd.ConvolutionND):
 class Convolution2DFunction(RobustFunction, stock_2d.Convolution2DFunction):
     """Chainer's two-dimensional convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
     def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -4,7 +4,7 @@ robustly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import chainer
@@ -21,7 +21,7 @@ from chainrob.sample_gradients.patches import Geometry, padded
 class DeconvolutionNDFunction(RobustFunction, stock_nd.DeconvolutionND):
     """Chainer's transposed convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
     def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -37,7 +37,7 @@ class DeconvolutionNDFunction(RobustFunction, stock_nd.DeconvolutionND):
 class Deconvolution2DFunction(RobustFunction, stock_2d.Deconvolution2DFunction):
     """Chainer's two-dimensional transposed convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
     def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

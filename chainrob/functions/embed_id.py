@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from chainrob.sample_gradients.base import Array
 class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):
     """Chainer's embedding, with a robust gradient of W."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W"}
 
     def __init__(self, aggregation: Aggregation, ignore_label: int | None = None) -> None:
         super().__init__(ignore_label)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -118,19 +118,20 @@ class GradientNode(function_node.FunctionNode):
             return self._record(operators)
         wanted = self.wanted
         rows = [operators[index] for index in wanted]
-        estimates = estimate(plan.robustifier, rows, plan.scope)
+        robustifier: Any = plan.robustifier
+        estimates = estimate(robustifier, rows, plan.scope)
         if plan.link is not None and observers.any_observed():
             named = {self.names[index]: operators[index] for index in wanted}
             observers.notify(
                 (plan.link,),
                 plan.link,
-                plan.robustifier,
+                robustifier,
                 named,
                 plan.scope,
                 plan.loss_reduction,
             )
         if plan.loss_reduction == "sum":
-            n_samples = count_samples(plan.robustifier, n_samples)
+            n_samples = count_samples(robustifier, n_samples)
             estimates = [one * one.dtype.type(n_samples) for one in estimates]
         # NumPy's arithmetic turns an array of no axes into a scalar, which Chainer does not take.
         return tuple(
@@ -193,7 +194,7 @@ class RobustFunction:
     ``sample_gradients``.
     """
 
-    parameters: Mapping[int, str]
+    parameters: ClassVar[Mapping[int, str]]
     """Input index to name in the link."""
 
     aggregation: Aggregation
@@ -228,7 +229,7 @@ class RobustFunction:
                 wanted,
                 self.parameters,
                 {index: inputs[index].dtype for index in wanted},
-                origin=self,  # type: ignore[arg-type]
+                origin=self,
             )
             gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
         return tuple(gradients[index] for index in indexes)

@@ -6,7 +6,7 @@ not, and has no robust form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from chainrob.sample_gradients.base import Array
 class LayerNormalizationFunction(RobustFunction, stock_layer.LayerNormalization):
     """Chainer's layer normalization, with robust gradients of gamma and beta."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "gamma", 2: "beta"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "gamma", 2: "beta"}
 
     def __init__(self, aggregation: Aggregation, eps: float) -> None:
         super().__init__(eps)
@@ -33,13 +33,13 @@ class LayerNormalizationFunction(RobustFunction, stock_layer.LayerNormalization)
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        return affine_gradients(*arrays, wanted, 1, self.eps)
+        return affine_gradients(arrays, wanted, 1, self.eps)
 
 
 class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization):
     """Chainer's group normalization, with robust gradients of gamma and beta."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "gamma", 2: "beta"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "gamma", 2: "beta"}
 
     def __init__(self, aggregation: Aggregation, groups: int, eps: float) -> None:
         super().__init__(groups, eps)
@@ -70,13 +70,14 @@ class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization)
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        return affine_gradients(*arrays, wanted, self.groups, self.eps)
+        return affine_gradients(arrays, wanted, self.groups, self.eps)
 
 
 def affine_gradients(
-    x: Array, gy: Array, wanted: Sequence[int], groups: int, eps: float
+    arrays: tuple[Array, ...], wanted: Sequence[int], groups: int, eps: float
 ) -> dict[int, SampleGradients]:
     """The operators of gamma (key 1) and beta (key 2): sums over the positions of a channel."""
+    x, gy = arrays
     operators: dict[int, SampleGradients] = {}
     if 1 in wanted:
         operators[1] = position_sums(standardised(x, groups, eps) * gy, keep=(1,))
@@ -86,7 +87,7 @@ def affine_gradients(
 
 
 def standardised(x: Array, groups: int, eps: float) -> Array:
-    """x with mean 0 and variance 1 over each group of channels of each sample, in float32 at least."""
+    """x with mean 0 and variance 1 over each group of each sample's channels, float32 at least."""
     rows = x.reshape((len(x) * groups, -1 if x.size else 0))
     rows = rows.astype(np.promote_types(x.dtype, np.float32), copy=False)
     rows = rows - rows.mean(axis=1, keepdims=True)

@@ -86,8 +86,8 @@ def record(
     recorder = None if link is None else recorder_of(link)
     if recorder is None:
         raise RuntimeError(
-            f"{type(link).__name__} has scope='model', so its gradient is estimated after the whole "
-            f"backward pass, but nobody waits for it: call "
+            f"{type(link).__name__} has scope='model', so its gradient is estimated after the "
+            f"whole backward pass, but nobody waits for it: call "
             f"optimizer.add_hook(chainrob.training.RobustGradient(model)) first (a copy of a model "
             f"needs its own)"
         )

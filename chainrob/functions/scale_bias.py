@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import chainer
@@ -53,7 +53,7 @@ class _Along(RobustFunction, function_node.FunctionNode):
 class ScaleFunction(_Along):
     """x * y; robust gradient of y."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "W"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W"}
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1))
@@ -74,7 +74,7 @@ class ScaleFunction(_Along):
 class BiasFunction(_Along):
     """x + y; robust gradient of y."""
 
-    parameters: ClassVar[dict[int, str]] = {1: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "b"}
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         x, y = inputs

@@ -178,8 +178,8 @@ def _chosen(model: chainer.Link, layers: Any) -> list[tuple[str, chainer.Link]]:
         if isinstance(entry, int) and not isinstance(entry, bool):
             if not -len(names) <= entry < len(names):
                 raise KeyError(
-                    f"robustify: layers must be numbers below {len(names)}, found {entry}; the links "
-                    f"that hold parameters are {names}"
+                    f"robustify: layers must be numbers below {len(names)}, found {entry}; the "
+                    f"links that hold parameters are {names}"
                 )
             chosen.add(names[entry])
         elif isinstance(entry, str):
@@ -215,7 +215,7 @@ def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str)
         if container is not None and scope != "model":
             return (
                 f"{type(container).__name__} runs it once a time step, and a sample's gradient is "
-                f"the sum over the steps; use scope='model', which estimates it after the whole pass"
+                f"the sum over the steps; use scope='model', which estimates it after the pass"
             )
         return ""
     for stock, form in robust_forms().items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import chainer
+from chainrob.functions.estimate import Reduction, Scope
 from chainrob.functions.linear import affine
 from chainrob.links.robust_link import RobustLink
 
@@ -38,6 +40,29 @@ class Linear(RobustLink, chainer.links.Linear):
     """
 
     stock = chainer.links.Linear
+
+    def __init__(
+        self,
+        in_size: int | None,
+        out_size: int | None = None,
+        nobias: bool = False,
+        initialW: Any = None,
+        initial_bias: Any = None,
+        *,
+        robustifier: Callable[[Any], Any] | None = None,
+        loss_reduction: Reduction = "mean",
+        scope: Scope = "layer",
+    ) -> None:
+        super().__init__(
+            in_size,
+            out_size,
+            nobias,
+            initialW,
+            initial_bias,
+            robustifier=robustifier,
+            loss_reduction=loss_reduction,
+            scope=scope,
+        )
 
     def forward(self, x: Any, n_batch_axes: int = 1) -> chainer.Variable:
         """y = x W^T + b, (N, ..., Q) for x (N, ..., P)."""

@@ -10,7 +10,6 @@ import chainer
 from chainrob.functions.estimate import Reduction, Scope, check_options
 from chainrob.functions.gradient_node import Aggregation
 
-
 _forms: dict[type[chainer.Link], type[RobustLink]] = {}
 
 

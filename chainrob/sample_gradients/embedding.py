@@ -66,13 +66,23 @@ class EmbeddingGradients(Tiled):
         return Entries(ids[first], samples[first], sums)
 
     def touched(self) -> EmbeddingGradients:
-        """The operator of the rows that some sample touched; all others are zero in every sample."""
-        entries = self.entries
-        unique, inverse = self.xp.unique(entries.ids, return_inverse=True)
-        small = EmbeddingGradients(self.ids, self.gy, int(unique.size))
-        small.__dict__["entries"] = entries._replace(ids=inverse.reshape(-1))
-        small.__dict__["rows"] = unique
+        """The operator of the rows that some sample touched; the others are zero in all samples."""
+        xp, entries, rows = self.xp, self.entries, self.touched_ids
+        place = xp.zeros(self.shape[0] + 1, np.int64)
+        place[rows] = xp.arange(rows.size)
+        place[-1] = rows.size  # ignored here as well
+        valid = (self.ids >= 0) & (self.ids < self.shape[0])
+        small = EmbeddingGradients(
+            place[xp.where(valid, self.ids, self.shape[0])], self.gy, int(rows.size)
+        )
+        # What is known is handed on: entries are costly to find.
+        small.__dict__["entries"] = entries._replace(ids=place[entries.ids])
         return small
+
+    @cached_property
+    def touched_ids(self) -> Array:
+        """The ids that some sample holds, in order."""
+        return self.xp.unique(self.entries.ids)
 
     def values(self, index: Index) -> Array:
         rows, columns = index
@@ -130,8 +140,7 @@ class EmbeddingGradients(Tiled):
             # All the other coordinates are N zeros: they are reduced once for all.
             out[...] = reduction(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
         if small.shape[0]:
-            rows = small.__dict__["rows"]
-            out[rows] = SampleGradients.reduce(small, reduction, dtype)
+            out[self.touched_ids] = SampleGradients.reduce(small, reduction, dtype)
         return out
 
     def take(self, rows: Array) -> EmbeddingGradients:

@@ -101,10 +101,12 @@ class PatchProducts(Tiled):
         return type(self)(take(self.patched, rows, 0), take(self.plain, rows, 0), self.geometry)
 
     def all_finite(self) -> bool:
+        if not (self.patched.size and self.plain.size):
+            return True
         # One fast pass over each array; a doubt is settled by looking at the rows themselves.
         with np.errstate(over="ignore", invalid="ignore"):
             largest = [
-                self.xp.abs(array).max(initial=0.0).astype(self.compute_dtype)
+                self.xp.abs(array).max().astype(self.compute_dtype)
                 for array in (self.patched, self.plain)
             ]
             bound = largest[0] * largest[1] * self.compute_dtype.type(self.n_positions)

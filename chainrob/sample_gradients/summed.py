@@ -38,26 +38,32 @@ def add_up(parts: Sequence[SampleGradients]) -> SampleGradients:
     first = parts[0]
     if len(parts) == 1:
         return first
-    xp = first.xp
-    kinds = {type(part) for part in parts}
-    if kinds == {OuterProducts}:
-        lead = (*first.replicas, first.n_samples)
-
-        def joined(arrays: list[Array]) -> Array:
-            full = [xp.broadcast_to(one, (*lead, *one.shape[-2:])) for one in arrays]
-            return xp.concatenate(full, axis=-2)
-
-        return OuterProducts(joined([one.x for one in parts]), joined([one.gy for one in parts]))
-    if kinds == {EmbeddingGradients}:
-        ids = xp.concatenate([one.ids for one in parts], axis=1)
-        gy = xp.concatenate([one.gy for one in parts], axis=1)
-        return EmbeddingGradients(ids, gy, first.shape[0])
-    if kinds == {Dense}:
-        rows = parts[0].rows
-        for part in parts[1:]:
-            rows = rows + part.rows
-        return Dense(rows, len(first.replicas))
+    if all(type(part) is OuterProducts for part in parts):
+        return _one_outer_product([part for part in parts if isinstance(part, OuterProducts)])
+    if all(type(part) is EmbeddingGradients for part in parts):
+        return _one_embedding([part for part in parts if isinstance(part, EmbeddingGradients)])
+    if all(type(part) is Dense for part in parts):
+        arrays = [part.rows for part in parts if isinstance(part, Dense)]
+        return Dense(sum(arrays[1:], arrays[0]), len(first.replicas))
     return Summed(parts)
+
+
+def _one_outer_product(parts: Sequence[OuterProducts]) -> OuterProducts:
+    xp = parts[0].xp
+    lead = (*parts[0].replicas, parts[0].n_samples)
+
+    def joined(arrays: list[Array]) -> Array:
+        full = [xp.broadcast_to(one, (*lead, *one.shape[-2:])) for one in arrays]
+        return xp.concatenate(full, axis=-2)
+
+    return OuterProducts(joined([one.x for one in parts]), joined([one.gy for one in parts]))
+
+
+def _one_embedding(parts: Sequence[EmbeddingGradients]) -> EmbeddingGradients:
+    xp = parts[0].xp
+    ids = xp.concatenate([one.ids for one in parts], axis=1)
+    gy = xp.concatenate([one.gy for one in parts], axis=1)
+    return EmbeddingGradients(ids, gy, parts[0].shape[0])
 
 
 class Summed(Tiled):

@@ -15,6 +15,9 @@ from chainrob.sample_gradients.base import Array
 
 Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
 
+Entry = tuple[str, Recording, SampleGradients]
+"""A parameter's path in the model, what it recorded, and its rows."""
+
 
 class RobustGradient:
     r"""Optimizer hook: the gradient of the whole model from one row a sample.
@@ -114,7 +117,8 @@ class RobustGradient:
         self._check_links()
         names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
         recordings = [one for one in self._recorder.collect() if one.parameter.grad is not None]
-        robust, plain = [], []
+        robust: list[Entry] = []
+        plain: list[Entry] = []
         for one in recordings:
             name = names.get(id(one.parameter), one.parameter.name or "?")
             chosen = robust if self._selects(name, one.parameter) else plain
@@ -128,12 +132,12 @@ class RobustGradient:
         if robust:
             self._estimate(robust)
 
-    def _estimate(self, entries: list[tuple[str, Recording, SampleGradients]]) -> None:
+    def _estimate(self, entries: list[Entry]) -> None:
         counts = {name: rows.n_samples for name, _, rows in entries}
         if len(set(counts.values())) > 1:
             raise ValueError(
-                f"RobustGradient: all parameters must see the same samples, found numbers of samples "
-                f"{counts}"
+                f"RobustGradient: all parameters must see the same samples, found numbers of "
+                f"samples {counts}"
             )
         reductions = {name: recording.loss_reduction for name, recording, _ in entries}
         if len(set(reductions.values())) > 1:
@@ -170,8 +174,8 @@ class RobustGradient:
         links = self._robust_links()
         if not links:
             raise ValueError(
-                "RobustGradient: no link of the model has scope='model', so nothing is recorded for "
-                "it; call chainrob.robustify(model, robustifier, scope='model')"
+                "RobustGradient: no link of the model has scope='model', so nothing is recorded "
+                "for it; call chainrob.robustify(model, robustifier, scope='model')"
             )
         for link in links:
             recorder = recorder_of(link)

@@ -64,8 +64,8 @@ def test_everything_is_kept():
     optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(1e-3))
     model.l1.W.update_rule.hyperparam.alpha = 0.5
     train(model, optimizer, 2)
-    links = {name: link for name, link in model.namedlinks()}
-    parameters = {name: parameter for name, parameter in model.namedparams()}
+    links = dict(model.namedlinks())
+    parameters = dict(model.namedparams())
     states = {name: one.update_rule.state for name, one in parameters.items()}
     before = arrays(model)
     assert chainrob.robustify(model, chainrob.Mean()) is model

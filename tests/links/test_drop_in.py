@@ -304,7 +304,7 @@ def test_bad_settings(settings, error, message):
 def test_scale_along_the_sample_axis_has_no_sample_gradients():
     x = np.ones((3, 4), np.float32)
     assert chainrob.links.Scale(0, (3,))(x).shape == (3, 4)
-    with pytest.raises(ValueError, match="axis must be at least 1.* found 0"):
+    with pytest.raises(ValueError, match=r"axis must be at least 1.* found 0"):
         chainrob.links.Scale(0, (3,), robustifier=chainrob.Mean())(x)
 
 

@@ -353,7 +353,7 @@ def test_forgetting_to_robustify_is_an_error():
         optimizer = chainer.optimizers.SGD(0.1).setup(model)
         optimizer.add_hook(RobustGradient(model, chainrob.Mean()))
         with pytest.raises(ValueError, match="no link of the model has scope='model'"):
-            optimizer.update(lambda model=model: F.softmax_cross_entropy(model(x), t))
+            optimizer.update(lambda m=model, x=x, t=t: F.softmax_cross_entropy(m(x), t))
 
 
 def test_a_second_hook_takes_over():
@@ -396,7 +396,7 @@ def test_unknown_parameters():
     model, _, _ = make(Tied)
     with pytest.raises(KeyError, match="found 'conv/V'; there are"):
         RobustGradient(model, parameters=["conv", "conv/V"])
-    with pytest.raises(TypeError, match="model must be a chainer.Link"):
+    with pytest.raises(TypeError, match=r"model must be a chainer\.Link"):
         RobustGradient(3)
 
 
