@@ -157,7 +157,7 @@ class MEstimator(CoordinateWise):
             pivot = xp.median(values, axis=-2, keepdims=True)
         deviations = values - pivot
         unit = xp.abs(deviations).max(axis=-2, keepdims=True)
-        unit = xp.where(unit > 0.0, unit, np.ones((), values.dtype))
+        unit = xp.where(unit > 0.0, unit, values.dtype.type(1))
         deviations = deviations / unit
         if self.scale is not None:
             return pivot, unit, deviations, (self.scale / unit).astype(values.dtype, copy=False)
@@ -167,7 +167,7 @@ class MEstimator(CoordinateWise):
     def _location(self, deviations: Array, scale: Array) -> Array:
         """Root of the location equation; 0, the pivot, where the scale is 0."""
         xp = array_module(deviations)
-        safe = xp.where(scale > 0.0, scale, np.ones((), scale.dtype))
+        safe = xp.where(scale > 0.0, scale, scale.dtype.type(1))
         tolerance = max(self.tolerance, 4.0 * float(np.finfo(deviations.dtype).eps))
         location = xp.zeros_like(safe)
         # All deviations lie in [-1, 1], and so does the root.
@@ -176,7 +176,7 @@ class MEstimator(CoordinateWise):
         for _ in range(self.max_iterations):
             influence, slope = INFLUENCE[self.rho]((deviations - location) / safe, xp)
             step = influence.mean(axis=-2, keepdims=True)
-            step = xp.where(scale > 0.0, step, np.zeros((), step.dtype))
+            step = xp.where(scale > 0.0, step, step.dtype.type(0))
             low, high = xp.where(step > 0.0, location, low), xp.where(step < 0.0, location, high)
             slope = slope.mean(axis=-2, keepdims=True)
             newton = step / xp.where(slope > 0.0, slope, 1.0)
@@ -238,7 +238,7 @@ def chi_scale(deviations: Array) -> Array:
 
 
 def _pseudo_huber(u: Array, xp: Any) -> tuple[Array, Array]:
-    shrink = 1.0 / xp.hypot(np.ones((), u.dtype), u * u.dtype.type(SQRT_HALF))
+    shrink = 1.0 / xp.hypot(u.dtype.type(1), u * u.dtype.type(SQRT_HALF))
     return u * shrink, shrink * shrink * shrink
 
 

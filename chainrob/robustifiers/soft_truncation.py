@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from math import log, sqrt
 from typing import Any, Literal
 
-import numpy as np
-
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise, as_operator
 from chainrob.robustifiers.trimming import median_derivative
@@ -145,7 +143,7 @@ class SoftTruncation(CoordinateWise):
         # In the unit of the largest deviation no square overflows or vanishes, at any scale.
         deviations = values - center
         unit = xp.abs(deviations).max(axis=-2, keepdims=True)
-        unit = xp.where(unit > 0.0, unit, np.ones((), values.dtype))
+        unit = xp.where(unit > 0.0, unit, values.dtype.type(1))
         deviations = deviations / unit
         if self.pilot == "mean":
             variance = (deviations * deviations).sum(axis=-2, keepdims=True) / max(n - 1, 1)
@@ -156,7 +154,7 @@ class SoftTruncation(CoordinateWise):
         scale = xp.sqrt(xp.maximum(variance, floor) * (n / (2.0 * log(1.0 / self.delta))))
         scale = scale.astype(values.dtype, copy=False)
         units = deviations / xp.where(scale > 0.0, scale, 1.0)
-        units = xp.where(scale > 0.0, units, np.zeros((), values.dtype))
+        units = xp.where(scale > 0.0, units, values.dtype.type(0))
         return center, scale * unit, units
 
 

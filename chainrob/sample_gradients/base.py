@@ -220,12 +220,14 @@ class SampleGradients(abc.ABC):
 
 
 def central_row(array: Array) -> Array:
-    """A row of ordinary size to centre on: per replica, the row of median norm of ``array`` (*R, N, K): (*R, 1, K).
+    """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm, (*R, 1, K).
 
-    It is a data row and not a mean, because one row 1e15 times the rest would drag any mean with it.
+    It is a data row and no mean, because one row 1e15 times the rest would drag any mean with it.
     """
     xp = array_module(array)
-    norms = xp.abs(array).max(axis=-1, initial=0.0)
+    if array.shape[-1] == 0:
+        return array[..., :1, :]
+    norms = xp.abs(array).max(axis=-1)
     middle = xp.argsort(norms, axis=-1)[..., (array.shape[-2] - 1) // 2]
     return xp.take_along_axis(array, middle[..., None, None], axis=-2)
 

@@ -304,3 +304,16 @@ def test_options(options, error, message):
     x, W, b, _ = layer_data(5)
     with pytest.raises(error, match=message):
         chainrob.functions.linear(x, W, b, **options)
+
+
+@pytest.mark.parametrize("scope", ["unit", "layer"])
+@pytest.mark.parametrize(("of_x", "of_gy"), [(160, -160), (-160, 160), (150, 150), (-150, -150)])
+def test_factors_of_any_size(of_x, of_gy, scope):
+    """Inputs at 1e160 and output gradients at 1e-160 make ordinary rows, and are not squared."""
+    x, W, _, gy = layer_data(9)
+    for robustifier in (chainrob.GeometricMedian(), chainrob.MultiKrum(2), chainrob.CAF(2)):
+        options = {"robustifier": robustifier, "scope": scope}
+        expected, _, _ = gradients(x, W, None, gy, **options)
+        scaled = x * 2.0 ** (3 * of_x), gy * 2.0 ** (3 * of_gy)
+        found, _, _ = gradients(scaled[0], W, None, scaled[1], **options)
+        np.testing.assert_allclose(found, expected * 2.0 ** (3 * (of_x + of_gy)), rtol=1e-7)
