@@ -11,7 +11,7 @@ import chainer
 from chainer.functions.activation import prelu as stock_prelu
 from chainer.functions.activation import swish as stock_swish
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums
+from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -49,6 +49,13 @@ class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
         below = array_module(x).where(x >= 0, np.zeros((), x.dtype), x * gy)
         return {1: self.rows(below)}
 
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        x, gy = variables
+        below = chainer.functions.minimum(x, array_module(x.array).zeros_like(x.array))
+        return chainer.functions.sum(below * gy * spread(rows, 1, gy))
+
 
 class SwishFunction(_Activation, stock_swish.Swish):
     """Chainer's Swish, with a robust gradient of beta."""
@@ -72,6 +79,13 @@ class SwishFunction(_Activation, stock_swish.Swish):
         # The logistic function by tanh, which does not overflow.
         gate = 0.5 + 0.5 * array_module(x).tanh(0.5 * slope * x)
         return {1: self.rows(gy * x * x * gate * (1.0 - gate))}
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        x, beta, gy = variables
+        gate = chainer.functions.sigmoid(_broadcast(beta, x.shape) * x)
+        return chainer.functions.sum(gy * x * x * gate * (1.0 - gate) * spread(rows, 1, gy))
 
 
 def _broadcast(parameter: chainer.Variable, shape: tuple[int, ...]) -> chainer.Variable:

@@ -9,7 +9,7 @@ import chainer
 from chainer.functions.connection import convolution_2d as stock_2d
 from chainer.functions.connection import convolution_nd as stock_nd
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums
+from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
 from chainrob.sample_gradients import PatchProducts, SampleGradients
 from chainrob.sample_gradients.base import Array
 from chainrob.sample_gradients.patches import Geometry, padded
@@ -29,8 +29,15 @@ class ConvolutionNDFunction(RobustFunction, stock_nd.ConvolutionND):
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        geometry = Geometry(self.inputs[1].shape[2:], self.stride, self.dilate, self.groups)
-        return filter_gradients(arrays, wanted, geometry, self.pad)
+        return filter_gradients(arrays, wanted, self.geometry(), self.pad)
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return filter_products(index, rows, variables, self.geometry(), self.pad)
+
+    def geometry(self) -> Geometry:
+        return Geometry(self.inputs[1].shape[2:], self.stride, self.dilate, self.groups)
 
 
 class Convolution2DFunction(RobustFunction, stock_2d.Convolution2DFunction):
@@ -45,10 +52,17 @@ class Convolution2DFunction(RobustFunction, stock_2d.Convolution2DFunction):
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        geometry = Geometry(
+        return filter_gradients(arrays, wanted, self.geometry(), (self.ph, self.pw))
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return filter_products(index, rows, variables, self.geometry(), (self.ph, self.pw))
+
+    def geometry(self) -> Geometry:
+        return Geometry(
             self.inputs[1].shape[2:], (self.sy, self.sx), (self.dy, self.dx), self.groups
         )
-        return filter_gradients(arrays, wanted, geometry, (self.ph, self.pw))
 
 
 def filter_gradients(
@@ -62,6 +76,46 @@ def filter_gradients(
     if 2 in wanted:
         operators[2] = position_sums(gy, keep=(1,))
     return operators
+
+
+def filter_products(
+    index: int,
+    rows: Array,
+    variables: tuple[chainer.Variable, ...],
+    geometry: Geometry,
+    pad: Sequence[int],
+) -> chainer.Variable:
+    """sum_n <rows_n, g_n> of W (index 1) or b (index 2).
+
+    Of W it is <gy, y> for the convolution y in which sample n has the filter rows_n: a convolution
+    of one sample whose channels, N times as many, are as many times grouped.
+    """
+    x, gy = variables
+    functions = chainer.functions
+    if index == 2:
+        return functions.sum(gy * spread(rows, 1, gy))
+    sizes = zip(
+        x.shape[2:],
+        gy.shape[2:],
+        geometry.ksize,
+        geometry.stride,
+        geometry.dilate,
+        pad,
+        strict=True,
+    )
+    covers_all = any(
+        found > (size + 2 * p - (k - 1) * d - 1) // step + 1 for size, found, k, step, d, p in sizes
+    )
+    y = functions.convolution_nd(
+        functions.reshape(x, (1, -1, *x.shape[2:])),
+        rows.reshape((-1, *rows.shape[2:])).astype(x.dtype),
+        stride=geometry.stride,
+        pad=tuple(pad),
+        cover_all=covers_all,
+        dilate=geometry.dilate,
+        groups=len(rows) * geometry.groups,
+    )
+    return functions.sum(functions.reshape(y, gy.shape) * gy)
 
 
 def convolution_nd(

@@ -12,7 +12,7 @@ from chainer.functions.connection import deconvolution_2d as stock_2d
 from chainer.functions.connection import deconvolution_nd as stock_nd
 from chainrob.functions.convolution import Extent
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums
+from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
 from chainrob.sample_gradients import SampleGradients, TransposedPatchProducts
 from chainrob.sample_gradients.base import Array
 from chainrob.sample_gradients.patches import Geometry, padded
@@ -30,8 +30,15 @@ class DeconvolutionNDFunction(RobustFunction, stock_nd.DeconvolutionND):
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        geometry = Geometry(self.inputs[1].shape[2:], self.stride, self.dilate, self.groups)
-        return filter_gradients(arrays, wanted, geometry, self.pad)
+        return filter_gradients(arrays, wanted, self.geometry(), self.pad)
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return filter_products(index, rows, variables, self.geometry(), self.pad)
+
+    def geometry(self) -> Geometry:
+        return Geometry(self.inputs[1].shape[2:], self.stride, self.dilate, self.groups)
 
 
 class Deconvolution2DFunction(RobustFunction, stock_2d.Deconvolution2DFunction):
@@ -46,10 +53,17 @@ class Deconvolution2DFunction(RobustFunction, stock_2d.Deconvolution2DFunction):
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
-        geometry = Geometry(
+        return filter_gradients(arrays, wanted, self.geometry(), (self.ph, self.pw))
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return filter_products(index, rows, variables, self.geometry(), (self.ph, self.pw))
+
+    def geometry(self) -> Geometry:
+        return Geometry(
             self.inputs[1].shape[2:], (self.sy, self.sx), (self.dy, self.dx), self.groups
         )
-        return filter_gradients(arrays, wanted, geometry, (self.ph, self.pw))
 
 
 def filter_gradients(
@@ -64,6 +78,30 @@ def filter_gradients(
     if 2 in wanted:
         operators[2] = position_sums(gy, keep=(1,))
     return operators
+
+
+def filter_products(
+    index: int,
+    rows: Array,
+    variables: tuple[chainer.Variable, ...],
+    geometry: Geometry,
+    pad: Sequence[int],
+) -> chainer.Variable:
+    """sum_n <rows_n, g_n> of W (index 1) or b (index 2), as for a convolution."""
+    x, gy = variables
+    functions = chainer.functions
+    if index == 2:
+        return functions.sum(gy * spread(rows, 1, gy))
+    y = functions.deconvolution_nd(
+        functions.reshape(x, (1, -1, *x.shape[2:])),
+        rows.reshape((-1, *rows.shape[2:])).astype(x.dtype),
+        stride=geometry.stride,
+        pad=tuple(pad),
+        outsize=gy.shape[2:],
+        dilate=geometry.dilate,
+        groups=len(rows) * geometry.groups,
+    )
+    return functions.sum(functions.reshape(y, gy.shape) * gy)
 
 
 def deconvolution_nd(

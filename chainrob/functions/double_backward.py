@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from chainer import function_node
 from chainrob.functions.estimate import pullback
+from chainrob.robustifiers import CoordinateWise, Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.sample_gradients import Dense, SampleGradients, Tiled
 from chainrob.sample_gradients.base import Array
 
 if TYPE_CHECKING:
@@ -41,8 +43,9 @@ class GradientPullback(function_node.FunctionNode):
         n_cotangents = sum(self.present)
         inputs = arrays[: len(arrays) - n_cotangents]
         given = iter(arrays[len(inputs) :])
-        operators, n_samples = self.node.operators(inputs)
-        rows = [operators[index] for index in self.node.wanted]
+        inputs, n_samples = self.node.scaled(inputs)
+        operators = self.node.build(inputs, self.node.wanted)
+        rows = [self._explicit(operators[index]) for index in self.node.wanted]
         cotangents = []
         for row, present in zip(rows, self.present, strict=True):
             if present:
@@ -50,6 +53,7 @@ class GradientPullback(function_node.FunctionNode):
             else:
                 cotangent = row.xp.zeros((*row.replicas, *row.shape), row.compute_dtype)
             cotangents.append(cotangent)
+        assert plan.robustifier is not None
         pulled = pullback(plan.robustifier, rows, cotangents, plan.scope)
         *of_inputs, of_gy = self.pull(inputs, dict(zip(self.node.wanted, pulled, strict=True)))
         # With 'mean' the rows are N times the raw ones, with 'sum' the estimate is: either way N.
@@ -60,6 +64,20 @@ class GradientPullback(function_node.FunctionNode):
             one.astype(array.dtype, copy=False)
             for one, array in zip((*of_inputs, of_gy), inputs, strict=True)
         )
+
+    def _explicit(self, gradients: SampleGradients) -> SampleGradients:
+        """The operator itself, or its rows as an array where it can only give tiles."""
+        if not isinstance(gradients, Tiled):
+            return gradients
+        plan = self.node.aggregation
+        by_unit = plan.scope == "unit" and not isinstance(plan.robustifier, CoordinateWise | Mean)
+        if by_unit and not getattr(gradients, "units_in_plain", False):
+            raise NotDifferentiableError(
+                f"double backward with scope='unit' is not available for "
+                f"{type(self.node.origin).__name__}; use another scope"
+            )
+        rows = gradients.materialize()
+        return Dense(rows.reshape((gradients.n_samples, *gradients.shape)))
 
     def backward(self, indexes: tuple[int, ...], grad_outputs: tuple[Any, ...]) -> Any:
         raise NotDifferentiableError(

@@ -31,6 +31,22 @@ class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
         ids, gy = arrays
+        ids, n_ids = self._positive(ids)
+        return {1: EmbeddingGradients(ids, gy.reshape((*ids.shape, gy.shape[-1])), n_ids)}
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        ids, gy = variables
+        xp = array_module(rows)
+        picked, _ = self._positive(ids.array)
+        nothing = xp.zeros((len(rows), 1, rows.shape[-1]), rows.dtype)  # what is ignored
+        rows = xp.concatenate([rows, nothing], axis=1)
+        chosen = rows[xp.arange(len(rows))[:, None], picked].reshape(gy.shape)
+        return chainer.functions.sum(gy * chosen.astype(gy.dtype))
+
+    def _positive(self, ids: Array) -> tuple[Array, int]:
+        """Ids (N, S) from 0 to V, V for what is ignored; and V."""
         n_ids = self.inputs[1].shape[0]
         ids = ids.reshape((len(ids), prod(ids.shape[1:])))
         # W[-1] is its last row, as in the forward pass; what is to be ignored becomes n_ids, out of
@@ -39,7 +55,7 @@ class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):
         ignored = ids == (n_ids if self.ignore_label is None else self.ignore_label)
         ids = xp.where(ids < 0, ids.astype(xp.int64) + n_ids, ids)
         ids = xp.where(ignored, n_ids, ids)
-        return {1: EmbeddingGradients(ids, gy.reshape((*ids.shape, gy.shape[-1])), n_ids)}
+        return ids, n_ids
 
 
 def embed_id(

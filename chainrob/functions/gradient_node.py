@@ -25,6 +25,7 @@ from chainrob.functions.estimate import (
     estimate,
 )
 from chainrob.functions.exact import is_exact
+from chainrob.kernels import array_module
 from chainrob.robustifiers import Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import Dense, SampleGradients
@@ -145,11 +146,16 @@ class GradientNode(function_node.FunctionNode):
         Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy``
         then carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
         """
+        arrays, n_samples = self.scaled(arrays)
+        return self.build(arrays, self.wanted), n_samples
+
+    def scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int]:
+        """The graph inputs with gy in the unit of contract 1, and N."""
         *inputs, gy = arrays
         n_samples = gy.shape[self.sample_axis] // self.n_positions
         if self.aggregation.loss_reduction == "mean":
             gy = gy * gy.dtype.type(n_samples)
-        return self.build((*inputs, gy), self.wanted), n_samples
+        return (*inputs, gy), n_samples
 
     def backward(
         self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable | None, ...]
@@ -213,6 +219,37 @@ class RobustFunction:
         """What the operators are made from besides gy: x."""
         return (self.get_retained_inputs()[0],)  # type: ignore[attr-defined]
 
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        """sum_n <rows_n, g_n>, a scalar, as a Chainer expression of the sources and gy.
+
+        It is linear in the sample gradients g_n of parameter ``index``, so its own gradients are
+        the pullback of the cotangents ``rows`` (N, *shape): what double backward needs.
+        """
+        raise NotDifferentiableError(
+            f"double backward through the robust gradient of {self.parameters[index]} is not "
+            f"available for {type(self).__name__}"
+        )
+
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        """Cotangents of the sources and gy from those of the rows."""
+        variables = tuple(chainer.Variable(array) for array in arrays)
+        real = [one for one in variables if one.dtype.kind == "f"]
+        with chainer.force_backprop_mode():
+            total = sum(
+                self.row_products(index, rows, variables) for index, (rows,) in cotangents.items()
+            )
+        pulled = iter(chainer.grad([total], real))
+        out = []
+        for one in variables:
+            gradient = next(pulled) if one.dtype.kind == "f" else None
+            zeros = array_module(one.array).zeros_like(one.array)
+            out.append(zeros if gradient is None else gradient.array)
+        return tuple(out)
+
     def backward(
         self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
     ) -> tuple[chainer.Variable | None, ...]:
@@ -230,9 +267,18 @@ class RobustFunction:
                 self.parameters,
                 {index: inputs[index].dtype for index in wanted},
                 origin=self,
+                pull=self.pull,
             )
             gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
         return tuple(gradients[index] for index in indexes)
+
+
+def spread(rows: Array, axis: int, like: chainer.Variable) -> Array:
+    """Rows (N, *shape) of a parameter that begins at ``axis`` of the input, over all of it."""
+    shape = rows.shape[1:]
+    after = like.ndim - axis - len(shape)
+    rows = rows.reshape((len(rows), *(1,) * (axis - 1), *shape, *(1,) * after))
+    return array_module(rows).broadcast_to(rows, like.shape).astype(like.dtype)
 
 
 def position_sums(rows: Array, keep: Sequence[int]) -> Dense:

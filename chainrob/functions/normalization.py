@@ -15,7 +15,7 @@ import chainer
 from chainer.functions.normalization import group_normalization as stock_group
 from chainer.functions.normalization import layer_normalization as stock_layer
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums
+from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -34,6 +34,11 @@ class LayerNormalizationFunction(RobustFunction, stock_layer.LayerNormalization)
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
         return affine_gradients(arrays, wanted, 1, self.eps)
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return affine_products(index, rows, variables, 1, self.eps)
 
 
 class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization):
@@ -72,6 +77,11 @@ class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization)
     ) -> dict[int, SampleGradients]:
         return affine_gradients(arrays, wanted, self.groups, self.eps)
 
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        return affine_products(index, rows, variables, self.groups, self.eps)
+
 
 def affine_gradients(
     arrays: tuple[Array, ...], wanted: Sequence[int], groups: int, eps: float
@@ -86,10 +96,28 @@ def affine_gradients(
     return operators
 
 
+def affine_products(
+    index: int, rows: Array, variables: tuple[chainer.Variable, ...], groups: int, eps: float
+) -> chainer.Variable:
+    """sum_n <rows_n, g_n> of gamma (index 1) or beta (index 2)."""
+    x, gy = variables
+    functions = chainer.functions
+    along = gy * spread(rows, 1, gy)
+    if index == 2:
+        return functions.sum(along)
+    flat = functions.reshape(x, (len(x) * groups, -1))
+    centered = flat - functions.broadcast_to(functions.mean(flat, 1, keepdims=True), flat.shape)
+    variance = functions.mean(centered * centered, 1, keepdims=True)
+    unit = centered / functions.broadcast_to(functions.sqrt(variance + eps), flat.shape)
+    return functions.sum(functions.reshape(unit, x.shape) * along)
+
+
 def standardised(x: Array, groups: int, eps: float) -> Array:
     """x with mean 0 and variance 1 over each group of each sample's channels, float32 at least."""
-    rows = x.reshape((len(x) * groups, -1 if x.size else 0))
-    rows = rows.astype(np.promote_types(x.dtype, np.float32), copy=False)
+    x = x.astype(np.promote_types(x.dtype, np.float32), copy=False)
+    if not x.size:
+        return x
+    rows = x.reshape((len(x) * groups, -1))
     rows = rows - rows.mean(axis=1, keepdims=True)
     variance = (rows * rows).mean(axis=1, keepdims=True)
     return (rows / array_module(x).sqrt(variance + eps)).reshape(x.shape)

@@ -9,7 +9,7 @@ import chainer
 from chainer import function_node
 from chainer.utils import type_check
 from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums
+from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -70,6 +70,12 @@ class ScaleFunction(_Along):
         x, gy = arrays
         return {1: self.rows(x * gy)}
 
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        x, gy = variables
+        return chainer.functions.sum(x * gy * spread(rows, self.axis, gy))
+
 
 class BiasFunction(_Along):
     """x + y; robust gradient of y."""
@@ -91,6 +97,12 @@ class BiasFunction(_Along):
     ) -> dict[int, SampleGradients]:
         (gy,) = arrays
         return {1: self.rows(gy)}
+
+    def row_products(
+        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
+    ) -> chainer.Variable:
+        (gy,) = variables
+        return chainer.functions.sum(gy * spread(rows, self.axis, gy))
 
 
 def scale(
