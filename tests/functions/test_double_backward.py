@@ -126,7 +126,9 @@ def test_replicas(robustifier):
     Problem(3, robustifier, replicas=(2,)).check()
 
 
-@pytest.mark.parametrize("robustifier", [*WITHOUT, lambda rows: rows.mean(axis=0)], ids=repr)
+@pytest.mark.parametrize(
+    "robustifier", [*WITHOUT, pytest.param(lambda rows: rows.mean(axis=0), id="callable")], ids=repr
+)
 def test_what_has_no_derivative_says_so(robustifier):
     scalar, variables = Problem(1, robustifier).scalar()
     with pytest.raises(chainrob.NotDifferentiableError, match="derivative of"):
