@@ -215,5 +215,5 @@ def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) 
     node = LinearFunction(aggregation, positions)
     (y,) = node.apply((x, W) if b is None else (x, W, b))
     if n_batch_axes > 1:
-        y = chainer.functions.reshape(y, (*batch_shape, -1))
+        y = chainer.functions.reshape(y, (*batch_shape, W.shape[-2]))
     return y

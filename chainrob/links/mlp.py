@@ -23,7 +23,8 @@ class MLP(chainer.Chain):
         initialW: initialiser of every W.
         initial_bias: initialiser of every b.
         loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
-        scope: ``'unit'``, ``'parameter'`` or ``'layer'``, see ``chainrob.functions.linear``.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``, see
+            ``chainrob.links.Linear``.
 
     Raises:
         ValueError: fewer than two dims, a dim that is no positive integer, or a sequence of

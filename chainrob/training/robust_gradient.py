@@ -32,8 +32,8 @@ class RobustGradient:
     its row is the sum over the uses, so a recurrent network is estimated once after the whole pass.
     Coordinate-wise robustifiers do what they do in each layer, but likewise once.
 
-    During the backward pass the links record their sample gradients and leave zeros; this hook adds
-    the estimate to ``parameter.grad`` before the update and forgets the records. Gradients of other
+    During the backward pass the links record their sample gradients and leave zeros (which is what
+    ``chainer.grad`` sees: it has no update that a hook could precede); this hook adds the estimate to ``parameter.grad`` before the update and forgets the records. Gradients of other
     origin (a penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that
     look at the whole gradient, such as GradientClipping, after this one. Clearing a gradient drops
     its records. Two backward passes before an update add up sample by sample, as two losses of one

@@ -170,7 +170,18 @@ def test_any_callable_plugs_in(case):
 
 
 @by_name
-def test_one_sample_and_none(case):
+@pytest.mark.parametrize("scope", ["layer", "unit"])
+def test_an_empty_batch_has_a_gradient_of_zero(case, scope):
+    if case.link == "GroupNormalization":
+        pytest.skip("the stock forward pass takes no empty batch")
+    link = case.robust(robustifier=chainrob.GeometricMedian(), scope=scope)
+    link.cleargrads()
+    F.sum(link(case.inputs(0), **case.call)).backward()
+    assert all(not parameter.grad.any() for parameter in link.params())
+
+
+@by_name
+def test_one_sample(case):
     link = case.robust(robustifier=chainrob.GeometricMedian())
     x = case.inputs(1)
     _, grads, _ = backward(case.stock(), x, case.call)
@@ -299,6 +310,30 @@ def test_bad_settings(settings, error, message):
     for case in CASES[:1] + CASES[6:7]:
         with pytest.raises(error, match=message):
             case.robust(**settings)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Convolution2D", "ConvolutionND", "EmbedID"])
+def test_links_from_given_parameters(name):
+    shape = {"Linear": (3, 2), "EmbedID": (5, 2)}.get(name, (3, 2, 2, 2))
+    W, b = np.ones(shape, np.float32), np.zeros(3, np.float32)
+    arguments = (W,) if name == "EmbedID" else (W, b)
+    link = getattr(chainrob.links, name).from_params(*arguments)
+    assert type(link) is getattr(chainrob.links, name)
+    assert (link.robustifier, link.loss_reduction, link.scope) == (None, "mean", "layer")
+    np.testing.assert_array_equal(link.W.array, W)
+
+
+def test_recomputation_in_the_backward_pass():
+    model = chainrob.links.MLP((3, 4, 2), chainrob.CoordinateMedian())
+    x = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
+    found = []
+    for call in (model, lambda x: F.forget(model, x)):
+        variable = chainer.Variable(x)
+        model.cleargrads()
+        F.mean(F.sin(call(variable))).backward()
+        found.append([parameter.grad for _, parameter in sorted(model.namedparams())])
+    for direct, recomputed in zip(*found, strict=True):
+        np.testing.assert_array_equal(recomputed, direct)
 
 
 def test_scale_along_the_sample_axis_has_no_sample_gradients():

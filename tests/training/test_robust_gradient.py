@@ -444,6 +444,19 @@ def test_an_empty_batch_gives_zeros():
     assert all(not parameter.grad.any() for parameter in model.params())
 
 
+def test_recomputation_in_the_backward_pass():
+    model, x, t = make(Recurrent)
+    chainrob.robustify(model, chainrob.GeometricMedian(), scope="model")
+    hook = RobustGradient(model)
+    expected = run(model, hook, x, t)
+    model.cleargrads()
+    again = F.forget(lambda xs: model(xs), chainer.Variable(x))
+    F.softmax_cross_entropy(again, t).backward()
+    hook()
+    for name, grad in gradients(model).items():
+        np.testing.assert_allclose(grad, expected[name], atol=1e-12)
+
+
 def test_gradient_clipping_after_it_sees_the_estimate():
     model, x, t = make(Tied)
     chainrob.robustify(model, chainrob.Mean(), scope="model")
