@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 
-import numpy as np
 from matplotlib.figure import Figure
 
+from chainrob.plotting import most_suspect, suspects
 from chainrob.training.tally import WeightTally
 
 __all__ = ["draw_suspects", "suspect_table"]
+
+_UNIT = "weight / lower quartile of its batch"
 
 
 def suspect_table(tally: WeightTally) -> str:
@@ -36,19 +38,11 @@ def draw_suspects(tally: WeightTally, top: int = 15) -> Figure:
     ranking, relative = tally.ranking(), tally.relative()
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     overview, bars = figure.subplots(1, 2, width_ratios=(3, 2))
-    ranks = np.arange(1, len(ranking) + 1)
-    if len(tally.layers) > 1:
-        for name in tally.layers:
-            overview.plot(ranks, tally.relative(name)[ranking], ".", ms=2.5, alpha=0.5, label=name)
-    overview.plot(ranks, relative[ranking], color="black", lw=1.6, label="mean over layers")
-    overview.set(xlabel="rank", ylabel="weight / lower quartile of its batch", xscale="log")
-    overview.set_ylim(0, 1.05)
-    overview.set_title("all samples", fontsize="medium")
+    layers = {name: tally.relative(name) for name in tally.layers}
+    several = layers if len(layers) > 1 else None
+    suspects(relative, ranking=ranking, layers=several, ax=overview)
+    overview.set(title="all samples", ylabel=_UNIT)
     overview.legend(frameon=False, fontsize="small")
-    worst = ranking[:top]
-    bars.barh(np.arange(len(worst)), relative[worst], color="#D55E00")
-    bars.set_yticks(np.arange(len(worst)), [str(index) for index in worst], fontsize="small")
-    bars.invert_yaxis()
-    bars.set(xlabel="weight / lower quartile of its batch", ylabel="index in the dataset")
-    bars.set_title(f"the {len(worst)} most suspect", fontsize="medium")
+    most_suspect(relative, ranking=ranking, top=top, ax=bars)
+    bars.set(title="the most suspect", xlabel=_UNIT, ylabel="index in the dataset")
     return figure

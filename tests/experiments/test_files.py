@@ -3,7 +3,6 @@ import os
 import pytest
 
 from chainrob.experiments import UsageError
-from chainrob.experiments.figures import new_figure
 from chainrob.experiments.files import (
     atomic_path,
     prepare_folder,
@@ -12,6 +11,7 @@ from chainrob.experiments.files import (
     write_bytes,
     write_json,
 )
+from chainrob.plotting import new_figure
 
 
 def test_a_failure_half_way_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -10,13 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from chainrob.datasets import load_iris
-from chainrob.experiments.figures import CLASS_STYLES, METHOD_STYLES, draw_band, new_figure
 from chainrob.experiments.iris.published import published_figure4
 from chainrob.experiments.iris.results import IrisResults
 from chainrob.experiments.iris.settings import IrisSettings
 from chainrob.experiments.iris.trials import trial_data
+from chainrob.plotting import PALETTE, contamination, learning_curves, new_figure, points
 
-__all__ = ["figure3", "figure4"]
+__all__ = ["METHOD_STYLES", "figure3", "figure4"]
+
+METHOD_STYLES: dict[str, dict[str, Any]] = {
+    "deep": {"color": PALETTE[1], "linestyle": "--"},
+    "deep-rob": {"color": PALETTE[0], "linestyle": "-"},
+}
 
 _PUBLISHED_TRIALS = 20
 
@@ -40,42 +45,22 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
     """
     data = trial_data(replace(settings, push=push), trial)
     moved = f"Training points, {len(data.pushed)} pushed (k = {push:g})"
-    panels = (
-        ("Test points", data.x_test, data.t_test),
-        ("Training points", data.x_clean, data.t_train),
-        (moved, data.x_train, data.t_train),
-    )
+    names = load_iris().class_names
     with new_figure(9.6, 3.3) as figure:
-        for ax, (title, x, t) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes = figure.subplots(1, 3)
+        points(data.x_test, data.t_test, names=names, ax=axes[0])
+        points(data.x_clean, data.t_train, ring=data.pushed, ax=axes[1])
+        contamination(data.x_clean, data.x_train, data.t_train, ax=axes[2])
+        for ax, title in zip(axes, ("Test points", "Training points", moved), strict=True):
             ax.set_title(title)
             ax.set_xlabel("first component")
-            for label, style in enumerate(CLASS_STYLES):
-                z = x[t == label]
-                ax.scatter(z[:, 0], z[:, 1], s=16, alpha=0.75, linewidths=0, **style)
-            if title == moved:
-                centre = data.x_clean.mean(axis=0)
-                ax.plot(*centre, "k+", markersize=9)
-                for i in data.pushed:
-                    ax.annotate(
-                        "",
-                        data.x_train[i],
-                        data.x_clean[i],
-                        arrowprops={"arrowstyle": "->", "linestyle": ":", "shrinkB": 5},
-                    )
-            elif title == "Training points":
-                rings = data.x_clean[data.pushed]
-                ax.scatter(*rings.T, s=70, facecolors="none", edgecolors="black", linewidths=1.0)
         clean = figure.axes[:2]
         for axis in ("x", "y"):  # the two clean panels on one scale
             limits = np.array([getattr(ax, f"get_{axis}lim")() for ax in clean])
             for ax in clean:
                 getattr(ax, f"set_{axis}lim")(limits.min(), limits.max())
         clean[0].set_ylabel("second component")
-        names = load_iris().class_names
-        handles = [
-            Line2D([], [], linestyle="", markersize=5, label=name, **style)
-            for name, style in zip(names, CLASS_STYLES, strict=True)
-        ]
+        handles: list[Any] = axes[0].get_legend_handles_labels()[0]
         ring: dict[str, Any] = {
             "linestyle": "",
             "marker": "o",
@@ -109,7 +94,7 @@ def figure4(results: IrisResults) -> Figure:
     with new_figure(9.6, 3.8) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for part, (ax, name) in enumerate(zip(axes, ("train", "test"), strict=True)):
-            for method, errors in results.errors.items():
+            for method in results.errors:
                 style = METHOD_STYLES[method]
                 curve = published[method, name]
                 shown = curve.cost_in_gradients <= limit
@@ -121,7 +106,8 @@ def figure4(results: IrisResults) -> Figure:
                     linewidth=0.9,
                     label=f"{method}, published",
                 )
-                draw_band(ax, results.costs, errors[:, :, part], method, size=size, **style)
+            trials = {method: errors[:, :, part] for method, errors in results.errors.items()}
+            learning_curves(results.costs, trials, size=size, styles=METHOD_STYLES, ax=ax)
             ax.set_title({"train": "Training error", "test": "Test error"}[name])
             ax.set_xlabel("cost in gradients")
             ax.set_xlim(0, limit)
@@ -129,12 +115,12 @@ def figure4(results: IrisResults) -> Figure:
         axes[0].set_ylabel("misclassification rate")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
-        trials = "1 trial" if settings.trials == 1 else f"mean of {settings.trials} trials"
+        over = "1 trial" if settings.trials == 1 else f"mean of {settings.trials} trials"
         bands = "" if settings.trials == 1 else ", band: 95% interval of the mean"
         wider = "" if size is None else f", faint band: 95% of {size}-trial means"
         figure.suptitle(
             f"Iris, setting {settings.setting}, {settings.contamination:.0%} pushed by "
-            f"k = {settings.push:g}: {trials}{bands}{wider}",
+            f"k = {settings.push:g}: {over}{bands}{wider}",
             fontsize=9,
         )
     return figure

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from chainrob.experiments.errors import UsageError
 from chainrob.experiments.files import write_bytes
-from chainrob.experiments.intervals import bootstrap_interval
 from chainrob.experiments.iris.published import published_figure4
 from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.statistics import bootstrap_interval
 
 __all__ = ["COLUMNS", "IrisResults"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chainrob.experiments import UsageError
-from chainrob.experiments.intervals import bootstrap_interval
+from chainrob.statistics import bootstrap_interval
 from chainrob.experiments.iris import iris_settings, published_figure4, run_iris, running
 
 FILES = {

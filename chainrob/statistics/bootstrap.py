@@ -39,7 +39,7 @@ def bootstrap_interval(
 
     Example:
         >>> import numpy as np
-        >>> from chainrob.experiments.intervals import bootstrap_interval
+        >>> from chainrob.statistics import bootstrap_interval
         >>> low, high = bootstrap_interval(np.repeat([0.0, 1.0], 50))
         >>> bool(0.38 < low < 0.44 and 0.56 < high < 0.62)
         True

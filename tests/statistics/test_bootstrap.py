@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chainrob.experiments.intervals import bootstrap_interval
+from chainrob.statistics import bootstrap_interval
 
 
 def test_agrees_with_the_normal_interval_for_a_large_normal_sample():

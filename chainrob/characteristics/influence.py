@@ -1,0 +1,58 @@
+"""How far one sample moves the estimate, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from chainrob.characteristics.sample import as_sample
+
+__all__ = ["influence"]
+
+
+def influence(
+    robustifier: Callable[[Any], Any], at: ArrayLike, *, sample: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    r"""Sensitivity curve: the estimate's answer to one more row, n + 1 times magnified.
+
+    .. math:: SC(z) = (n + 1)\,\big(T(x_1, \dots, x_n, z e_1) - T(x_1, \dots, x_n)\big)_1
+
+    e_1 being the first unit vector. It is the influence function's form for finite samples: z
+    itself for the mean, bounded for a robust estimate, back to 0 for one that rejects outliers.
+
+    Args:
+        robustifier (callable): ``(n, d) -> (d,)``.
+        at (array): The z, any shape.
+        sample (array or None): The other rows, (n, d); None is ``normal_scores()``.
+
+    Returns:
+        array: Of the shape of ``at``.
+
+    Raises:
+        ValueError: If the sample has no row, or not two axes, or is not finite.
+
+    Example:
+        >>> import chainrob
+        >>> from chainrob.characteristics import influence
+        >>> influence(chainrob.Mean(), [1.0, 100.0]).round(6).tolist()
+        [1.0, 100.0]
+        >>> influence(chainrob.TrimmedMean(fraction=0.1), [100.0]).round(1).tolist()
+        [1.7]
+
+    References:
+        J. W. Tukey (1977). Exploratory Data Analysis. F. R. Hampel (1974). The influence curve and
+        its role in robust estimation.
+    """
+    rows = as_sample(sample)
+    points = np.asarray(at, np.float64)
+    before = np.asarray(robustifier(rows))[0]
+    more = np.zeros((len(rows) + 1, rows.shape[1]))
+    more[:-1] = rows
+    result = np.empty(points.size)
+    for index, z in enumerate(points.ravel()):
+        more[-1, 0] = z
+        result[index] = len(more) * (np.asarray(robustifier(more))[0] - before)
+    return result.reshape(points.shape)

@@ -1,0 +1,79 @@
+"""The graph of a recorded computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from chainrob.plotting.style import PALETTE, axes_of
+
+__all__ = ["computation_graph"]
+
+
+def computation_graph(
+    trace: Any, mode: str = "evaluation", *arguments: Any, ax: Axes | None = None
+) -> Axes:
+    r"""Draw the graph of an ``EvaluationTrace`` without Graphviz, left to right by rank.
+
+    Args:
+        trace (chainrob.differentiation.EvaluationTrace): What to draw.
+        mode (str): Whose numbers to write: ``'evaluation'``, ``'forward'`` (arguments: the
+            tangents) or ``'reverse'``, whose arrows run backwards.
+        arguments: Of that mode.
+        ax (matplotlib.axes.Axes or None): Where to draw.
+
+    Returns:
+        matplotlib.axes.Axes: The graph.
+
+    Raises:
+        ValueError: If the mode is unknown.
+
+    Example:
+        >>> from chainrob.differentiation import evaluation_trace
+        >>> from chainrob.plotting import computation_graph, new_figure
+        >>> with new_figure(5, 3) as figure:
+        ...     ax = computation_graph(evaluation_trace(lambda x: x * x, 3.0), ax=figure.subplots())
+        >>> [text.get_text() for text in ax.texts if text.get_text()]
+        ['u0 = x1\n3.0000', 'u1 = u0 * u0\n9.0000']
+    """
+    if mode not in ("evaluation", "forward", "reverse"):
+        raise ValueError(f"mode must be 'evaluation', 'forward' or 'reverse', found {mode!r}")
+    values = trace.values if mode == "evaluation" else getattr(trace, mode)(*arguments)
+    ranks = dict.fromkeys(trace.inputs, 0) | {step.name: step.rank for step in trace.steps}
+    places = {}
+    for rank in sorted(set(ranks.values())):
+        here = [name for name in ranks if ranks[name] == rank]
+        for index, name in enumerate(here):
+            places[name] = (float(rank), (len(here) - 1) / 2 - index)
+    axes = axes_of(ax, 8.0, 3.0)
+    axes.set_axis_off()
+    for step in trace.steps:
+        for source in dict.fromkeys(step.inputs):
+            if source not in places:
+                continue  # a constant is written in the expression
+            ends = (places[step.name], places[source])
+            head, tail = ends[::-1] if mode == "reverse" else ends
+            arrow = {
+                "arrowstyle": "-|>",
+                "color": PALETTE[1] if mode == "reverse" else "black",
+                "linestyle": "--" if mode == "reverse" else "-",
+                "shrinkA": 24,
+                "shrinkB": 24,
+            }
+            axes.annotate("", head, tail, arrowprops=arrow)
+    for name, place in places.items():
+        value = values[name]
+        number = f"{value:.4f}" if isinstance(value, float) else f"array {value.shape}"
+        box = {
+            "boxstyle": "square" if name in trace.inputs else "round",
+            "facecolor": "white",
+            "edgecolor": PALETTE[0],
+            "linewidth": 2.0 if name == trace.output else 1.0,
+        }
+        text = f"{name} = {trace.expression(name)}\n{number}"
+        axes.text(*place, text, ha="center", va="center", fontsize=8, bbox=box)
+    spread = [y for _, y in places.values()]
+    axes.set_xlim(-0.5, max(ranks.values()) + 0.5)
+    axes.set_ylim(min(spread) - 0.6, max(spread) + 0.6)
+    return axes

@@ -1,0 +1,69 @@
+"""A table of numbers with intervals, shaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from chainrob.plotting.style import axes_of
+
+__all__ = ["heat_map"]
+
+
+def heat_map(
+    values: ArrayLike,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    intervals: ArrayLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a matrix as a shaded table; darker is larger, and every cell says its number.
+
+    Args:
+        values (array): Shape (rows, columns); NaN cells are left white.
+        rows, columns (sequence of str): Their names.
+        intervals (array or None): Shape (2, rows, columns), written below the numbers.
+        ax (matplotlib.axes.Axes or None): Where to draw.
+
+    Returns:
+        matplotlib.axes.Axes: The table.
+
+    Raises:
+        ValueError: If names and values do not fit.
+
+    Example:
+        >>> from chainrob.plotting import heat_map, new_figure
+        >>> with new_figure(4, 3) as figure:
+        ...     ax = heat_map([[0.1, 0.5]], ["mean"], ["clean", "push"], ax=figure.subplots())
+        >>> [text.get_text() for text in ax.texts]
+        ['0.10', '0.50']
+    """
+    table = np.asarray(values, np.float64)
+    if table.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"values must have shape ({len(rows)}, {len(columns)}), found {table.shape}"
+        )
+    axes = axes_of(ax, 2.5 + 0.9 * len(columns), 1.2 + 0.42 * len(rows))
+    # A map of one hue whose lightness falls evenly: right in grey and for every kind of eye.
+    least, most = min(0.0, float(np.nanmin(table))), float(np.nanmax(table))
+    axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)
+    axes.grid(False)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    for (i, j), value in np.ndenumerate(table):
+        if np.isnan(value):
+            continue
+        text = f"{value:.2f}"
+        if intervals is not None:
+            low, high = np.asarray(intervals)[:, i, j]
+            text += f"\n{low:.2f}–{high:.2f}"
+        dark = value - least > 0.55 * (most - least)
+        size = "x-small" if intervals is not None else "small"
+        axes.text(
+            j, i, text, ha="center", va="center", fontsize=size, color="white" if dark else "black"
+        )
+    return axes

@@ -1,0 +1,66 @@
+"""Numbers with intervals, one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from chainrob.plotting.style import axes_of
+
+__all__ = ["intervals"]
+
+
+def intervals(
+    means: ArrayLike,
+    bounds: ArrayLike,
+    names: Sequence[str],
+    *,
+    offset: float = 0.0,
+    label: str | None = None,
+    ax: Axes | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw means as points with their intervals as bars, one row a name, the first on top.
+
+    Args:
+        means (array): Shape (n,).
+        bounds (array): Lower and upper ends, (2, n).
+        names (sequence of str): Of the rows.
+        offset (float): Shift of the rows downwards, to draw a second series in the same axes.
+        label (str or None): For the legend.
+        ax (matplotlib.axes.Axes or None): Where to draw.
+        style: Of the points, such as ``**marker_style(1)``.
+
+    Returns:
+        matplotlib.axes.Axes: The picture.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+        >>> from chainrob.plotting import intervals, new_figure
+        >>> with new_figure(4, 3) as figure:
+        ...     ax = intervals([1.0], [[0.5], [2.0]], ["a"], ax=figure.subplots())
+        >>> ax.get_yticklabels()[0].get_text()
+        'a'
+    """
+    centre, ends = np.asarray(means, np.float64), np.asarray(bounds, np.float64)
+    n = len(names)
+    if centre.shape != (n,) or ends.shape != (2, n):
+        raise ValueError(
+            f"means must be ({n},) and bounds (2, {n}), found {centre.shape} and {ends.shape}"
+        )
+    axes = axes_of(ax, 5.6, 1.0 + 0.25 * n)
+    at = np.arange(n) + offset
+    chosen = {"color": "black", "marker": "o", **style}
+    reach = np.abs(ends - centre)
+    axes.errorbar(
+        centre, at, xerr=reach, linestyle="", markersize=4, linewidth=1, label=label, **chosen
+    )
+    axes.set_yticks(np.arange(n), names)
+    axes.set_ylim(n - 0.4, -0.6)
+    return axes
