@@ -9,6 +9,7 @@ import chainer
 from chainrob.functions import observers
 from chainrob.functions.estimate import check_options, count_samples, estimate, plain_mean
 from chainrob.functions.recorder import Recorder, Recording, recorder_of
+from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
 from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
@@ -33,11 +34,12 @@ class RobustGradient:
     Coordinate-wise robustifiers do what they do in each layer, but likewise once.
 
     During the backward pass the links record their sample gradients and leave zeros (which is what
-    ``chainer.grad`` sees: it has no update that a hook could precede); this hook adds the estimate to ``parameter.grad`` before the update and forgets the records. Gradients of other
-    origin (a penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that
-    look at the whole gradient, such as GradientClipping, after this one. Clearing a gradient drops
-    its records. Two backward passes before an update add up sample by sample, as two losses of one
-    batch do (and as two batches do not: call the hook after each of them instead).
+    ``chainer.grad`` sees: it has no update that a hook could precede). This hook adds the estimate
+    to ``parameter.grad`` before the update and forgets the records. Gradients of other origin (a
+    penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that look at the
+    whole gradient, such as GradientClipping, after this one. Clearing a gradient drops its records.
+    Two backward passes before an update add up sample by sample, as two losses of one batch do (and
+    as two batches do not: call the hook after each of them instead).
 
     Args:
         model: the model (or the part of it) that was robustified with ``scope='model'``; its links
@@ -220,10 +222,12 @@ def _added(name: str, recording: Recording) -> SampleGradients:
 
 
 def _add(parameter: chainer.Parameter, gradient: Array, factor: int) -> None:
-    # A copy, for Chainer may have handed the same array to another variable.
-    grad = parameter.grad.copy()
-    grad += gradient.astype(grad.dtype, copy=False) * grad.dtype.type(factor)
-    parameter.grad = grad
+    # A new array, for Chainer may have handed the old one to another variable as well.
+    grad = parameter.grad
+    gradient = gradient.astype(grad.dtype, copy=False)
+    if factor != 1:
+        gradient = gradient * grad.dtype.type(factor)
+    parameter.grad = array_module(grad).asarray(grad + gradient)
 
 
 def _is_at_or_below(name: str, entry: str) -> bool:
