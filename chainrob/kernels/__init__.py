@@ -3,8 +3,8 @@ belongs to.
 
 ``fused(name, parameters, x, gy)`` answers with a compiled coordinate-wise estimate of outer
 products, or with None where there is none: the caller then reduces tile by tile in plain array
-code, which is the definition that the kernel has to meet. ``cpu`` holds what Numba compiles, ``gpu``
-what CuPy does; both are imported at the first call.
+code, which is the definition that the kernel has to meet. ``cpu`` holds what Numba compiles,
+``gpu`` what CuPy does; both are imported at the first call.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import chainer
 import numpy as np
 
-__all__ = ["array_module", "fused", "is_array", "to_host"]
+import chainer
+
+__all__ = ["array_module", "fused", "geometric_median", "is_array", "to_host"]
 
 
 def array_module(*arrays: Any) -> ModuleType:
@@ -53,3 +54,18 @@ def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
     from chainrob.kernels import gpu
 
     return gpu.fused(name, parameters, x[..., 0, :], gy[..., 0, :])
+
+
+def geometric_median(
+    gram: np.ndarray, tolerance: float, max_iterations: int, smoothing: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (T, N), iterations (T,) and residuals (T,) of T geometric medians; see
+    ``robustifiers.GeometricMedian``.
+
+    Args:
+        gram: inner products (T, N, N) of the rows, float64, on the host.
+        tolerance, max_iterations, smoothing: those of the robustifier.
+    """
+    from chainrob.kernels.cpu.geometric_median import geometric_median as compiled
+
+    return compiled(gram, tolerance, max_iterations, smoothing)

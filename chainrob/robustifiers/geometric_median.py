@@ -6,11 +6,9 @@ import warnings
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from chainrob.kernels import array_module
+from chainrob.kernels import array_module, geometric_median, to_host
 from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.base import Array
 
 
 class WeiszfeldResult(NamedTuple):
@@ -21,13 +19,13 @@ class WeiszfeldResult(NamedTuple):
     iterations: int
     converged: bool
     residual: float
-    """Length of the last step over the median distance of the rows to the iterate; the largest over
-    the replicas."""
+    """Length of the last Newton step over the median distance of the rows to the most central one;
+    the largest over the replicas."""
 
 
 @dataclass(frozen=True, repr=False)
 class GeometricMedian(Weighting):
-    r"""The geometric median, by the smoothed Weiszfeld iteration on the Gram matrix.
+    r"""The geometric median, by Weiszfeld and Newton steps on the Gram matrix.
 
     .. math::
         \hat g = \arg\min_z \sum_i \lVert g_i - z \rVert, \qquad
@@ -35,16 +33,18 @@ class GeometricMedian(Weighting):
         d_i = \sqrt{\lVert g_i - z \rVert^2 + \epsilon^2}
 
     with epsilon = ``smoothing`` times the median distance of the rows to the most central one, the
-    unit of ``tolerance`` too. Breakdown point (N - 1) // 2 rows.
-    Equivariant under translation, scale and rotation. Cost: one Gram matrix, then O(N^2) an
-    iteration.
+    unit of ``tolerance`` too. Each Weiszfeld step is followed by a Newton step with a line search,
+    so a handful of iterations gives all digits where Weiszfeld's alone would take thousands. Where
+    the minimum is one of the rows, that row is the answer, exactly.
+
+    Breakdown point (N - 1) // 2 rows. Equivariant under translation, scale and rotation. Cost: one
+    Gram matrix, then O(N^2) an iteration.
 
     Args:
-        tolerance: stop when a step is shorter than this share of the median distance of the rows to
-            the iterate.
-        max_iterations: give up after so many steps, with a ConvergenceWarning.
-        smoothing: epsilon over the median distance; keeps an iterate that meets a data point
-            finite.
+        tolerance: stop when a Newton step is shorter than this share of the unit; what is left is
+            of the order of its square.
+        max_iterations: give up after so many steps of either kind, with a ConvergenceWarning.
+        smoothing: epsilon over the unit; keeps an iterate that meets a row finite.
 
     Example:
         >>> import numpy as np, chainrob
@@ -54,13 +54,14 @@ class GeometricMedian(Weighting):
 
     References:
         E. Weiszfeld, Sur le point pour lequel la somme des distances de n points donnes est
-        minimum, 1937. K. Pillutla, S. M. Kakade and Z. Harchaoui, Robust aggregation for federated
-        learning, 2022 (smoothing).
+        minimum, 1937. Y. Vardi and C.-H. Zhang, The multivariate L1-median and associated data
+        depth, PNAS 2000 (a row as the minimum). K. Pillutla, S. M. Kakade and Z. Harchaoui, Robust
+        aggregation for federated learning, 2022 (smoothing).
     """
 
     tolerance: float = field(default=1e-8, kw_only=True)
     max_iterations: int = field(default=1000, kw_only=True)
-    smoothing: float = field(default=1e-6, kw_only=True)
+    smoothing: float = field(default=1e-9, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,41 +134,22 @@ class GeometricMedian(Weighting):
             )
 
     def solve(self, gram: Array) -> WeiszfeldResult:
-        """Iterate on a (centred) Gram matrix (*R, N, N) of the rows."""
+        """Iterate on a (centred) Gram matrix (*R, N, N) of the rows.
+
+        It runs on the host, in a kernel: what a device computed is N x N numbers by then.
+        """
         xp = array_module(gram)
         n = gram.shape[-1]
-        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
-        weights = xp.full(gram.shape[:-1], 1.0 / n)
-        # The unit of length: the median distance of the rows to the most central one. Where it is
-        # zero more than half of the rows coincide, and their common point is the answer.
-        distances = squared_distances(gram)
-        radii = xp.partition(distances, n // 2, axis=-1)[..., n // 2]
-        central = xp.argmin(radii, axis=-1)[..., None]
-        unit = xp.take_along_axis(radii, central, axis=-1)
-        from_central = xp.take_along_axis(distances, central[..., None], axis=-2)[..., 0, :]
-        coincide = from_central == 0.0
-        unit = xp.where(unit > 0.0, unit, np.inf)
-        residual, iteration = np.inf, 0
-        for iteration in range(1, self.max_iterations + 1):
-            projected = xp.matmul(gram, weights[..., None])[..., 0]
-            size = (weights * projected).sum(axis=-1, keepdims=True)
-            squares = norms - 2.0 * projected + size
-            # The same from distances: where the iterate is near a row all its terms are small, and
-            # none of its digits cancel. The sum with the smaller terms is taken.
-            spread = xp.matmul(distances, weights[..., None])[..., 0]
-            half = 0.5 * (weights * spread).sum(axis=-1, keepdims=True)
-            squares = xp.where(spread + half < norms + size, spread - half, squares)
-            squares = xp.maximum(squares, 0.0)
-            inverse = 1.0 / xp.sqrt(squares + self.smoothing**2 * unit)
-            inverse = xp.where(xp.isinf(unit), coincide, inverse)
-            updated = inverse / inverse.sum(axis=-1, keepdims=True)
-            step = updated - weights
-            moved = (step * xp.matmul(gram, step[..., None])[..., 0]).sum(axis=-1, keepdims=True)
-            residual = float((xp.sqrt(xp.maximum(moved, 0.0)) / xp.sqrt(unit)).max())
-            weights = updated
-            if residual <= self.tolerance:
-                return WeiszfeldResult(weights, iteration, True, residual)
-        return WeiszfeldResult(weights, iteration, False, residual)
+        weights, iterations, residuals = geometric_median(
+            to_host(gram).reshape(-1, n, n), self.tolerance, self.max_iterations, self.smoothing
+        )
+        residual = float(residuals.max(initial=0.0))
+        return WeiszfeldResult(
+            xp.asarray(weights.reshape(gram.shape[:-1])),
+            int(iterations.max(initial=0)),
+            bool((iterations < self.max_iterations).all()) or residual <= self.tolerance,
+            residual,
+        )
 
 
 def _sits_at(about: Array, squares: Array, near: Array) -> Array:

@@ -141,7 +141,9 @@ class SampleGradients(abc.ABC):
         return self.xp.ascontiguousarray(_diagonal(self.gram()))
 
     def squared_distances(self) -> Array:
-        """Squared distances between the rows: (*R, N, N), float64, symmetric, never negative, zero on the diagonal."""
+        """Squared distances between the rows: (*R, N, N), float64, symmetric, never negative, zero
+        on the diagonal.
+        """
         return squared_distances(self.centered_gram())
 
     def reduce(
@@ -150,7 +152,7 @@ class SampleGradients(abc.ABC):
         dtype: Any = None,
         fused: Fused | None = None,
     ) -> Array:
-        """Apply a coordinate-wise reduction (*R, N, d) -> (*R, d) to every coordinate: (*R, *shape).
+        """Apply a coordinate-wise reduction (*R, N, d) -> (*R, d) to all coordinates: (*R, *shape).
 
         Args:
             reduction: called with tiles in ``compute_dtype``.
@@ -187,14 +189,16 @@ class SampleGradients(abc.ABC):
         """The operator whose rows are ``matrix`` @ G, for a matrix (*R, M, N).
 
         Args:
-            affine: whether every row of the matrix adds up to one, as in averages (but not in clipping).
+            affine: whether every row of the matrix adds up to one, as in averages (but not in
+                clipping).
         """
         from chainrob.sample_gradients.mixed import Mixed  # mixed.py builds on this file
 
         return Mixed(self, matrix, affine=affine)
 
     def materialize(self, limit: int | None = None) -> Array:
-        """All rows as one array (*R, N, D): the slow oracle of tests, and what a plain callable is given.
+        """All rows as one array (*R, N, D): the slow oracle of tests, and what a plain callable is
+        given.
 
         Raises:
             MemoryError: if that takes more than ``limit`` (``MATERIALIZE_LIMIT``) numbers.
@@ -204,8 +208,9 @@ class SampleGradients(abc.ABC):
         if count > limit:
             raise MemoryError(
                 f"materialize: {self.n_samples} gradients of {self.size} numbers"
-                f"{f' in {self.replicas} replicas' if self.replicas else ''} are {count} numbers, over the limit of "
-                f'{limit}; use a robustifier of chainrob, which works without them, or scope="unit"'
+                f"{f' in {self.replicas} replicas' if self.replicas else ''} are {count} numbers, "
+                f"over the limit of {limit}; use a robustifier of chainrob, which works without "
+                f'them, or scope="unit"'
             )
         out = self.xp.empty((*self.replicas, self.n_samples, *self.shape), self.compute_dtype)
         lead = (slice(None),) * (len(self.replicas) + 1)
@@ -220,7 +225,8 @@ class SampleGradients(abc.ABC):
 
 
 def central_row(array: Array) -> Array:
-    """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm, (*R, 1, K).
+    """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm,
+    (*R, 1, K).
 
     It is a data row and no mean, because one row 1e15 times the rest would drag any mean with it.
     """

@@ -26,7 +26,8 @@ class Joined(SampleGradients):
         counts = {(part.replicas, part.n_samples) for part in parts}
         if len(counts) > 1:
             raise ValueError(
-                f"Joined: all parts must have the same replicas and number of samples, found {sorted(counts)}"
+                f"Joined: all parts must have the same replicas and number of samples, found "
+                f"{sorted(counts)}"
             )
         self.parts = tuple(parts)
         self.replicas, self.n_samples = counts.pop()

@@ -27,7 +27,8 @@ class Mixed(SampleGradients):
     def __init__(self, base: SampleGradients, matrix: Array, *, affine: bool = True) -> None:
         if matrix.shape[-1] != base.n_samples:
             raise ValueError(
-                f"Mixed: matrix must have {base.n_samples} columns, one a row of the base, found {matrix.shape[-1]}"
+                f"Mixed: matrix must have {base.n_samples} columns, one a row of the base, found "
+                f"{matrix.shape[-1]}"
             )
         self.base = base
         self.matrix = matrix.astype(np.float64, copy=False)

@@ -166,8 +166,8 @@ class OuterProducts(SampleGradients):
     def _positions_gram(self, *, centered: bool) -> Array:
         """The Gram matrix for S > 1, in the cheaper of two ways.
 
-        Through pairs of positions it takes N^2 S^2 (P + Q) products; through the rows themselves, a tile of coordinates
-        at a time, N S P Q + N^2 P Q.
+        Through pairs of positions it takes N^2 S^2 (P + Q) products; through the rows themselves, a
+        tile of coordinates at a time, N S P Q + N^2 P Q.
         """
         n, s = self.n_samples, self.n_positions * (2 if centered else 1)
         q, p = self.shape

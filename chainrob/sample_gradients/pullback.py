@@ -1,4 +1,5 @@
-"""Double backward's last step: from cotangents of the rows to cotangents of what the rows are made of.
+"""Double backward's last step: from cotangents of the rows to cotangents of what the rows are made
+of.
 
 An estimate e = R(G) has, for a cotangent v of e, one cotangent C_n for each row g_n. No N x D array
 of them is built either. Two forms are enough for all robustifiers:
@@ -102,9 +103,8 @@ def _(gradients: Dense, derivative: Derivative, cotangent: Array) -> tuple[Any, 
 def _(gradients: OuterProducts, direction: Array) -> Array:
     dtype = gradients.compute_dtype
     matrix = direction.reshape((*gradients.replicas, *_matrix_shape(gradients)))
-    mapped = gradients.xp.matmul(
-        gradients.x.astype(dtype, copy=False), matrix.astype(dtype).swapaxes(-1, -2)[..., None, :, :]
-    )
+    matrix = matrix.astype(dtype).swapaxes(-1, -2)[..., None, :, :]
+    mapped = gradients.xp.matmul(gradients.x.astype(dtype, copy=False), matrix)
     return (mapped * gradients.gy).sum(axis=(-1, -2), dtype=np.float64)
 
 

@@ -47,8 +47,8 @@ def solve(
     """Run a kernel over all columns.
 
     Args:
-        kernel: called as ``kernel(x, gy, out, sizes, shared, start, stop, *parameters)`` for runs of
-            columns, numbered with the vectors of P' fastest, then Q, then T.
+        kernel: called as ``kernel(x, gy, out, sizes, shared, start, stop, *parameters)`` for runs
+            of columns, numbered with the vectors of P' fastest, then Q, then T.
         x: inputs (Tx, N, S, P), float32 or float64.
         gy: output gradients (T, N, S, Q) of the same dtype.
         parameters: further arguments of the kernel.
@@ -62,7 +62,7 @@ def solve(
         swapped = (gy, x) if x.shape[0] == gy.shape[0] else (gy, np.repeat(x, gy.shape[0], axis=0))
         return np.ascontiguousarray(solve(kernel, *swapped, *parameters).swapaxes(-1, -2))
     problem = prepare(x, gy)
-    n, s, q, vectors = problem.sizes
+    n, _, q, vectors = problem.sizes
     columns = gy.shape[0] * q * vectors
 
     def work(start: int, stop: int) -> None:

@@ -43,9 +43,7 @@ def estimate(
     # What the search for truncated values reads lies along the samples, padded to whole vectors.
     padded = -(-n // lanes) * lanes
     columns = np.zeros((n_outputs, padded), dtype)
-    np.multiply(
-        problem.gy.reshape(n_outputs, n), 1 / a.units[:n_outputs, None], out=columns[:, :n]
-    )
+    np.multiply(problem.gy.reshape(n_outputs, n), 1 / a.units[:n_outputs, None], out=columns[:, :n])
     reach = np.zeros((vectors, padded), dtype)
     # Rounding must not hide a value that is truncated.
     np.multiply(b.reach, dtype(1.0001), out=reach[:, :n])

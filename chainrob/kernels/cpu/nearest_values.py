@@ -10,7 +10,16 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import absolute, choose, keep_nan, larger, load, smaller, splat, store
+from chainrob.kernels.cpu.simd import (
+    absolute,
+    choose,
+    keep_nan,
+    larger,
+    load,
+    smaller,
+    splat,
+    store,
+)
 
 
 def mean_around_median(x: np.ndarray, gy: np.ndarray, f: int) -> np.ndarray | None:

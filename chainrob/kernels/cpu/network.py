@@ -1,9 +1,9 @@
 """Sorting networks: fixed lists of compare-exchanges, so that all lanes of a vector sort at once.
 
-Batcher's odd-even merge sort on N wires. Memory, not arithmetic, is what it waits for, so as much of
-it as possible runs within registers: blocks of 16 wires are sorted there, and the first four layers
-of every merge fall into independent groups of 16 wires. The remaining comparators run one by one,
-and are left out where nobody asks in which order their two wires leave them.
+Batcher's odd-even merge sort on N wires. Memory, not arithmetic, is what it waits for, so as much
+of it as possible runs within registers: blocks of 16 wires are sorted there, and the first four
+layers of every merge fall into independent groups of 16 wires. The remaining comparators run one by
+one, and are left out where nobody asks in which order their two wires leave them.
 
 References:
     K. E. Batcher, Sorting networks and their applications, AFIPS 1968. D. E. Knuth, The art of
@@ -47,7 +47,7 @@ def merge_layer(n: int, run: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def batcher(n: int, run: int = 1) -> list[tuple[int, int]]:
-    """Comparators (i, j), i < j, that sort n wires whose runs of ``run`` wires are sorted already."""
+    """Comparators (i, j), i < j, that sort n wires, runs of ``run`` wires being sorted already."""
     comparators: list[tuple[int, int]] = []
     while run < n:
         step = run

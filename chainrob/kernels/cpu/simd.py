@@ -1,4 +1,4 @@
-"""Explicit SIMD vectors for Numba: one cache line of numbers in one register, one coordinate a lane.
+"""Explicit SIMD vectors for Numba: a cache line of numbers in one register, one coordinate a lane.
 
 Order statistics, clipping and fixed-point iterations of many coordinates at once are branch-free in
 lanes, but LLVM's own vectoriser gives up on them: it cannot tell the rows of a buffer apart, nor
@@ -143,9 +143,7 @@ def _call(name: str) -> Emit:
         kind = args[0].type
         full = f"{name}.v{kind.count}{'f32' if kind.element == ir.FloatType() else 'f64'}"
         prototype = ir.FunctionType(kind, [kind] * len(args))
-        return builder.call(
-            cgutils.get_or_insert_function(builder.module, prototype, full), args
-        )
+        return builder.call(cgutils.get_or_insert_function(builder.module, prototype, full), args)
 
     return emit
 
@@ -209,7 +207,9 @@ def _fold(pick: Emit, name: str, doc: str) -> Any:
                 kind = ir.VectorType(index, width)
                 low, high = (
                     builder.shuffle_vector(
-                        value, undefined, ir.Constant(kind, [index(i + start) for i in range(width)])
+                        value,
+                        undefined,
+                        ir.Constant(kind, [index(i + start) for i in range(width)]),
                     )
                     for start in (0, width)
                 )

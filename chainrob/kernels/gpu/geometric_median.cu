@@ -1,0 +1,385 @@
+// The weights of the geometric median from inner products of the rows, in one launch: the iteration of
+// kernels/cpu/geometric_median.py, decision by decision.
+//
+// A replica is solved by a team of blocks. Every block of it holds all vectors and runs the whole program, so that all
+// take the same decisions; only products with the matrix are shared out, a run of rows a block. Sums are made in one
+// order whatever the number of blocks, so the result does not depend on it. The host is never waited for: iterations
+// and residuals stay on the device.
+//
+// Blocks of a team wait for each other, so more than one a team needs a cooperative launch, which starts all or none.
+//
+// Layout: products (R, N, N), changed in place; weights (R, N); work (R, G, VECTORS, N); exchange (R, 2, N) and
+// counters (R), zero, are where the blocks of a team meet.
+
+#ifdef __CUDACC__
+#define DEVICE __device__ __forceinline__
+#define DEVICE_FUNCTION __device__ __noinline__
+#else
+#define DEVICE inline
+#define DEVICE_FUNCTION inline
+#include <cmath>
+using std::fabs;
+using std::fmax;
+using std::fmin;
+using std::sqrt;
+#endif
+
+constexpr int THREADS = 256;
+constexpr int VECTORS = 11;
+constexpr double NOISE = 16 * 2.220446049250313e-16;
+constexpr double NEAR = 0.1;
+constexpr double UNBOUNDED = 1e300;
+
+struct Team {
+    double *products, *weights, *work, *exchange;
+    unsigned int *counter;
+    int n, n_blocks, block;
+    int turn;          // how many products were made: which half of `exchange` is next, and what to wait for
+    double *partial;   // THREADS numbers in shared memory
+
+#ifdef __CUDACC__
+    DEVICE int thread() const { return threadIdx.x; }
+    DEVICE int threads() const { return THREADS; }
+    DEVICE void sync() const { __syncthreads(); }
+#else
+    int thread() const { return 0; }
+    int threads() const { return 1; }
+    void sync() const {}
+#endif
+
+    DEVICE double *vector(int k) const { return work + (long long)k * n; }
+    DEVICE double &at(int i, int j) const { return products[(long long)i * n + j]; }
+
+    template <class F> DEVICE void each(F f) const {
+        for (int i = thread(); i < n; i += threads()) f(i);
+        sync();
+    }
+
+    // Sum of f(i), the same number in every thread.
+    template <class F> DEVICE double sum(F f) const {
+#ifdef __CUDACC__
+        double total = 0.0;
+        for (int i = threadIdx.x; i < n; i += THREADS) total += f(i);
+        __syncthreads();
+        partial[threadIdx.x] = total;
+        __syncthreads();
+        for (int half = THREADS / 2; half > 0; half /= 2) {
+            if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+            __syncthreads();
+        }
+        return partial[0];
+#else
+        double total = 0.0;
+        for (int i = 0; i < n; ++i) total += f(i);
+        return total;
+#endif
+    }
+
+    DEVICE double inner(const double *u, const double *v) const {
+        return sum([&](int i) { return u[i] * v[i]; });
+    }
+
+    // The first i with the largest value.
+    DEVICE int largest(const double *values) const {
+#ifdef __CUDACC__
+        int best = -1;
+        for (int i = threadIdx.x; i < n; i += THREADS)
+            if (best < 0 || values[i] > values[best]) best = i;
+        __syncthreads();
+        partial[threadIdx.x] = best;
+        __syncthreads();
+        for (int half = THREADS / 2; half > 0; half /= 2) {
+            if (threadIdx.x < half) {
+                const int a = (int)partial[threadIdx.x], b = (int)partial[threadIdx.x + half];
+                const bool take = b >= 0 && (a < 0 || values[b] > values[a] || (values[b] == values[a] && b < a));
+                if (take) partial[threadIdx.x] = b;
+            }
+            __syncthreads();
+        }
+        return (int)partial[0];
+#else
+        int best = 0;
+        for (int i = 1; i < n; ++i)
+            if (values[i] > values[best]) best = i;
+        return best;
+#endif
+    }
+
+    // All blocks of the team have come here, and see what the others wrote before.
+    DEVICE void meet() {
+#ifdef __CUDACC__
+        __syncthreads();
+        ++turn;
+        if (n_blocks > 1) {
+            if (threadIdx.x == 0) {
+                __threadfence();
+                atomicAdd(counter, 1u);
+                const unsigned int all = (unsigned int)turn * n_blocks;
+                while (atomicAdd(counter, 0u) < all) {}
+                __threadfence();
+            }
+            __syncthreads();
+        }
+#else
+        ++turn;
+#endif
+    }
+
+    // out = products * v. A warp makes one entry; the matrix is symmetric, so its rows are as good as its columns.
+    DEVICE_FUNCTION void times(const double *v, double *out) {
+        double *shared = exchange + (turn & 1) * n;
+        sync();
+#ifdef __CUDACC__
+        const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = THREADS / 32;
+        for (int i = block * warps + warp; i < n; i += n_blocks * warps) {
+            double total = 0.0;
+            for (int j = lane; j < n; j += 32) total += at(i, j) * v[j];
+            for (int half = 16; half > 0; half /= 2) total += __shfl_down_sync(0xffffffffu, total, half);
+            if (lane == 0) shared[i] = total;
+        }
+#else
+        for (int i = 0; i < n; ++i) {
+            double total = 0.0;
+            for (int j = 0; j < n; ++j) total += at(i, j) * v[j];
+            shared[i] = total;
+        }
+#endif
+        meet();
+        // Written by other blocks: read past the first-level cache.
+#ifdef __CUDACC__
+        each([&](int i) { out[i] = __ldcg(shared + i); });
+#else
+        each([&](int i) { out[i] = shared[i]; });
+#endif
+    }
+
+    // Subtract row k from all rows. Each block changes the rows that it multiplies by.
+    DEVICE_FUNCTION void recenter(int k, double *row) {
+        each([&](int i) { row[i] = at(k, i); });
+        meet();
+        const double corner = row[k];
+#ifdef __CUDACC__
+        const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = THREADS / 32;
+        const int first = block * warps + warp, step = n_blocks * warps, width = 32;
+#else
+        const int lane = 0, first = 0, step = 1, width = 1;
+#endif
+        for (int i = first; i < n; i += step)
+            for (int j = lane; j < n; j += width) {
+                const double value = at(i, j) - (row[i] + (row[j] - corner));
+                at(i, j) = i == k || j == k || (i == j && value < 0.0) ? 0.0 : value;
+            }
+        meet();
+    }
+
+    DEVICE double diagonal(int i) const {
+#ifdef __CUDACC__
+        return __ldcg(products + (long long)i * n + i);
+#else
+        return at(i, i);
+#endif
+    }
+};
+
+// 1 / d of every row for the point of the weights: their sum; products_w is left holding K w.
+DEVICE_FUNCTION double inverse_distances(Team &team, const double *w, double *products_w, double smoothing, double *inverse) {
+    team.times(w, products_w);
+    const double size = team.inner(w, products_w);
+    team.each([&](int i) {
+        const double square = (team.diagonal(i) - products_w[i]) + (size - products_w[i]);
+        inverse[i] = 1.0 / sqrt(fmax(square, 0.0) + smoothing * smoothing);
+    });
+    return team.sum([&](int i) { return inverse[i]; });
+}
+
+// All weight to the rows that lie where the centre does.
+DEVICE void all_on_center(const Team &team, double *w) {
+    const double there = team.sum([&](int i) { return team.diagonal(i) == 0.0 ? 1.0 : 0.0; });
+    team.each([&](int i) { w[i] = team.diagonal(i) == 0.0 ? 1.0 / there : 0.0; });
+}
+
+// Whether the sum of distances is least at row k, the centre: the pull of all other rows is then no stronger than one
+// for each row at that place.
+DEVICE_FUNCTION bool is_minimum(Team &team, int k, double *pull, double *products_pull) {
+    team.each([&](int i) {
+        const double square = team.diagonal(i);
+        pull[i] = square > 0.0 ? 1.0 / sqrt(square) : 0.0;
+    });
+    const double total = team.sum([&](int i) { return pull[i]; });
+    const double copies = team.sum([&](int i) { return team.diagonal(i) > 0.0 ? 0.0 : 1.0; });
+    team.each([&](int i) {
+        if (i == k) pull[i] = -total;
+    });
+    team.times(pull, products_pull);
+    return sqrt(fmax(team.inner(pull, products_pull), 0.0)) <= copies;
+}
+
+// Solve H step = residual by conjugate gradients, where H = sum_i (I / d_i - r_i r_i^T / d_i^3), r_i = g_i - z;
+// products_step is left holding K step. vectors: four of them, for the work.
+DEVICE_FUNCTION void newton_step(Team &team, const double *w, const double *inverse, double total, const double *residual,
+                                 double *products_rest, double *step, double *products_step, double *vectors,
+                                 double forcing) {
+    const int n = team.n;
+    double *rest = vectors, *direction = vectors + n, *products_direction = vectors + 2 * n, *image = vectors + 3 * n;
+    team.each([&](int i) {
+        rest[i] = direction[i] = residual[i];
+        products_direction[i] = products_rest[i];
+        step[i] = products_step[i] = 0.0;
+    });
+    double size = team.inner(rest, products_rest);
+    const double enough = forcing * forcing * size;
+    for (int iteration = 0; iteration < (n < 50 ? n : 50); ++iteration) {
+        const double along_w = team.inner(w, products_direction);
+        team.each([&](int i) { image[i] = inverse[i] * inverse[i] * inverse[i] * (products_direction[i] - along_w); });
+        const double spill = team.sum([&](int i) { return image[i]; });
+        team.each([&](int i) { image[i] = total * direction[i] - image[i] + spill * w[i]; });
+        const double bend = team.inner(image, products_direction);
+        if (!(bend > 0.0)) break;
+        const double t = size / bend;
+        team.each([&](int i) {
+            step[i] += t * direction[i];
+            products_step[i] += t * products_direction[i];
+            rest[i] -= t * image[i];
+        });
+        team.times(rest, products_rest);
+        const double before = size;
+        size = team.inner(rest, products_rest);
+        if (!(size > enough)) break;
+        const double turn = size / before;
+        team.each([&](int i) {
+            direction[i] = rest[i] + turn * direction[i];
+            products_direction[i] = products_rest[i] + turn * products_direction[i];
+        });
+    }
+    if (!(team.inner(step, products_step) > 0.0)) {
+        team.each([&](int i) { step[i] = residual[i] / total; });
+        team.times(step, products_step);
+    }
+}
+
+// Each iteration is a Weiszfeld step, which always descends, and a Newton step along which it searches for the minimum.
+DEVICE void minimize(Team &team, int center, double unit, double smoothing, double tolerance, int max_iterations,
+                     int &iteration, double &residual) {
+    const int n = team.n;
+    double *w = team.vector(0), *products_w = team.vector(1), *inverse = team.vector(2), *gradient = team.vector(3);
+    double *newton = team.vector(4), *trial = team.vector(5), *products_newton = team.vector(6);
+    double *more = team.vector(7);
+    double *products_gradient = products_w;  // K w is not needed any more where it is made
+    smoothing *= unit;
+    // From the mean one huge row would be a long way back.
+    team.each([&](int i) { w[i] = 1.0 / sqrt(team.diagonal(i) + unit * unit); });
+    double total = team.sum([&](int i) { return w[i]; });
+    team.each([&](int i) { w[i] /= total; });
+    residual = UNBOUNDED;
+    for (iteration = 1; iteration <= max_iterations; ++iteration) {
+        total = inverse_distances(team, w, products_w, smoothing, inverse);
+        const int nearest = team.largest(inverse);
+        if (inverse[nearest] * unit * NEAR > 1.0) {
+            if (nearest != center) {
+                center = nearest;
+                team.recenter(center, trial);
+                total = inverse_distances(team, w, products_w, smoothing, inverse);
+            }
+            if (is_minimum(team, center, newton, products_newton)) {
+                all_on_center(team, w);
+                residual = 0.0;
+                return;
+            }
+        }
+        team.each([&](int i) { w[i] = inverse[i] / total; });
+        total = inverse_distances(team, w, products_w, smoothing, inverse);
+        team.each([&](int i) { gradient[i] = inverse[i] - total * w[i]; });  // its negative
+        team.times(gradient, products_gradient);
+        const double length = sqrt(fmax(team.inner(gradient, products_gradient), 0.0));
+        if (length <= NOISE * n) {
+            residual = length / (total * unit);
+            break;
+        }
+        const double forcing = residual > 1e-3 ? 0.1 : 1e-5;
+        newton_step(team, w, inverse, total, gradient, products_gradient, newton, products_newton, more, forcing);
+        residual = sqrt(fmax(team.inner(newton, products_newton), 0.0)) / unit;
+        // Along the step the slope rises from slope_0 < 0. Where it passes zero, stop there.
+        const double slope_0 = -team.inner(gradient, products_newton);
+        double low = 0.0, high = UNBOUNDED, slope_low = slope_0, slope_high = UNBOUNDED, t = 1.0;
+        for (int search = 0; search < 30; ++search) {
+            team.each([&](int i) { trial[i] = w[i] + t * newton[i]; });
+            total = inverse_distances(team, trial, products_w, smoothing, inverse);
+            team.each([&](int i) { gradient[i] = total * trial[i] - inverse[i]; });
+            const double slope = team.inner(gradient, products_newton);
+            if (fabs(slope) <= 0.5 * fabs(slope_0) || residual <= tolerance) break;
+            if (slope < 0.0) {
+                low = t;
+                slope_low = slope;
+            } else {
+                high = t;
+                slope_high = slope;
+            }
+            if (high == UNBOUNDED) {
+                t *= 2.0;
+            } else {
+                const double part = slope_low / (slope_low - slope_high);
+                t = low + fmin(fmax(part, 0.1), 0.9) * (high - low);
+            }
+        }
+        team.each([&](int i) { w[i] = inverse[i] / total; });
+        if (residual <= tolerance) break;
+    }
+    if (iteration > max_iterations) iteration = max_iterations;
+    team.each([&](int i) { w[i] = inverse[i] / total; });
+}
+
+DEVICE void solve(Team &team, int center, double square, double tolerance, int max_iterations, double smoothing,
+                  long long *iterations, double *residuals) {
+    int iteration = 0;
+    double residual = 0.0;
+    const double unit = sqrt(square);
+    team.recenter(center, team.vector(5));
+    if (unit > 0.0)
+        minimize(team, center, unit, smoothing, tolerance, max_iterations, iteration, residual);
+    else
+        all_on_center(team, team.vector(0));  // more than half of the rows are one point, which is the answer
+    if (team.block == 0) {
+        const double *w = team.vector(0);
+        team.each([&](int i) { team.weights[i] = w[i]; });
+        if (team.thread() == 0) {
+            *iterations = iteration;
+            *residuals = residual;
+        }
+    }
+}
+
+// center: the row of least median distance to the rows, and its square.
+#define ARGUMENTS                                                                                                     \
+    double *products, const long long *centers, const double *squares, double *weights, long long *iterations,        \
+        double *residuals, double *work, double *exchange, unsigned int *counters, int n, int n_blocks,               \
+        double tolerance, int max_iterations, double smoothing
+
+DEVICE void of_replica(ARGUMENTS, long long replica, int block, double *partial) {
+    Team team = {products + replica * n * n,
+                 weights + replica * n,
+                 work + (replica * n_blocks + block) * VECTORS * n,
+                 exchange + replica * 2 * n,
+                 counters + replica,
+                 n,
+                 n_blocks,
+                 block,
+                 0,
+                 partial};
+    solve(team, (int)centers[replica], squares[replica], tolerance, max_iterations, smoothing, iterations + replica,
+          residuals + replica);
+}
+
+#define GIVEN                                                                                                         \
+    products, centers, squares, weights, iterations, residuals, work, exchange, counters, n, n_blocks, tolerance,     \
+        max_iterations, smoothing
+
+#ifdef __CUDACC__
+extern "C" __global__ void __launch_bounds__(THREADS) geometric_median_float64(ARGUMENTS) {
+    __shared__ double partial[THREADS];
+    of_replica(GIVEN, blockIdx.y, blockIdx.x, partial);
+}
+#else
+extern "C" void geometric_median_float64(ARGUMENTS, int replicas) {
+    for (int replica = 0; replica < replicas; ++replica) of_replica(GIVEN, replica, 0, nullptr);
+}
+#endif
