@@ -1,0 +1,217 @@
+"""``RobustMLPClassifier``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import column_or_1d
+
+import chainer
+from chainrob.sklearn.base import RobustMLP
+
+__all__ = ["RobustMLPClassifier"]
+
+
+class RobustMLPClassifier(ClassifierMixin, RobustMLP):
+    r"""Multi-layer perceptron classifier, trained with robust estimates of the gradients.
+
+    Parameters that scikit-learn's ``MLPClassifier`` has mean what they mean there. The others are
+    ``robustifier``, ``scope``, ``loss``, ``huber_delta`` and ``track_suspects``; and ``solver``
+    separates ``'sgd'``, which is plain, from ``'momentum'``.
+
+    Args:
+        hidden_layer_sizes: Units of the hidden layers, an integer or a sequence.
+        robustifier: A ``chainrob.Robustifier``, any callable (N, D) -> (D,), the name of a
+            robustifier (``chainrob.robustifiers.names()``), or None for the plain mean.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
+            weighting robustifier.
+        loss: ``'log_loss'`` (cross entropy), or, of the difference between the class probabilities
+            and the class's unit vector, ``'squared_error'`` (half the square; Brier's score),
+            ``'absolute_error'`` or ``'huber'``, summed over the classes.
+        activation: ``'identity'``, ``'logistic'``, ``'tanh'`` or ``'relu'``.
+        solver: ``'sgd'``, ``'momentum'`` or ``'adam'``.
+        alpha: L2 penalty of the weights.
+        batch_size: Samples in a batch at most, or ``'auto'`` for min(200, n). The batches of an
+            epoch have nearly equal sizes, so that none is too small to be robust.
+        learning_rate_init: Step size.
+        max_iter: Epochs at most.
+        shuffle: Whether to visit the samples in a new order every epoch.
+        random_state: Seed or ``RandomState`` for initial weights, order and validation split.
+        tol: Training stops when ``n_iter_no_change`` epochs in a row do not better the mean of the
+            smallest 90% of the losses by ``tol`` (outliers must not have a say), or, with early
+            stopping, the validation score.
+        verbose: Print a line for every epoch.
+        momentum: Of solver ``'momentum'``.
+        early_stopping: Hold out ``validation_fraction`` of the samples, and keep the parameters
+            that score best on them.
+        validation_fraction: Share held out.
+        beta_1, beta_2, epsilon: Of solver ``'adam'``.
+        n_iter_no_change: Patience, in epochs.
+        huber_delta: Where Huber's loss turns from a square into a line.
+        track_suspects: Whether to add up the samples' weights for ``suspects_``; for coordinate-wise
+            robustifiers an epoch then takes two or three times as long.
+
+    Attributes:
+        classes_ (array): The classes.
+        suspects_ (array): Row numbers of the training data, the most suspect sample first: the
+            ranking of ``chainrob.training.WeightTally``. Held-out samples are not in it; it is
+            empty without a robustifier. After ``partial_fit``, of the last call's data.
+        sample_weights_ (array): Mean effective weight of every sample, (n,), 1 in a plain mean, NaN
+            where it had none.
+        relative_weights_ (array): What ``suspects_`` is sorted by, (n,).
+        model_ (chainer.Chain): The network.
+        coefs_, intercepts_ (lists of arrays): Its parameters.
+        loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_,
+        n_features_in_, feature_names_in_: As in scikit-learn.
+
+    Raises:
+        ValueError: When fitting: a parameter that cannot work (its name, the rule and the value
+            found), data that cannot be used, weights that diverged.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob import TrimmedMean
+        >>> from chainrob.sklearn import RobustMLPClassifier
+        >>> x = np.random.default_rng(0).normal(size=(200, 2))
+        >>> y = np.where(x[:, 0] > 0, "right", "left")
+        >>> x[:4] *= -1e3                                  # four samples are far off and wrong
+        >>> model = RobustMLPClassifier((10,), robustifier=TrimmedMean(fraction=0.1),
+        ...                             learning_rate_init=0.01, max_iter=50, tol=0, random_state=0)
+        >>> import warnings
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     model = model.fit(x, y)
+        >>> model.predict([[1.0, 0.0], [-1.0, 0.0]]).tolist(), sorted(model.suspects_[:4].tolist())
+        (['right', 'left'], [0, 1, 2, 3])
+
+    References:
+        M. J. Holland, Robust gradient descent via back-propagation: a Chainer-based tutorial.
+        A. Ghosh, H. Kumar and P. S. Sastry (2017). Robust loss functions under label noise for deep
+        neural networks. AAAI (absolute error).
+    """
+
+    _losses = ("log_loss", "squared_error", "absolute_error", "huber")
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        *,
+        robustifier: Callable[[Any], Any] | str | None = "soft_truncation",
+        scope: str = "layer",
+        loss: str = "log_loss",
+        activation: str = "relu",
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate_init: float = 0.001,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        momentum: float = 0.9,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        huber_delta: float = 1.0,
+        track_suspects: bool = True,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.robustifier = robustifier
+        self.scope = scope
+        self.loss = loss
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.momentum = momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.huber_delta = huber_delta
+        self.track_suspects = track_suspects
+
+    def fit(self, X: Any, y: ArrayLike) -> RobustMLPClassifier:
+        """Train a new network on X, (n, d), dense or sparse, and the classes y, (n,)."""
+        return self._fit(X, y, incremental=False)
+
+    def partial_fit(
+        self, X: Any, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> RobustMLPClassifier:
+        """Go once through some more data.
+
+        Args:
+            X: (n, d), dense or sparse.
+            y: (n,).
+            classes: All classes there will be; needed at the first call.
+
+        Raises:
+            ValueError: The first call without classes, classes that changed, a class in y that is
+                not among them, or early stopping, which makes no sense here.
+        """
+        if self.early_stopping:
+            raise ValueError("early_stopping must be False for partial_fit, found True")
+        first = not hasattr(self, "model_")
+        if first and classes is None:
+            raise ValueError("classes must be given at the first call of partial_fit")
+        if (
+            not first
+            and classes is not None
+            and not np.array_equal(self.classes_, unique_labels(classes))
+        ):
+            raise ValueError(
+                f"classes must stay what they were at the first call of partial_fit, "
+                f"{self.classes_.tolist()}, found {unique_labels(classes).tolist()}"
+            )
+        announced = unique_labels(classes) if first else None
+        return self._fit(X, y, incremental=True, classes=announced)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable class of every row: (n,)."""
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """The probability of every class: (n, classes), in the order of ``classes_``."""
+        return chainer.functions.softmax(self._scores(X)).array
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """The logarithms of the probabilities, right where the probabilities are tiny too."""
+        return chainer.functions.log_softmax(self._scores(X)).array
+
+    def _encode(self, y: Any, dtype: Any, again: bool, classes: Any) -> NDArray[np.int32]:
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if not again:
+            self.classes_ = np.unique(y) if classes is None else classes
+        codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
+        unknown = self.classes_[codes] != y
+        if unknown.any():
+            raise ValueError(
+                f"y must hold the classes {self.classes_.tolist()} only, found "
+                f"{np.unique(y[unknown]).tolist()}"
+            )
+        return codes.astype(np.int32)
+
+    @property
+    def _n_scores(self) -> int:
+        return len(self.classes_)
+
+    def _score_of(self, X: Any, targets: NDArray[Any]) -> float:
+        return float((self._forward(X).argmax(axis=1) == targets).mean())

@@ -1,0 +1,93 @@
+"""The network of the estimators, and the losses of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import chainer
+import chainer.functions as F
+from chainrob.functions.estimate import Scope
+from chainrob.links import MLP
+
+__all__ = ["ACTIVATIONS", "LOSSES", "Network", "sample_losses"]
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda x: x,
+    "logistic": F.sigmoid,
+    "tanh": F.tanh,
+    "relu": F.relu,
+}
+
+LOSSES = ("log_loss", "squared_error", "absolute_error", "huber")
+
+
+class Network(MLP):
+    """An MLP with a choice of activations and scikit-learn's initial weights.
+
+    Args:
+        dims: Numbers of units from the input to the output.
+        robustifier: For all layers, or None for the plain sum.
+        scope: What makes up one row, see ``chainrob.functions.linear``.
+        activation: A name in ``ACTIVATIONS``.
+        dtype: Of the parameters.
+        rng: Draws the weights, uniform as Glorot and Bengio proposed.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        robustifier: Callable[[Any], Any] | None,
+        scope: Scope,
+        activation: str,
+        dtype: Any,
+        rng: np.random.RandomState,
+    ) -> None:
+        with chainer.using_config("dtype", np.dtype(dtype)):
+            super().__init__(dims, robustifier, initialW=0, initial_bias=0, scope=scope)
+        self.activation = activation
+        for layer in self.layers:
+            fan_out, fan_in = layer.W.shape
+            bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / (fan_in + fan_out))
+            layer.W.array[...] = rng.uniform(-bound, bound, layer.W.shape)
+            layer.b.array[...] = rng.uniform(-bound, bound, layer.b.shape)
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """Scores (N, dims[-1]) of inputs (N, dims[0])."""
+        activate = ACTIVATIONS[self.activation]
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = activate(layer(x))
+        return last(x)
+
+
+def sample_losses(
+    loss: str, scores: chainer.Variable, targets: NDArray[Any], *, classes: bool, delta: float
+) -> chainer.Variable:
+    r"""The loss of every sample: (N,).
+
+    For classes, with p the softmax of the scores and e the unit vector of the class: cross entropy,
+    or the sum over the classes of the loss of p - e. For numbers: the mean over the outputs.
+
+    Args:
+        loss: A name in ``LOSSES``.
+        scores: (N, Q).
+        targets: Classes (N,), int32; or numbers (N, Q) in the dtype of the scores.
+        classes: Which of the two.
+        delta: Where Huber's loss turns from a square into a line.
+    """
+    if loss == "log_loss":
+        return F.softmax_cross_entropy(scores, targets, reduce="no")
+    if classes:
+        onehot = np.zeros(scores.shape, scores.dtype)
+        onehot[np.arange(len(targets)), targets] = 1
+        scores, targets = F.softmax(scores), onehot
+    if loss == "huber":
+        each = F.huber_loss(scores, targets, delta, reduce="no")
+    else:
+        errors = scores - targets
+        each = F.absolute(errors) if loss == "absolute_error" else 0.5 * errors * errors
+    return F.sum(each, axis=1) if classes else F.mean(each, axis=1)
