@@ -27,6 +27,9 @@ __all__ = ["EXCHANGES", "DistributedGradients", "Exchange", "distributed_gradien
 Exchange = Literal["auto", "factors", "reductions"]
 EXCHANGES: tuple[str, ...] = get_args(Exchange)
 
+FEW = 1 << 16
+"""Numbers that are sent in less time than a reduction's messages, tens of them, are under way."""
+
 NO_ROWS = -(2**20)
 """Stands for the exponent of a rank without samples: it has no say."""
 
@@ -45,8 +48,8 @@ class DistributedGradients(SampleGradients):
     Args:
         local: the operator of this rank's samples; there may be none.
         split: how the samples are split.
-        exchange: ``'factors'``, ``'reductions'``, or ``'auto'`` for factors where they take no more
-            than two allreduces of the gradient would, and else reductions.
+        exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors where they are few, or no
+            more than two allreduces of the gradient would send; else reductions.
     """
 
     def __init__(
@@ -161,7 +164,7 @@ class DistributedGradients(SampleGradients):
             return self.exchange == "factors"
         size = self.ranks.size
         two_allreduces = 4.0 * prod(self.replicas) * self.size * (size - 1) / size
-        return shared_numbers(self.local, self.split_of_samples) <= two_allreduces
+        return shared_numbers(self.local, self.split_of_samples) <= max(two_allreduces, FEW)
 
     # -- all rows
 
@@ -205,6 +208,8 @@ class DistributedGradients(SampleGradients):
         return self.ranks.gather(self.local.finite_rows(), self.split_of_samples.counts, -1)
 
     def all_finite(self) -> bool:
+        if self.split_of_samples.finite:
+            return True
         return self.ranks.all(self.local.n_samples == 0 or self.local.all_finite())
 
     # -- inside

@@ -109,10 +109,12 @@ class Split:
     Args:
         ranks: the ranks.
         counts: samples of each.
+        finite: whether all rows of all ranks are known to be finite; None where nobody has looked.
     """
 
-    def __init__(self, ranks: Ranks, counts: Sequence[int]) -> None:
+    def __init__(self, ranks: Ranks, counts: Sequence[int], finite: bool | None = None) -> None:
         self.ranks = ranks
+        self.finite = finite
         self.counts = tuple(int(count) for count in counts)
         self.total = sum(self.counts)
         self.start = sum(self.counts[: ranks.rank])

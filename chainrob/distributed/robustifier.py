@@ -114,8 +114,11 @@ class Distributed(Robustifier):
         shapes = [(part.replicas, part.shape, str(part.dtype)) for part in parts]
         what = re.sub(r" at 0x[0-9a-f]+", "", repr(self.robustifier))  # addresses of functions
         task = f"{what} by {self.exchange} of {shapes}"
-        table = np.zeros((1, 2), np.int64)
-        table[0] = operator.n_samples, zlib.crc32(task.encode())
+        # Whether all rows are finite will be asked next: the answer costs no message of its own.
+        looks = self.nonfinite != "propagate"
+        finite = looks and (operator.n_samples == 0 or operator.all_finite())
+        table = np.zeros((1, 3), np.int64)
+        table[0] = operator.n_samples, zlib.crc32(task.encode()), finite
         table = ranks.gather(table, [1] * ranks.size, -2)
         if not (table[:, 1] == table[0, 1]).all():
             others = np.flatnonzero(table[:, 1] != table[0, 1]).tolist()
@@ -123,7 +126,7 @@ class Distributed(Robustifier):
                 f"all ranks must estimate the same parameter with the same robustifier; ranks "
                 f"{others} differ from rank 0, and rank {ranks.rank} has {task}"
             )
-        return Split(ranks, table[:, 0].tolist())
+        return Split(ranks, table[:, 0].tolist(), bool(table[:, 2].all()) or None)
 
     def _all_rows(self, operator: SampleGradients, split: Split) -> SampleGradients:
         if split.ranks.size == 1:

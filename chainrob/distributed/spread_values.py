@@ -156,7 +156,7 @@ class _Ordered:
         if isinstance(chosen, int | np.integer):
             return self.values.order_statistics(range(total)[int(chosen)])[0][..., 0, :]
         if not isinstance(chosen, slice):
-            raise NotSpreadableError(f"ordered values: a rank or a slice is needed, found {chosen!r}")
+            raise NotSpreadableError(f"ordered values: a rank or a slice, found {chosen!r}")
         start, stop, step = chosen.indices(total)
         if step != 1 or stop <= start:
             raise NotSpreadableError(f"ordered values: a slice like a:b was expected, {chosen}")

@@ -1,20 +1,16 @@
-"""Programs that mpiexec starts on several ranks of this machine."""
+"""What the tests of distributed training share."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.distributed.mpi import command, environment
+
 collect_ignore_glob = ["programs/*"]
-PROGRAMS = Path(__file__).parent / "programs"
-# The launcher of the environment that mpi4py is in comes before any other on the machine.
-MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
 
 RunRanks = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -24,33 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.mpi)
-
-
-def environment() -> dict[str, str]:
-    """The environment of a program: nothing of an MPI that runs around these tests."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PMI", "OMPI", "PRTE", "HYDI", "MPI_", "MPIR_"))
-    }
-    return {
-        **kept,
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PYTHONUNBUFFERED": "1",
-        # Open MPI, where that is the MPI, refuses to run as root and to share processors.
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-
-
-def command(ranks: int, program: str, *arguments: str) -> list[str]:
-    """The command line that starts a program of ``programs/``, or Python with ``-m ...``."""
-    assert MPIEXEC is not None, "mpi4py is installed, but no mpiexec is found"
-    what = program.split() if program.startswith("-") else [str(PROGRAMS / program)]
-    return [MPIEXEC, "-n", str(ranks), sys.executable, "-W", "error", *what, *arguments]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ rng = np.random.default_rng(1)
 
 
 def mine(rows: Any, name: str = "uneven") -> Any:
-    """This rank's part of an array or operator of 14 samples."""
+    """The part of this rank, of an array or operator of 14 samples."""
     counts = splits(ranks.size)[name]
     start = sum(counts[: ranks.rank])
     if isinstance(rows, np.ndarray):
@@ -110,7 +110,11 @@ def rows_in_disorder() -> None:
     checks.close("own subclass", found, Center()(rows), 1e-12)
     bad = rows.copy()
     bad[2, 3], bad[13, 0] = np.nan, np.inf
-    for robustifier in (chainrob.CoordinateMedian(), chainrob.GeometricMedian(), chainrob.Krum(f=4)):
+    for robustifier in (
+        chainrob.CoordinateMedian(),
+        chainrob.GeometricMedian(),
+        chainrob.Krum(f=4),
+    ):
         for exchange in ("factors", "reductions"):
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
