@@ -9,11 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import chainermn
 import numpy as np
 
 import chainrob
 import chainer
+import chainermn
 import chainrob.distributed
 from chainer import functions as F
 from chainrob.datasets.contamination import ATTACKS, infinity
