@@ -1,5 +1,6 @@
 """Hooks and extensions around an unmodified Chainer optimizer and Trainer."""
 
+from chainrob.training.delta_descent import DeltaDescent
 from chainrob.training.last_step import (
     LayerReport,
     RobustnessReport,
@@ -14,6 +15,7 @@ from chainrob.training.suspects import SuspectReport
 from chainrob.training.tally import WeightTally
 
 __all__ = [
+    "DeltaDescent",
     "LayerReport",
     "Observation",
     "RobustGradient",
