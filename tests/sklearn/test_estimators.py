@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 from scipy import sparse
@@ -38,16 +39,16 @@ def quick(kind, **parameters):
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
 def test_the_plain_mean_trains_like_scikit_learns_network(solver, activation):
     """Same parameters to begin with, same batches, same penalty: the same parameters after."""
-    common = dict(
-        hidden_layer_sizes=(6, 5),
-        activation=activation,
-        alpha=0.3,
-        learning_rate_init=0.01,
-        shuffle=False,
-        max_iter=7,
-        batch_size=40,
-        random_state=0,
-    )
+    common = {
+        "hidden_layer_sizes": (6, 5),
+        "activation": activation,
+        "alpha": 0.3,
+        "learning_rate_init": 0.01,
+        "shuffle": False,
+        "max_iter": 7,
+        "batch_size": 40,
+        "random_state": 0,
+    }
     ours = RobustMLPRegressor(robustifier=chainrob.Mean(), solver=solver, **common)
     ours.partial_fit(X, R)
     theirs = MLPRegressor(
@@ -231,7 +232,12 @@ def test_pickle_clone_pipeline_and_grid_search_over_robustifiers():
         make_pipeline(StandardScaler(), quick(RobustMLPClassifier)),
         {"robustmlpclassifier__robustifier": choices},
         cv=3,
-    ).fit(X, Y)
+    )
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        search.fit(X, Y)
+    alone = clone(search).fit(X, Y)
+    for key in ("mean_test_score", "std_test_score"):
+        np.testing.assert_array_equal(search.cv_results_[key], alone.cv_results_[key])
     assert search.best_params_["robustmlpclassifier__robustifier"] in choices
     again = pickle.loads(pickle.dumps(search))
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
