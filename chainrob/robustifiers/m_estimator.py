@@ -12,6 +12,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import ConvergenceWarning, CoordinateWise
+from chainrob.robustifiers.convergence import report
 from chainrob.robustifiers.parameters import (
     require_choice,
     require_integer,
@@ -19,7 +20,7 @@ from chainrob.robustifiers.parameters import (
     require_positive,
 )
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, Fused
 
 CHI_LEVEL = 0.34432045758120144
 """beta = E[Z^2 / (1 + Z^2)] for standard normal Z, which makes the scale that of the normal."""
@@ -102,6 +103,14 @@ class MEstimator(CoordinateWise):
         require_integer(self, "max_iterations", 1)
         if self.scale is not None:
             require_positive(self, "scale")
+
+    def fused(self, n_samples: int) -> Fused | None:
+        factor = sqrt(n_samples / log(2.0 / self.delta))
+        iteration = (self.tolerance, self.max_iterations, self._report)
+        return Fused("m_estimator", (self.rho, self.pilot, self.scale, factor, *iteration))
+
+    def _report(self, unconverged: Array) -> None:
+        report(self, unconverged)
 
     def reduce(self, values: Array) -> Array:
         pivot, unit, deviations, scale = self._scaled(values)

@@ -1,8 +1,7 @@
 """The CUDA sources without a device: they compile for it, and as C++ they compute right."""
 
 import ctypes
-import shutil
-import subprocess
+import re
 from math import log
 
 import numpy as np
@@ -10,15 +9,22 @@ import pytest
 
 import chainrob
 from chainrob.kernels import gpu
+from chainrob.kernels.gpu.coordinates import DOUBT
+from tests.kernels.host_kernels import COMPILER, libraries
 from tests.kernels.nvrtc import Compiler, find_library
 
-COMPILER = shutil.which("g++") or shutil.which("c++")
 DTYPES = [np.float32, np.float64]
 POINTERS = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
 
 
 def test_there_are_sources():
-    assert set(gpu.SOURCES) >= {"coordinate", "soft_truncation"}
+    assert set(gpu.SOURCES) >= {
+        "coordinate",
+        "geometric_median",
+        "m_estimator",
+        "nearest_values",
+        "soft_truncation",
+    }
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
@@ -27,9 +33,12 @@ def test_compiles_for_a_device(name, architecture):
     library = find_library()
     if library is None:
         pytest.skip("the CUDA run-time compiler (wheel nvidia-cuda-nvrtc) is not installed")
-    binary = Compiler(library).compile(gpu.SOURCES[name].read_text(), architecture, gpu.OPTIONS)
-    for dtype in ("float32", "float64"):
-        assert f"_{dtype}".encode() in binary
+    binary = Compiler(library).compile(gpu.source(name), architecture, gpu.OPTIONS)
+    entries = set(re.findall(r"(?:BOTH|ENTRY)\((\w+),", gpu.SOURCES[name].read_text()))
+    entries |= set(re.findall(r"__global__ .*?(\w+_float64)\(", gpu.SOURCES[name].read_text()))
+    assert entries - {"NAME"}
+    for entry in entries - {"NAME"}:
+        assert entry.encode() in binary
 
 
 def test_a_broken_source_does_not_compile():
@@ -41,29 +50,11 @@ def test_a_broken_source_does_not_compile():
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory):
-    """The sources as a library of the host."""
+def host():
+    """The sources as libraries of the host."""
     if COMPILER is None:
         pytest.skip("no C++ compiler on this machine")
-    folder = tmp_path_factory.mktemp("kernels")
-    libraries = {}
-    for name, path in gpu.SOURCES.items():
-        source = folder / f"{name}.cpp"
-        source.write_text(path.read_text())
-        target = folder / f"{name}.so"
-        command = [
-            COMPILER,
-            "-std=c++17",
-            "-O1",
-            "-shared",
-            "-fPIC",
-            str(source),
-            "-o",
-            str(target),
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        libraries[name] = ctypes.CDLL(str(target))
-    return libraries
+    return libraries()
 
 
 def call(library, name, x, gy, arrays=(), scalars=()):
@@ -93,7 +84,7 @@ def truncated(host, x, gy, delta, floor=0.0):
     with np.errstate(over="ignore", invalid="ignore"):
         mean = np.matmul(gy.swapaxes(-1, -2), x) / dtype(n)
         second = np.matmul(np.square(gy).swapaxes(-1, -2), np.square(x)) / dtype(n)
-    scalars = (real(n / (2 * log(1 / delta))), real(floor), real(gpu.DOUBT[x.dtype]))
+    scalars = (real(n / (2 * log(1 / delta))), real(floor), real(DOUBT[x.dtype]))
     return call(host["soft_truncation"], "soft_truncation_mean", x, gy, (mean, second), scalars)
 
 

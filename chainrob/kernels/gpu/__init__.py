@@ -1,123 +1,14 @@
-"""CUDA forms of the coordinate-wise estimates of outer products.
+"""CUDA forms of what matrix products cannot do.
 
 CuPy compiles them at the first call and caches them; importing this module needs no CuPy. The
 sources lie beside it; they compile as plain C++ too, which is how their arithmetic is tested
-without a device.
+without a device. Nothing here waits for the device: a call queues its kernels and returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from math import log, prod
-from pathlib import Path
-from typing import Any
+from chainrob.kernels.gpu.coordinates import fused
+from chainrob.kernels.gpu.loading import OPTIONS, SOURCES, source
+from chainrob.kernels.gpu.weiszfeld import geometric_median
 
-import numpy as np
-
-Array = Any
-
-OPTIONS = ("-std=c++17",)
-SOURCES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.cu"))}
-
-DOUBT = {np.dtype(np.float32): 1e-2, np.dtype(np.float64): 1e-4}
-"""Share of the second moment below which a variance found as a difference has lost too many
-digits."""
-
-
-def fused(name: str, parameters: tuple[Any, ...], x: Array, gy: Array) -> Array | None:
-    """A coordinate-wise estimate of the outer products gy[n] x[n]^T, or None where there is no
-    kernel.
-
-    Args:
-        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
-        x: inputs (*R, N, P), float32 or float64, on the device; replica axes may be 1.
-        gy: output gradients (*R, N, Q), likewise.
-
-    Returns:
-        array (*R, Q, P).
-    """
-    launcher = _LAUNCHERS.get(name)
-    if launcher is None or x.dtype != gy.dtype or x.dtype not in DOUBT:
-        return None
-    replicas = np.broadcast_shapes(x.shape[:-2], gy.shape[:-2])
-    x, x_stride = _flattened(x, replicas)
-    gy, gy_stride = _flattened(gy, replicas)
-    out = launcher(parameters, _Batch(x, gy, x_stride, gy_stride, max(prod(replicas), 1)))
-    return out.reshape((*replicas, *out.shape[1:]))
-
-
-class _Batch:
-    """Arguments that all kernels share."""
-
-    def __init__(self, x: Array, gy: Array, x_stride: int, gy_stride: int, replicas: int) -> None:
-        self.x, self.gy = x, gy
-        self.strides = (np.int64(x_stride), np.int64(gy_stride))
-        self.replicas = replicas
-        self.n_samples, self.n_inputs = x.shape[-2:]
-        self.n_outputs = gy.shape[-1]
-
-    def launch(
-        self, source: str, name: str, edge: int, before: tuple[Any, ...], after: tuple[Any, ...]
-    ) -> Array:
-        import cupy
-
-        dtype = self.x.dtype
-        out = cupy.empty((self.replicas, self.n_outputs, self.n_inputs), dtype)
-        grid = (-(-self.n_inputs // edge), -(-self.n_outputs // edge), self.replicas)
-        sizes = tuple(np.int32(size) for size in (self.n_samples, self.n_inputs, self.n_outputs))
-        kernel = _module(source).get_function(f"{name}_{dtype.name}")
-        kernel(grid, (16, 16), (self.x, self.gy, *before, out, *sizes, *self.strides, *after))
-        return out
-
-
-def _coordinate(name: str, batch: _Batch, count: int, factor: float, floor: float) -> Array:
-    scalar = batch.x.dtype.type
-    return batch.launch(
-        "coordinate", name, 16, (), (np.int32(count), scalar(factor), scalar(floor))
-    )
-
-
-def _soft_truncation(parameters: tuple[Any, ...], batch: _Batch) -> Array:
-    delta, pilot, min_variance = parameters
-    n = batch.n_samples
-    factor = n / (2.0 * log(1.0 / delta))
-    if pilot == "median":
-        return _coordinate("soft_truncation", batch, 1, factor, min_variance)
-    import cupy
-
-    scalar = batch.x.dtype.type
-    transposed = batch.gy.swapaxes(-1, -2)
-    mean = cupy.matmul(transposed, batch.x) / scalar(n)
-    second = cupy.matmul(cupy.square(transposed), cupy.square(batch.x)) / scalar(n)
-    shape = (batch.replicas, batch.n_outputs, batch.n_inputs)
-    moments = tuple(
-        cupy.ascontiguousarray(cupy.broadcast_to(moment, shape)) for moment in (mean, second)
-    )
-    after = (scalar(factor), scalar(min_variance), scalar(DOUBT[batch.x.dtype]))
-    return batch.launch("soft_truncation", "soft_truncation_mean", 64, moments, after)
-
-
-_LAUNCHERS: dict[str, Callable[[tuple[Any, ...], _Batch], Array]] = {
-    "coordinate_median": lambda _, batch: _coordinate("coordinate_median", batch, 0, 1.0, 0.0),
-    "trimmed_mean": lambda p, batch: _coordinate("trimmed_mean", batch, p[0], 1.0, 0.0),
-    "winsorized_mean": lambda p, batch: _coordinate("winsorized_mean", batch, p[0], 1.0, 0.0),
-    "soft_truncation": _soft_truncation,
-}
-
-
-def _flattened(array: Array, replicas: tuple[int, ...]) -> tuple[Array, int]:
-    """The array contiguous with one replica axis, and its stride between replicas (0: shared)."""
-    import cupy
-
-    if prod(array.shape[:-2]) == 1:
-        return cupy.ascontiguousarray(array.reshape((1, *array.shape[-2:]))), 0
-    full = cupy.ascontiguousarray(cupy.broadcast_to(array, (*replicas, *array.shape[-2:])))
-    return full.reshape((-1, *array.shape[-2:])), prod(array.shape[-2:])
-
-
-@cache
-def _module(source: str) -> Any:
-    import cupy
-
-    return cupy.RawModule(code=SOURCES[source].read_text(), options=OPTIONS, backend="nvrtc")
+__all__ = ["OPTIONS", "SOURCES", "fused", "geometric_median", "source"]

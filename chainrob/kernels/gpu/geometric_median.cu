@@ -8,8 +8,8 @@
 //
 // Blocks of a team wait for each other, so more than one a team needs a cooperative launch, which starts all or none.
 //
-// Layout: products (R, N, N), changed in place; weights (R, N); work (R, G, VECTORS, N); exchange (R, 2, N) and
-// counters (R), zero, are where the blocks of a team meet.
+// Layout: products (R, N, N), changed in place; weights (R, N); exchange (R, 2, N) and counters (R), zero, are where
+// the blocks of a team meet; work (R, G, VECTORS, N), or null where the vectors fit into shared memory.
 
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
@@ -18,6 +18,8 @@
 #define DEVICE inline
 #define DEVICE_FUNCTION inline
 #include <cmath>
+#include <cstring>
+#include <vector>
 using std::fabs;
 using std::fmax;
 using std::fmin;
@@ -145,7 +147,6 @@ struct Team {
         }
 #endif
         meet();
-        // Written by other blocks: read past the first-level cache.
 #ifdef __CUDACC__
         each([&](int i) { out[i] = __ldcg(shared + i); });
 #else
@@ -155,7 +156,7 @@ struct Team {
 
     // Subtract row k from all rows. Each block changes the rows that it multiplies by.
     DEVICE_FUNCTION void recenter(int k, double *row) {
-        each([&](int i) { row[i] = at(k, i); });
+        each([&](int i) { row[i] = entry(k, i); });
         meet();
         const double corner = row[k];
 #ifdef __CUDACC__
@@ -172,13 +173,16 @@ struct Team {
         meet();
     }
 
-    DEVICE double diagonal(int i) const {
+    // An entry that another block may have written: read past the first-level cache.
+    DEVICE double entry(int i, int j) const {
 #ifdef __CUDACC__
-        return __ldcg(products + (long long)i * n + i);
+        return __ldcg(&at(i, j));
 #else
-        return at(i, i);
+        return at(i, j);
 #endif
     }
+
+    DEVICE double diagonal(int i) const { return entry(i, i); }
 };
 
 // 1 / d of every row for the point of the weights: their sum; products_w is left holding K w.
@@ -354,10 +358,10 @@ DEVICE void solve(Team &team, int center, double square, double tolerance, int m
         double *residuals, double *work, double *exchange, unsigned int *counters, int n, int n_blocks,               \
         double tolerance, int max_iterations, double smoothing
 
-DEVICE void of_replica(ARGUMENTS, long long replica, int block, double *partial) {
+DEVICE void of_replica(ARGUMENTS, long long replica, int block, double *partial, double *vectors) {
     Team team = {products + replica * n * n,
                  weights + replica * n,
-                 work + (replica * n_blocks + block) * VECTORS * n,
+                 vectors ? vectors : work + (replica * n_blocks + block) * VECTORS * n,
                  exchange + replica * 2 * n,
                  counters + replica,
                  n,
@@ -373,13 +377,61 @@ DEVICE void of_replica(ARGUMENTS, long long replica, int block, double *partial)
     products, centers, squares, weights, iterations, residuals, work, exchange, counters, n, n_blocks, tolerance,     \
         max_iterations, smoothing
 
+// The median of the squared distances of every row to the rows, by fixing one bit of it a pass: squares of no negative
+// numbers are in the order of their bits. A block a row.
+DEVICE unsigned long long bits_of(double value) {
+    unsigned long long bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+DEVICE double median_square(const double *products, int n, int i) {
+    const auto key = [&](int j) {
+        const double square = products[(long long)i * n + i] + products[(long long)j * n + j]
+            - 2.0 * products[(long long)i * n + j];
+        return i == j ? 0ull : bits_of(fmax(square, 0.0));
+    };
+    unsigned long long found = 0;
+    for (int bit = 62; bit >= 0; --bit) {
+        const unsigned long long attempt = found | 1ull << bit;
+        int below = 0;
+#ifdef __CUDACC__
+        for (int first = 0; first < n; first += THREADS) {
+            const int j = first + threadIdx.x;
+            below += __syncthreads_count(j < n && key(j) < attempt);
+        }
+#else
+        for (int j = 0; j < n; ++j) below += key(j) < attempt;
+#endif
+        if (below <= n / 2) found = attempt;
+    }
+    double square;
+    memcpy(&square, &found, sizeof square);
+    return square;
+}
+
 #ifdef __CUDACC__
 extern "C" __global__ void __launch_bounds__(THREADS) geometric_median_float64(ARGUMENTS) {
     __shared__ double partial[THREADS];
-    of_replica(GIVEN, blockIdx.y, blockIdx.x, partial);
+    extern __shared__ double vectors[];
+    of_replica(GIVEN, blockIdx.y, blockIdx.x, partial, work ? nullptr : vectors);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) median_squares_float64(const double *products, double *out, int n) {
+    const long long replica = blockIdx.y, row = blockIdx.x;
+    const double square = median_square(products + replica * n * n, n, (int)row);
+    if (threadIdx.x == 0) out[replica * n + row] = square;
 }
 #else
 extern "C" void geometric_median_float64(ARGUMENTS, int replicas) {
-    for (int replica = 0; replica < replicas; ++replica) of_replica(GIVEN, replica, 0, nullptr);
+    std::vector<double> vectors((size_t)VECTORS * n);
+    for (int replica = 0; replica < replicas; ++replica)
+        of_replica(GIVEN, replica, 0, nullptr, vectors.data());
+}
+
+extern "C" void median_squares_float64(const double *products, double *out, int n, int replicas) {
+    for (long long replica = 0; replica < replicas; ++replica)
+        for (int row = 0; row < n; ++row)
+            out[replica * n + row] = median_square(products + replica * n * n, n, row);
 }
 #endif

@@ -169,7 +169,7 @@ template <class T> DEVICE T trimmed_mean(const Values<T> &values, int k) {
         const int p = blockIdx.x * TILE + threadIdx.x, q = blockIdx.y * TILE + threadIdx.y;                           \
         const long long replica = blockIdx.z;                                                                         \
         const Values<T> values = {x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, &tile};            \
-        const T estimate = values.doubt() + __VA_ARGS__;                                                                               \
+        const T estimate = values.doubt() + __VA_ARGS__;                                                                \
         if (p < P && q < Q) out[(replica * Q + q) * P + p] = estimate;                                                \
     }
 #else
@@ -180,7 +180,7 @@ template <class T> DEVICE T trimmed_mean(const Values<T> &values, int k) {
                 for (int p = 0; p < P; ++p) {                                                                         \
                     const Values<T> values = {                                                                        \
                         x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, nullptr};                    \
-                    out[(replica * Q + q) * P + p] = values.doubt() + __VA_ARGS__;                                                     \
+                    out[(replica * Q + q) * P + p] = values.doubt() + __VA_ARGS__;                                      \
                 }                                                                                                     \
     }
 #endif
