@@ -1,0 +1,231 @@
+"""Train a convolutional net on contaminated digits: accuracy, and how well suspects are found.
+
+    python benchmarks/digits.py accuracy [--seeds 10] [--epochs 12]
+    python benchmarks/digits.py suspects [--seeds 10] [--epochs 12]
+
+accuracy: scikit-learn's digits, 1000 for training and 797 for testing. 10% of the training labels
+are flipped to another class and 2% of the training images are pushed across the centre, 10 standard
+deviations out (the tutorial's push). Every method trains the same net from the same initial weights
+on the same batches with the same optimizer, by Chainer's Trainer; only the robustifier differs.
+Controls: training on the clean data, and the plain mean with a tenth of the learning rate.
+
+suspects: 5% of the labels are flipped, nothing else. Precision is the share of flipped labels among
+the 5% of the samples that rank first, by ``SuspectReport`` and, for the same trained net, by the
+loss at the end of training and by the loss averaged over the epochs; and by the losses of the plain
+net.
+
+Results go to benchmarks/results/digits_*.json after every run, so that a benchmark that was
+interrupted goes on where it was, and to a table beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+import chainrob
+import chainer
+import chainer.functions as F
+from chainer.training import extensions
+from chainrob.datasets import contamination, random_split
+from chainrob.experiments.files import write_bytes, write_json
+from chainrob.experiments.versions import versions
+
+RESULTS = Path(__file__).parent / "results"
+RATE, BATCH = 0.05, 50
+
+# name: (robustifier, scope, clean data, share of the learning rate)
+METHODS = {
+    "clean data, plain mean": (None, "layer", True, 1.0),
+    "plain mean": (None, "layer", False, 1.0),
+    "plain mean, rate / 10": (None, "layer", False, 0.1),
+    "soft truncation": (chainrob.SoftTruncation(), "layer", False, 1.0),
+    "soft truncation, pilot median": (
+        chainrob.SoftTruncation(pilot="median"),
+        "layer",
+        False,
+        1.0,
+    ),
+    "trimmed mean 10%": (chainrob.TrimmedMean(fraction=0.1), "layer", False, 1.0),
+    "trimmed mean 20%": (chainrob.TrimmedMean(fraction=0.2), "layer", False, 1.0),
+    "M-estimator": (chainrob.robustifiers.get("m_estimator"), "layer", False, 1.0),
+    "coordinate median": (chainrob.CoordinateMedian(), "layer", False, 1.0),
+    "geometric median, layer": (chainrob.GeometricMedian(), "layer", False, 1.0),
+    "geometric median, model": (chainrob.GeometricMedian(), "model", False, 1.0),
+    "multi-Krum, model": (chainrob.robustifiers.get("multi_krum", f=10), "model", False, 1.0),
+}
+
+
+class ConvNet(chainer.Chain):
+    """Two convolutions, one pooling, two linear layers; stock links."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with self.init_scope():
+            self.conv1 = chainer.links.Convolution2D(1, 8, 3, pad=1)
+            self.conv2 = chainer.links.Convolution2D(8, 16, 3, pad=1)
+            self.fc1 = chainer.links.Linear(16 * 16, 32)
+            self.fc2 = chainer.links.Linear(32, 10)
+
+    def forward(self, x):
+        h = F.relu(self.conv1(x.reshape(-1, 1, 8, 8)))
+        h = F.max_pooling_2d(F.relu(self.conv2(h)), 2)
+        return self.fc2(F.relu(self.fc1(h)))
+
+
+def data(seed, flips, pushes):
+    """Clean and contaminated training data, the flipped rows, and the test data."""
+    digits = load_digits()
+    x, t = digits.data / 16.0, digits.target.astype(np.int32)
+    train, test = random_split(len(t), 1000, seed)
+    flipped = contamination.flip_labels(t[train], flips, n_classes=10, seed=seed + 1000)
+    pushed = contamination.push_random_inputs(x[train], pushes, 10.0, seed=seed + 2000)
+    return (
+        (x[train].astype(np.float32), t[train]),
+        (pushed.data.astype(np.float32), flipped.data),
+        flipped.rows,
+        (x[test].astype(np.float32), t[test]),
+    )
+
+
+def fit(name, seed, epochs, x, t, test, *, progress, report=None):
+    """Train by Trainer; return the model and the training losses after every epoch."""
+    robustifier, scope, _, share = METHODS[name]
+    np.random.seed(seed)  # noqa: NPY002
+    model = chainer.links.Classifier(ConvNet())
+    optimizer = chainer.optimizers.MomentumSGD(RATE * share)
+    if robustifier is not None:
+        chainrob.robustify(model, robustifier, scope=scope)
+    optimizer.setup(model)
+    if scope == "model":
+        optimizer.add_hook(chainrob.training.RobustGradient(model))
+    order = chainrob.training.SeededShuffle(seed)
+    batches = chainer.iterators.SerialIterator(
+        chainer.datasets.TupleDataset(x, t), BATCH, order_sampler=order
+    )
+    losses = []
+
+    @chainer.training.make_extension(trigger=(1, "epoch"))
+    def note_losses(trainer):
+        with chainer.no_backprop_mode(), chainer.using_config("train", False):
+            losses.append(F.softmax_cross_entropy(model.predictor(x), t, reduce="no").array)
+
+    with tempfile.TemporaryDirectory() as out:
+        trainer = chainer.training.Trainer(
+            chainer.training.StandardUpdater(batches, optimizer), (epochs, "epoch"), out=out
+        )
+        held_out = chainer.iterators.SerialIterator(
+            chainer.datasets.TupleDataset(*test), 797, repeat=False, shuffle=False
+        )
+        trainer.extend(extensions.Evaluator(held_out, model), trigger=(epochs, "epoch"))
+        trainer.extend(extensions.LogReport(trigger=(1, "epoch")))
+        trainer.extend(note_losses)
+        if report is not None:
+            trainer.extend(report)
+        if progress:
+            trainer.extend(extensions.ProgressBar(update_interval=10, out=sys.stderr))
+        trainer.run()
+        log = trainer.get_extension("LogReport").log
+    return model, np.array(losses), log[-1]["validation/main/accuracy"]
+
+
+def accuracy(name, seed, epochs, progress):
+    clean, bad, _, test = data(seed, 0.10, 0.02)
+    begin = time.perf_counter()
+    x, t = clean if METHODS[name][2] else bad
+    _, _, found = fit(name, seed, epochs, x, t, test, progress=progress)
+    return {"accuracy": found, "seconds": time.perf_counter() - begin}
+
+
+def suspects(name, seed, epochs, progress):
+    _, (x, t), flipped, test = data(seed, 0.05, 0.0)
+    report = None
+    if METHODS[name][0] is not None:
+        report = chainrob.training.SuspectReport(filename=None, plot_name=None)
+    _, losses, found = fit(name, seed, epochs, x, t, test, progress=progress, report=report)
+
+    def precision(ranking):
+        return float(np.isin(ranking[: len(flipped)], flipped).mean())
+
+    result = {
+        "accuracy": found,
+        "loss at the end": precision(np.argsort(-losses[-1], kind="stable")),
+        "mean loss": precision(np.argsort(-losses.mean(axis=0), kind="stable")),
+    }
+    if report is not None:
+        result["suspects"] = precision(report.tally.ranking())
+    return result
+
+
+KINDS = {"accuracy": accuracy, "suspects": suspects}
+
+
+def table(results):
+    """A Markdown table: mean and standard deviation over the seeds."""
+    runs = results["runs"]
+    columns = ["accuracy", "suspects", "loss at the end", "mean loss", "seconds"]
+    columns = [
+        c for c in columns if any(c in run for rows in runs.values() for run in rows.values())
+    ]
+    lines = [
+        f"| method | {' | '.join(columns)} | seeds |",
+        f"|---|{'---|' * (len(columns) + 1)}",
+    ]
+    for name, rows in runs.items():
+        cells = []
+        for column in columns:
+            values = [run[column] for run in rows.values() if column in run]
+            text = "-"
+            if values and column == "seconds":
+                text = f"{np.median(values):.1f}"
+            elif values:
+                spread = np.std(values, ddof=len(values) > 1)
+                text = f"{100 * np.mean(values):.1f} ± {100 * spread:.1f}"
+            cells.append(text)
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(rows)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--progress", action="store_true", help="show Chainer's ProgressBar")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"digits_{args.kind}.json"
+    settings = {"epochs": args.epochs, "rate": RATE, "batch": BATCH}
+    results = {"settings": settings, "versions": versions(), "runs": {}}
+    if file.exists():
+        before = json.loads(file.read_text())
+        if before["settings"] == settings:
+            results["runs"] = before["runs"]
+    for seed in range(args.seeds):
+        for name in args.methods:
+            rows = results["runs"].setdefault(name, {})
+            if str(seed) in rows or (args.kind == "suspects" and METHODS[name][2]):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", chainrob.ConvergenceWarning)
+                rows[str(seed)] = KINDS[args.kind](name, seed, args.epochs, args.progress)
+            print(f"seed {seed}, {name}: {rows[str(seed)]}", flush=True)
+            write_json(file, results)
+            write_bytes(file.with_suffix(".md"), table(results).encode())
+    print(table(results))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
