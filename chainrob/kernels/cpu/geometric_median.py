@@ -18,6 +18,10 @@ from chainrob.kernels.threads import share
 
 EPS = float(np.finfo(np.float64).eps)
 
+SAME = 16 * EPS
+"""Rows whose squared distance is below this share of their squared sizes are the same row: more
+than that does not show in a Gram matrix."""
+
 NEAR = 0.1
 """A row nearer to the iterate than this share of the unit is tried as the minimum itself."""
 
@@ -56,14 +60,15 @@ def _solve(
 ) -> None:  # fmt: skip
     n = gram.shape[1]
     products = np.empty((n, n))
-    work = np.empty((11, n))
+    work = np.empty((12, n))
     for replica in range(start, stop):
-        w = weights[replica]
+        w, sizes = weights[replica], work[11]
         for i in range(n):
             for j in range(n):
                 products[i, j] = gram[replica, i, j]
+            sizes[i] = products[i, i]
         central, unit = _center(products, work[0])
-        _recenter(products, central, work[0])
+        _recenter(products, central, sizes, work[0])
         if n <= 2:
             # Of all points between two rows the middle is taken.
             w[:] = 1.0 / n
@@ -87,7 +92,8 @@ def _center(products: Any, squares: Any) -> Any:
         nearer = 0
         for j in range(n):
             square = products[i, i] + products[j, j] - 2.0 * products[i, j]
-            squares[j] = square if square > 0.0 else 0.0
+            same = SAME * (products[i, i] + products[j, j])
+            squares[j] = square if square > same else 0.0
             nearer += square < unit
         squares[i] = 0.0
         # The row is worth a selection only if more than half of its distances are less.
@@ -124,8 +130,12 @@ def _ranked(values: Any, rank: int) -> float:
 
 
 @jit
-def _recenter(products: Any, k: int, row: Any) -> None:
-    """Subtract row k from all rows."""
+def _recenter(products: Any, k: int, sizes: Any, row: Any) -> None:
+    """Subtract row k from all rows.
+
+    Args:
+        sizes: squared sizes of the rows that the Gram matrix was formed of.
+    """
     n = len(products)
     for i in range(n):
         row[i] = products[k, i]
@@ -133,11 +143,10 @@ def _recenter(products: Any, k: int, row: Any) -> None:
     for i in range(n):
         for j in range(n):
             products[i, j] -= row[i] + (row[j] - corner)
-        if products[i, i] < 0.0:
-            products[i, i] = 0.0
     for i in range(n):
-        products[i, k] = 0.0
-        products[k, i] = 0.0
+        if i == k or products[i, i] <= SAME * (sizes[i] + sizes[k]):
+            for j in range(n):
+                products[i, j] = products[j, i] = 0.0
 
 
 @jit
@@ -214,20 +223,14 @@ def _minimize(
     products_w, inverse, gradient, newton, trial = work[0], work[1], work[2], work[3], work[4]
     products_newton, products_gradient = work[5], work[6]
     smoothing *= unit
-    # From the mean one huge row would be a long way back.
-    total = 0.0
-    for i in range(n):
-        w[i] = 1.0 / np.sqrt(products[i, i] + unit * unit)
-        total += w[i]
-    for i in range(n):
-        w[i] /= total
+    _start(products, unit, w, trial)
     residual = np.inf
     for iteration in range(1, max_iterations + 1):
         total, nearest = _inverse_distances(products, w, products_w, smoothing, inverse)
         if inverse[nearest] * unit * NEAR > 1.0:
             if nearest != center:
                 center = nearest
-                _recenter(products, center, trial)
+                _recenter(products, center, work[11], trial)
                 total, _ = _inverse_distances(products, w, products_w, smoothing, inverse)
             if _is_minimum(products, center, newton, products_newton):
                 _all_on(products, w)
@@ -245,7 +248,7 @@ def _minimize(
         forcing = 0.1 if residual > 1e-3 else 1e-5
         _newton_step(
             products, w, products_w, inverse, total, gradient, products_gradient, newton,
-            products_newton, work[7:], forcing,
+            products_newton, work[7:11], forcing,
         )  # fmt: skip
         residual = np.sqrt(max(_inner(newton, products_newton), 0.0)) / unit
         if residual > 1.0:
@@ -298,9 +301,46 @@ def _noise(products: Any, w: Any, inverse: Any) -> float:
 
 
 @jit
+def _start(products: Any, unit: float, w: Any, places: Any) -> None:
+    """Weights to start from: falling with the distance to the centre, for from the mean one huge
+    row would be a long way back. Of an even number of rows on a line, whose minimum is any point
+    between the middle two, these two.
+    """
+    n = len(w)
+    far = 0
+    for i in range(n):
+        if products[i, i] > products[far, far]:
+            far = i
+    on_a_line = n % 2 == 0
+    total = 0.0
+    for i in range(n):
+        w[i] = 1.0 / np.sqrt(products[i, i] + unit * unit)
+        total += w[i]
+        places[i] = products[i, far] / np.sqrt(products[far, far])
+        on_a_line &= products[i, i] - places[i] ** 2 <= 1e-10 * products[i, i]
+    if not on_a_line:
+        for i in range(n):
+            w[i] /= total
+        return
+    for i in range(n):
+        w[i] = places[i]
+    low, high = _ranked(w, n // 2 - 1), _ranked(w, n // 2)
+    first, second = -1, -1
+    for i in range(n):
+        w[i] = 0.0
+        if places[i] == low:
+            first = i
+        if places[i] == high:
+            second = i
+    w[first] += 0.5
+    w[second] += 0.5
+
+
+@jit
 def _is_minimum(products: Any, k: int, pull: Any, products_pull: Any) -> bool:
     """Whether the sum of distances is least at row k, the centre: the pull of all other rows is
-    then no stronger than one for each row at that place.
+    then less than one for each row at that place. (Were it just one, other points would be as good,
+    as between the middle two of an even number of rows on a line.)
     """
     n = len(products)
     copies, total = 0, 0.0
@@ -313,7 +353,7 @@ def _is_minimum(products: Any, k: int, pull: Any, products_pull: Any) -> bool:
             copies += 1
     pull[k] = -total
     _times(products, pull, products_pull)
-    return np.sqrt(max(_inner(pull, products_pull), 0.0)) <= copies
+    return np.sqrt(max(_inner(pull, products_pull), 0.0)) < copies * (1.0 - 1e-12)
 
 
 @jit
