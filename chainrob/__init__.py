@@ -21,6 +21,9 @@ per-sample gradients on) -> ``sample_gradients`` (as an operator, never as an ar
 ``robustifiers`` (N gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
 """
 
+from importlib import import_module
+from typing import Any
+
 from chainrob import _chainer
 
 _chainer.install()  # before anything below imports chainer
@@ -60,6 +63,9 @@ from chainrob.sample_gradients import SampleGradients  # noqa: E402
 
 __version__ = "0.1.0"
 
+_LATER = ("datasets", "differentiation", "distributed", "experiments", "plotting", "sklearn")
+"""Parts that are imported at first use, for what they need in turn."""
+
 __all__ = [
     "CAF",
     "SMEA",
@@ -98,3 +104,13 @@ __all__ = [
     "sample_gradients",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(f"chainrob.{name}")
+    raise AttributeError(f"module 'chainrob' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

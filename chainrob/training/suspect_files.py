@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from chainrob.plotting import most_suspect, suspects
 from chainrob.training.tally import WeightTally
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["draw_suspects", "suspect_table"]
 
@@ -35,6 +36,11 @@ def suspect_table(tally: WeightTally) -> str:
 
 def draw_suspects(tally: WeightTally, top: int = 15) -> Figure:
     """The relative weights of all samples in rank order, and the ``top`` most suspect ones."""
+    # Who trains without figures need not wait for the import of what draws them.
+    from matplotlib.figure import Figure
+
+    from chainrob.plotting import most_suspect, suspects
+
     ranking, relative = tally.ranking(), tally.relative()
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     overview, bars = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -124,9 +124,10 @@ def add_leverage_points(
         )
     sequence, rng = draws_apart(seed)
     rows = choose_rows(len(inputs), share, sequence)
-    direction = rng.normal(size=inputs.shape[1])
+    direction = np.asarray(rng.normal(size=inputs.shape[1]))
     direction = direction / np.linalg.norm(direction)
     deviation = inputs.std(axis=0, dtype=np.float64)
-    far: np.ndarray = inputs.mean(axis=0) + k * np.where(deviation > 0, deviation, 1.0) * direction
+    spread = np.where(deviation > 0, deviation, 1.0)
+    far = np.asarray(inputs.mean(axis=0) + k * spread * direction)
     inputs[rows] = far.astype(inputs.dtype)
     return ContaminatedRegression(inputs, responses, rows)
