@@ -238,7 +238,7 @@ def distributed_gradients(
 
 @magnitude.register
 def _(gradients: DistributedGradients) -> int:
-    exponent = magnitude(gradients.local) if gradients.local.n_samples else NO_ROWS
+    exponent = int(magnitude(gradients.local)) if gradients.local.n_samples else NO_ROWS
     return int(gradients.ranks.allreduce(np.array([exponent]), "max")[0]) - gradients.exponent
 
 

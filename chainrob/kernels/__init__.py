@@ -57,15 +57,19 @@ def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
 
 
 def geometric_median(
-    gram: np.ndarray, tolerance: float, max_iterations: int, smoothing: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    gram: Any, tolerance: float, max_iterations: int, smoothing: float
+) -> tuple[Any, Any, Any]:
     """Weights (T, N), iterations (T,) and residuals (T,) of T geometric medians; see
     ``robustifiers.GeometricMedian``.
 
     Args:
-        gram: inner products (T, N, N) of the rows, float64, on the host.
+        gram: inner products (T, N, N) of the rows, float64.
         tolerance, max_iterations, smoothing: those of the robustifier.
     """
-    from chainrob.kernels.cpu.geometric_median import geometric_median as compiled
+    if array_module(gram) is np:
+        from chainrob.kernels.cpu.geometric_median import geometric_median as on_host
 
-    return compiled(gram, tolerance, max_iterations, smoothing)
+        return on_host(gram, tolerance, max_iterations, smoothing)
+    from chainrob.kernels import gpu
+
+    return gpu.geometric_median(gram, tolerance, max_iterations, smoothing)

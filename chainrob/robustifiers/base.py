@@ -61,7 +61,8 @@ class Robustifier(abc.ABC):
             warns: the answer is that of the other rows, and where a parameter counts bad rows, as
             ``f`` does, the dropped ones are taken off it, for they are found. ``'raise'`` raises.
             ``'propagate'`` does not look: the caller vouches for the rows, and NaN gives NaN or
-            whatever arithmetic makes of it.
+            whatever arithmetic makes of it. On a device, to look is to wait for one number a call
+            (more where rows are bad); ``'propagate'`` waits for none, so the host can run ahead.
     """
 
     nonfinite: Policy = field(default="drop", kw_only=True)
@@ -142,7 +143,7 @@ class Robustifier(abc.ABC):
         left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
         return replace(self, **left) if left else self
 
-    def in_units(self: Self, exponent: int) -> Self:
+    def in_units(self: Self, exponent: Any) -> Self:
         """The robustifier whose absolute thresholds are in units of 2^exponent."""
         return self
 

@@ -30,7 +30,8 @@ class CAF(Weighting):
     come to a stop. Every pass removes one row at least.
 
     Breakdown point f rows, 2f < N. Equivariant under translation, scale and rotation. Cost: one
-    Gram matrix and at most 2f + 1 eigendecompositions of N x N (as a rule far fewer).
+    Gram matrix and at most 2f + 1 eigendecompositions of N x N (as a rule far fewer), each of which
+    waits for a device.
 
     Args:
         f: number of rows assumed bad.

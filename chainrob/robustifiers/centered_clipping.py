@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import ldexp
-from typing import Literal
+from typing import Any, Literal
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import Weighting
@@ -33,7 +33,8 @@ class CenteredClipping(Weighting):
     then O(N^2) an iteration.
 
     Args:
-        radius: tau, in units of one sample's loss gradient; None for the median distance.
+        radius: tau, in units of one sample's loss gradient; None for the median distance. With a
+            radius, float64 gradients on a device are waited for: their unit is one number.
         iterations: number of steps, at least 1.
         start: ``'medoid'`` or ``'zero'``.
 
@@ -67,10 +68,11 @@ class CenteredClipping(Weighting):
     def translation_equivariant(self) -> bool:
         return self.start != "zero"
 
-    def in_units(self, exponent: int) -> CenteredClipping:
-        if self.radius is None or exponent == 0:
+    def in_units(self, exponent: Any) -> CenteredClipping:
+        if self.radius is None:
             return self
-        return replace(self, radius=ldexp(self.radius, -exponent))
+        # On a device this waits, where gradients are float64.
+        return replace(self, radius=ldexp(self.radius, -int(exponent)))
 
     def weights(self, gram: Array) -> Array:
         weights = self._first(gram)

@@ -50,7 +50,11 @@ class ClipNorm(Mixing):
     def matrix(self, gradients: SampleGradients) -> Array:
         gram = gram_matrix(gradients, centered=False, propagate=True)
         xp = gradients.xp
-        limit = ldexp(self.max_norm, -gram.exponent)
+        limit = self.max_norm
+        if isinstance(gram.exponent, int):
+            limit = ldexp(limit, -gram.exponent)
+        else:
+            limit = xp.ldexp(xp.full((), limit), -gram.exponent)
         matrix = clipping_matrix(norms_of(gram.products, xp), limit, xp)
         if gram.bad is None:
             return matrix

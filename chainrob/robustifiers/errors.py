@@ -12,7 +12,10 @@ class NonFiniteGradientError(ValueError):
 
 
 class ConvergenceWarning(RuntimeWarning):
-    """An iterative robustifier stopped before it met its tolerance."""
+    """An iterative robustifier stopped before it met its tolerance.
+
+    What ran on a device says so late: see ``chainrob.robustifiers.convergence``.
+    """
 
 
 class NotDifferentiableError(NotImplementedError):

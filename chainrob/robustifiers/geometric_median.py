@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from chainrob.kernels import array_module, geometric_median, to_host
+import numpy as np
+
+from chainrob.kernels import array_module, geometric_median
 from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
+from chainrob.robustifiers.convergence import report
 from chainrob.sample_gradients.base import Array
 
 
@@ -16,9 +19,9 @@ class WeiszfeldResult(NamedTuple):
 
     weights: Array
     """(*R, N), non-negative, adding up to one."""
-    iterations: int
-    converged: bool
-    residual: float
+    iterations: Any
+    converged: Any
+    residual: Any
     """Length of the last Newton step over the median distance of the rows to the most central one;
     the largest over the replicas."""
 
@@ -78,7 +81,9 @@ class GeometricMedian(Weighting):
 
     def weights(self, gram: Array) -> Array:
         result = self.solve(gram)
-        if not result.converged:
+        if array_module(gram) is not np:
+            report(self, (~result.converged).astype(np.int32))
+        elif not result.converged:
             warnings.warn(
                 f"{self!r} stopped after {result.iterations} iterations with a step of "
                 f"{result.residual:.2g} of the median distance; raise max_iterations or tolerance",
@@ -136,20 +141,21 @@ class GeometricMedian(Weighting):
     def solve(self, gram: Array) -> WeiszfeldResult:
         """Iterate on a (centred) Gram matrix (*R, N, N) of the rows.
 
-        It runs on the host, in a kernel: what a device computed is N x N numbers by then.
+        On a device the whole result stays there, arrays without axes in place of numbers.
         """
         xp = array_module(gram)
         n = gram.shape[-1]
         weights, iterations, residuals = geometric_median(
-            to_host(gram).reshape(-1, n, n), self.tolerance, self.max_iterations, self.smoothing
+            gram.reshape(-1, n, n), self.tolerance, self.max_iterations, self.smoothing
         )
-        residual = float(residuals.max(initial=0.0))
-        return WeiszfeldResult(
-            xp.asarray(weights.reshape(gram.shape[:-1])),
-            int(iterations.max(initial=0)),
-            bool((iterations < self.max_iterations).all()) or residual <= self.tolerance,
-            residual,
-        )
+        weights = weights.reshape(gram.shape[:-1])
+        if not len(residuals):
+            return WeiszfeldResult(weights, 0, True, 0.0)
+        residual, iteration = residuals.max(), iterations.max()
+        converged = (residual <= self.tolerance) | (iteration < self.max_iterations)
+        if xp is np:
+            return WeiszfeldResult(weights, int(iteration), bool(converged), float(residual))
+        return WeiszfeldResult(weights, iteration, converged, residual)
 
 
 def _sits_at(about: Array, squares: Array, near: Array) -> Array:

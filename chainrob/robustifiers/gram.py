@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,8 @@ class GramMatrix(NamedTuple):
 
     products: Array
     """(*R, N, N), float64; zero in replicas that are not finite."""
-    exponent: int
+    exponent: Any
+    """A number; on a device an array () that stays there."""
     bad: Array | None
     """(*R,) booleans, the replicas with NaN or infinity (only where they may propagate)."""
 
@@ -35,15 +36,18 @@ def gram_matrix(
     Raises:
         NonFiniteGradientError: squares of the rows do not fit into float64 (the largest row is more
             than about 1e200 times the median one), or, without ``propagate``, rows are not finite.
+            On a device nobody waits to see that, and such replicas are reported as bad.
     """
     xp = gradients.xp
     with np.errstate(over="ignore", invalid="ignore"):
         scaled, exponent = normalized(gradients)
         products = scaled.centered_gram() if centered else scaled.gram()
+    if xp is not np and not propagate and gradients.compute_dtype != np.float64:
+        return GramMatrix(products, exponent, None)  # products of finite float32 numbers always fit
     bad = ~xp.isfinite(products).all(axis=(-2, -1))
-    if not bool(bad.any()):
+    if xp is np and not bad.any():
         return GramMatrix(products, exponent, None)
-    if not propagate:
+    if xp is np and not propagate:
         raise NonFiniteGradientError(
             "the largest sample gradient is so much larger than the others that its square does "
             "not fit into float64 (more than about 1e200 times the median one); mend the data or "

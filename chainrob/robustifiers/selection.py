@@ -28,7 +28,8 @@ def smallest(keys: Array, count: int, axis: int = -1, tie: float = 0.0) -> Array
     if count == 0:
         return xp.zeros(keys.shape, np.float64)
     last = xp.partition(keys, count - 1, axis=axis)
-    cut = xp.take(last, xp.asarray([count - 1]), axis=axis)
+    cut = xp.take(last, count - 1, axis=axis)
+    cut = xp.expand_dims(cut, axis)
     inside = keys < cut * (1.0 - tie)
     tied = (keys <= cut * (1.0 + tie)) & ~inside
     left = count - inside.sum(axis=axis, keepdims=True)

@@ -36,7 +36,8 @@ class SMEA(Weighting):
     listed, so more than 50,000 are refused.
 
     Breakdown point f rows, 2f < N. Equivariant under translation, scale and rotation. Cost: one
-    Gram matrix, and up to C(N, f) eigenvalues of (N - f) x (N - f), one replica after the other.
+    Gram matrix, and up to C(N, f) eigenvalues of (N - f) x (N - f), one replica after the
+    other, waiting for a device each time.
 
     Args:
         f: number of rows assumed bad.

@@ -9,7 +9,6 @@ gradient (Q * P for a weight matrix).
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.kernels import fused as compiled
 
 Array = Any
 """A NumPy or CuPy array."""
@@ -123,8 +123,17 @@ class SampleGradients(abc.ABC):
         """(*R, N) booleans: the rows without NaN and infinity."""
 
     def all_finite(self) -> bool:
-        """Whether every row is finite; cheaper than ``finite_rows`` where that is possible."""
-        return bool(self.finite_rows().all())
+        """Whether every row is finite; cheaper than ``finite_rows`` where that is possible.
+
+        On a device this waits for one number where all rows are finite.
+        """
+        return bool(self.surely_finite()) or bool(self.finite_rows().all())
+
+    def surely_finite(self) -> Array:
+        """A boolean () that is true only if every row is finite, from a quick look; it stays where
+        the rows are.
+        """
+        return self.finite_rows().all()
 
     # -- built on them
 
@@ -161,6 +170,7 @@ class SampleGradients(abc.ABC):
         """
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
+        reduction = of_values(reduction, fused, self.xp)
         for index, values in self.tiles():
             target = out[(*lead, *index, ...)]  # the ellipsis: a view even where there are no axes
             target[...] = reduction(values).reshape(target.shape)
@@ -224,6 +234,24 @@ class SampleGradients(abc.ABC):
         return estimate.reshape((*self.replicas, *self.shape))
 
 
+def of_values(
+    reduction: Callable[[Array], Array], fused: Fused | None, xp: Any
+) -> Callable[[Array], Array]:
+    """A reduction of tiles: on a device its compiled form, which never waits.
+
+    Values are outer products with a single output whose gradient is one.
+    """
+    if fused is None or xp is np:
+        return reduction
+
+    def reduce(values: Array) -> Array:
+        ones = xp.ones((*values.shape[:-1], 1, 1), values.dtype)
+        out = compiled(*fused, values[..., None, :], ones)
+        return reduction(values) if out is None else out[..., 0, :]
+
+    return reduce
+
+
 def central_row(array: Array) -> Array:
     """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm,
     (*R, 1, K).
@@ -254,11 +282,10 @@ def squared_distances(gram: Array) -> Array:
 
 def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
     """(B, N) float64: row b averages the b-th contiguous block of samples."""
-    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
-    matrix = np.zeros((n_blocks, n_samples))
-    for block, (start, stop) in enumerate(itertools.pairwise(edges)):
-        matrix[block, start:stop] = 1.0 / (stop - start)
-    return xp.asarray(matrix)
+    edges = (xp.arange(n_blocks + 1) * n_samples) // n_blocks
+    start, stop = edges[:-1, None], edges[1:, None]
+    index = xp.arange(n_samples)
+    return ((index >= start) & (index < stop)) / (stop - start)
 
 
 def _diagonal(matrix: Array) -> Array:

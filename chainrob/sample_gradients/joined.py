@@ -80,8 +80,11 @@ class Joined(SampleGradients):
             finite = finite & part.finite_rows()
         return finite
 
-    def all_finite(self) -> bool:
-        return all(part.all_finite() for part in self.parts)
+    def surely_finite(self) -> Array:
+        sure = self.parts[0].surely_finite()
+        for part in self.parts[1:]:
+            sure = sure & part.surely_finite()
+        return sure
 
     def split(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients, of_values
 
 
 class Mixed(SampleGradients):
@@ -69,9 +69,10 @@ class Mixed(SampleGradients):
 
     def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
         # Output units that are mixed each in its own way are no longer one layer to their base. A
-        # fused form knows outer products only, and mixed rows are sums of them.
+        # fused form knows outer products only, and mixed rows are sums of them; it is given values.
         base = self.base if self.matrix.ndim == 2 else self.base.by_replica()
-        return base.reduce(lambda values: reduction(self._combine(values)), dtype)
+        of_mixed = of_values(reduction, fused, self.xp)
+        return base.reduce(lambda values: of_mixed(self._combine(values)), dtype)
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         for index, values in self.base.tiles(budget):

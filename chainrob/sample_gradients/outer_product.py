@@ -98,7 +98,7 @@ class OuterProducts(SampleGradients):
             if out is not None:
                 out = out.reshape((*self.replicas, *self.shape))
                 return out.astype(dtype or self.dtype, copy=False)
-        return super().reduce(reduction, dtype)
+        return super().reduce(reduction, dtype, fused)
 
     def take(self, rows: Array) -> OuterProducts:
         take = self.xp.take
@@ -121,22 +121,18 @@ class OuterProducts(SampleGradients):
         # overflow is seen too.
         dtype = self.compute_dtype
         with np.errstate(over="ignore", invalid="ignore"):
-            largest_x = self.xp.abs(self.x).max(axis=-1, initial=0.0).astype(dtype)
-            largest_g = self.xp.abs(self.gy).max(axis=-1, initial=0.0).astype(dtype)
+            largest_x, largest_g = (_largest(one).astype(dtype) for one in (self.x, self.gy))
             return self.xp.isfinite((largest_x * largest_g).sum(axis=-1))
 
-    def all_finite(self) -> bool:
-        # Sums of squares are one fast pass each; a doubt (an overflow of the squares) falls back to
-        # the exact look.
+    def surely_finite(self) -> Array:
+        # Sums of squares are one fast pass each; their overflow is a doubt only.
         dtype = self.compute_dtype
         with np.errstate(over="ignore", invalid="ignore"):
             squares = [
                 self.xp.vdot(array, array)
                 for array in (self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False))
             ]
-            if bool(self.xp.isfinite(squares[0] * squares[1])):
-                return True
-        return bool(self.finite_rows().all())
+            return self.xp.isfinite(squares[0] * squares[1])
 
     # -- inside
 
@@ -199,6 +195,12 @@ class OuterProducts(SampleGradients):
             rows = values.astype(np.float64, copy=False)
             out += _products(rows - central_row(rows) if centered else rows)
         return out
+
+
+def _largest(array: Array) -> Array:
+    """The largest absolute value along the last axis; 0 where it is empty."""
+    xp = array_module(array)
+    return xp.abs(array).max(axis=-1) if array.shape[-1] else xp.zeros(array.shape[:-1])
 
 
 def _products(rows: Array) -> Array:

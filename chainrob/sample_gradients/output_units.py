@@ -68,8 +68,8 @@ class OutputUnits(SampleGradients):
     def finite_rows(self) -> Array:
         return self._explicit().finite_rows()
 
-    def all_finite(self) -> bool:
-        return self.base.all_finite()
+    def surely_finite(self) -> Array:
+        return self.base.surely_finite()
 
     def _explicit(self) -> SampleGradients:
         """The units as ordinary outer products with Q = 1, the inputs shared by all of them."""

@@ -173,9 +173,7 @@ def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
     extra = array.ndim - len(shape)
     if extra:
         array = array.sum(axis=tuple(range(extra)))
-    shared = tuple(
-        axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1
-    )
+    shared = tuple(axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1)
     return array.sum(axis=shared, keepdims=True) if shared else array
 
 

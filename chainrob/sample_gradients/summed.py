@@ -10,7 +10,7 @@ import numpy as np
 from chainrob.sample_gradients.base import Array, Index, SampleGradients
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.embedding import EmbeddingGradients
-from chainrob.sample_gradients.normalized import magnitude, scaled_down
+from chainrob.sample_gradients.normalized import larger, magnitude, scaled_down
 from chainrob.sample_gradients.outer_product import OuterProducts
 from chainrob.sample_gradients.tiled import Tiled
 
@@ -114,10 +114,10 @@ def _values(part: SampleGradients, index: Index) -> Array:
 
 
 @magnitude.register
-def _(gradients: Summed) -> int:
-    return max(magnitude(part) for part in gradients.parts)
+def _(gradients: Summed) -> Any:
+    return larger(*(magnitude(part) for part in gradients.parts))
 
 
 @scaled_down.register
-def _(gradients: Summed, exponent: int) -> Summed:
+def _(gradients: Summed, exponent: Any) -> Summed:
     return Summed([scaled_down(part, exponent) for part in gradients.parts])

@@ -162,8 +162,8 @@ class Units(SampleGradients):
                 out &= self.xp.isfinite(values).all(axis=-1)
         return out
 
-    def all_finite(self) -> bool:
-        return self.base.all_finite()
+    def surely_finite(self) -> Array:
+        return self.base.surely_finite()
 
     def _summed_products(self, *, centered: bool) -> Array:
         out = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)

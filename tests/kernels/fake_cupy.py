@@ -24,29 +24,30 @@ class HostTransfer(AssertionError):
     """Something waited for the device."""
 
 
-class _State:
-    allowed = 0
-    transfers = 0
+class _Count:
+    def __init__(self, allowed: int) -> None:
+        self.allowed = allowed
+        self.transfers = 0
 
 
-STATE = _State()
+_counts = [_Count(0)]
 
 
 @contextlib.contextmanager
 def transfers(limit: int):
-    """Allow so many transfers inside; the context's value tells how many were made."""
-    saved = STATE.allowed, STATE.transfers
-    STATE.allowed, STATE.transfers = limit, 0
+    """Allow so many transfers inside; the context's value counts those that are made."""
+    _counts.append(_Count(limit))
     try:
-        yield STATE
+        yield _counts[-1]
     finally:
-        STATE.allowed, STATE.transfers = saved
+        _counts.pop()
 
 
 def _transfer(what: str) -> None:
-    STATE.transfers += 1
-    if STATE.transfers > STATE.allowed:
-        raise HostTransfer(f"{what} waits for the device ({STATE.transfers} transfers)")
+    count = _counts[-1]
+    count.transfers += 1
+    if count.transfers > count.allowed:
+        raise HostTransfer(f"{what} waits for the device ({count.transfers} transfers)")
 
 
 SCALARS = (bool, int, float, np.generic)
@@ -66,7 +67,7 @@ def wrap(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return ndarray(np.asarray(value))
     if isinstance(value, tuple | list):
-        return type(value)(wrap(one) for one in value)
+        return tuple(wrap(one) for one in value)
     return value
 
 
@@ -276,6 +277,7 @@ class RawKernel:
 class RawModule:
     def __init__(self, *, code: str, options: tuple = (), backend: str = "nvrtc") -> None:
         self.code = code
+        assert set(options) <= {"-std=c++17", "-DWIDE"}
 
     def get_function(self, name: str) -> RawKernel:
         return RawKernel(self.code, name)

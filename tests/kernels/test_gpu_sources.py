@@ -28,12 +28,16 @@ def test_there_are_sources():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("options", [(), gpu.WIDE], ids=["", "wide"])
 @pytest.mark.parametrize("name", gpu.SOURCES)
-def test_compiles_for_a_device(name, architecture):
+def test_compiles_for_a_device(name, architecture, options):
     library = find_library()
     if library is None:
         pytest.skip("the CUDA run-time compiler (wheel nvidia-cuda-nvrtc) is not installed")
-    binary = Compiler(library).compile(gpu.source(name), architecture, gpu.OPTIONS)
+    if options and "values.cuh" not in gpu.SOURCES[name].read_text():
+        pytest.skip("has one form only")
+    options = (*gpu.OPTIONS, *options)
+    binary = Compiler(library).compile(gpu.source(name), architecture, options)
     entries = set(re.findall(r"(?:BOTH|ENTRY)\((\w+),", gpu.SOURCES[name].read_text()))
     entries |= set(re.findall(r"__global__ .*?(\w+_float64)\(", gpu.SOURCES[name].read_text()))
     assert entries - {"NAME"}

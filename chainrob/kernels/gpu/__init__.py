@@ -8,7 +8,7 @@ without a device. Nothing here waits for the device: a call queues its kernels a
 from __future__ import annotations
 
 from chainrob.kernels.gpu.coordinates import fused
-from chainrob.kernels.gpu.loading import OPTIONS, SOURCES, source
+from chainrob.kernels.gpu.loading import OPTIONS, SOURCES, WIDE, source
 from chainrob.kernels.gpu.weiszfeld import geometric_median
 
-__all__ = ["OPTIONS", "SOURCES", "fused", "geometric_median", "source"]
+__all__ = ["OPTIONS", "SOURCES", "WIDE", "fused", "geometric_median", "source"]

@@ -60,28 +60,41 @@ class _Batch:
         self.n_outputs = gy.shape[-1]
 
     def launch(
-        self, source: str, name: str, edge: int, before: tuple[Any, ...], after: tuple[Any, ...]
+        self,
+        source: str,
+        name: str,
+        after: tuple[Any, ...],
+        before: tuple[Any, ...] = (),
+        edge: int | None = None,
     ) -> Array:
+        """Run a kernel over all coordinates.
+
+        Args:
+            after, before: its arguments behind the common ones, and between inputs and output.
+            edge: side of the square of coordinates that a block has, by default one a thread.
+        """
         import cupy
+
+        wide = edge is None and self.n_outputs == 1
+        block = (256, 1) if wide else (16, 16)
+        edges = (edge, edge) if edge else block
 
         dtype = self.x.dtype
         out = cupy.empty((self.replicas, self.n_outputs, self.n_inputs), dtype)
-        grid = (-(-self.n_inputs // edge), -(-self.n_outputs // edge), self.replicas)
+        grid = (-(-self.n_inputs // edges[0]), -(-self.n_outputs // edges[1]), self.replicas)
         sizes = tuple(np.int32(size) for size in (self.n_samples, self.n_inputs, self.n_outputs))
-        launch = kernel(source, f"{name}_{dtype.name}")
-        launch(grid, (16, 16), (self.x, self.gy, *before, out, *sizes, *self.strides, *after))
+        launch = kernel(source, f"{name}_{dtype.name}", wide)
+        launch(grid, block, (self.x, self.gy, *before, out, *sizes, *self.strides, *after))
         return out
 
 
 def _coordinate(name: str, batch: _Batch, count: int, factor: float, floor: float) -> Array:
     scalar = batch.x.dtype.type
-    return batch.launch(
-        "coordinate", name, 16, (), (np.int32(count), scalar(factor), scalar(floor))
-    )
+    return batch.launch("coordinate", name, (np.int32(count), scalar(factor), scalar(floor)))
 
 
 def _nearest(name: str, batch: _Batch, f: int) -> Array:
-    return batch.launch("nearest_values", name, 16, (), (np.int32(f),))
+    return batch.launch("nearest_values", name, (np.int32(f),))
 
 
 def _m_estimator(parameters: tuple[Any, ...], batch: _Batch) -> Array:
@@ -94,7 +107,7 @@ def _m_estimator(parameters: tuple[Any, ...], batch: _Batch) -> Array:
     reals = (given or 0.0, factor, tolerance)
     unconverged = cupy.zeros((), np.int32)
     after = (*(np.int32(one) for one in integers), *(dtype.type(one) for one in reals), unconverged)
-    out = batch.launch("m_estimator", "m_estimator", 16, (), after)
+    out = batch.launch("m_estimator", "m_estimator", after)
     report(unconverged)
     return out
 
@@ -116,7 +129,7 @@ def _soft_truncation(parameters: tuple[Any, ...], batch: _Batch) -> Array:
         cupy.ascontiguousarray(cupy.broadcast_to(moment, shape)) for moment in (mean, second)
     )
     after = (scalar(factor), scalar(min_variance), scalar(DOUBT[batch.x.dtype]))
-    return batch.launch("soft_truncation", "soft_truncation_mean", 64, moments, after)
+    return batch.launch("soft_truncation", "soft_truncation_mean", after, moments, edge=64)
 
 
 _LAUNCHERS: dict[str, Callable[[tuple[Any, ...], _Batch], Array]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
+WIDE = ("-DWIDE",)
 SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.cu"))}
 
 
@@ -25,13 +26,18 @@ def source(name: str) -> str:
 
 
 @cache
-def kernel(name: str, entry: str) -> Any:
-    """An entry point of a source; CuPy keeps the binary in its cache on disk."""
-    return _module(name).get_function(entry)
+def kernel(name: str, entry: str, wide: bool = False) -> Any:
+    """An entry point of a source; CuPy keeps the binary in its cache on disk.
+
+    Args:
+        wide: whether the form for a single output is wanted, see values.cuh.
+    """
+    return _module(name, wide).get_function(entry)
 
 
 @cache
-def _module(name: str) -> Any:
+def _module(name: str, wide: bool) -> Any:
     import cupy
 
-    return cupy.RawModule(code=source(name), options=OPTIONS, backend="nvrtc")
+    options = (*OPTIONS, *WIDE) if wide else OPTIONS
+    return cupy.RawModule(code=source(name), options=options, backend="nvrtc")

@@ -1,7 +1,7 @@
 // What all coordinate-wise estimates share: the N values gy[i, q] * x[i, p] of one coordinate (q, p), one thread a
 // coordinate.
 //
-// Nothing of size N * Q * P is ever stored: a block of TILE x TILE threads streams the batch, CHUNK samples at a time,
+// Nothing of size N * Q * P is ever stored: a block of TILE_Q x TILE_P threads streams the batch, CHUNK samples at a time,
 // through shared memory, once for each pass that its estimator needs. The same text compiles as plain C++, where a pass
 // is a loop over the batch: so the arithmetic is tested without a device (tests/kernels).
 //
@@ -19,8 +19,12 @@ using std::fmin;
 using std::sqrt;
 #endif
 
-constexpr int TILE = 16;
-constexpr int CHUNK = 64;
+// A block's coordinates, and the samples it holds at a time. WIDE is for rows that have a single output.
+#ifdef WIDE
+constexpr int TILE_P = 256, TILE_Q = 1, CHUNK = 16;
+#else
+constexpr int TILE_P = 16, TILE_Q = 16, CHUNK = 64;
+#endif
 
 // A product rounded by itself: were it contracted with what follows, passes would see different values of one sample.
 #ifdef __CUDACC__
@@ -59,12 +63,23 @@ template <class T> DEVICE T from_key(typename Bits<T>::Key key) {
 
 // The N values of one coordinate.
 
-template <class T> struct Tile { T x[CHUNK][TILE], gy[CHUNK][TILE]; };
+template <class T> struct Tile { T x[CHUNK][TILE_P], gy[CHUNK][TILE_Q]; };
 
 template <class T> struct Values {
     const T *x, *gy;
     int n, P, Q, p, q;
     Tile<T> *tile;  // shared by the block; nothing on the host
+
+#ifdef __CUDACC__
+    // A chunk of samples first..., columns from..., zeros beyond the last column.
+    template <int WIDTH>
+    static DEVICE void load(T (*target)[WIDTH], const T *source, int columns, int from, int first, int size) {
+        for (int k = threadIdx.y * TILE_P + threadIdx.x; k < size * WIDTH; k += TILE_P * TILE_Q) {
+            const int row = k / WIDTH, column = from + k % WIDTH;
+            target[row][k % WIDTH] = column < columns ? source[(long long)(first + row) * columns + column] : T(0);
+        }
+    }
+#endif
 
     // Combine f(value) over the batch. Each chunk is combined by itself first, which keeps the rounding error of a long
     // sum that of a chunk. All threads of a block must come here together.
@@ -74,14 +89,9 @@ template <class T> struct Values {
             const int size = n - first < CHUNK ? n - first : CHUNK;
             Result part = start;
 #ifdef __CUDACC__
-            const int first_p = blockIdx.x * TILE, first_q = blockIdx.y * TILE;
             __syncthreads();
-            for (int k = threadIdx.y * TILE + threadIdx.x; k < size * TILE; k += TILE * TILE) {
-                const int row = k / TILE, column = k % TILE;
-                const long long sample = first + row;
-                tile->x[row][column] = first_p + column < P ? x[sample * P + first_p + column] : T(0);
-                tile->gy[row][column] = first_q + column < Q ? gy[sample * Q + first_q + column] : T(0);
-            }
+            load<TILE_P>(tile->x, x, P, blockIdx.x * TILE_P, first, size);
+            load<TILE_Q>(tile->gy, gy, Q, blockIdx.y * TILE_Q, first, size);
             __syncthreads();
             for (int i = 0; i < size; ++i) {
                 const T value = product(tile->gy[i][threadIdx.y], tile->x[i][threadIdx.x]);
@@ -164,9 +174,9 @@ template <class T> DEVICE T trimmed_mean(const Values<T> &values, int k) {
 
 #ifdef __CUDACC__
 #define ENTRY(NAME, T, ...)                                                                                           \
-    extern "C" __global__ void NAME(ARGUMENTS(T)) {                                                                   \
+    extern "C" __global__ void __launch_bounds__(TILE_P *TILE_Q) NAME(ARGUMENTS(T)) {                                 \
         __shared__ Tile<T> tile;                                                                                      \
-        const int p = blockIdx.x * TILE + threadIdx.x, q = blockIdx.y * TILE + threadIdx.y;                           \
+        const int p = blockIdx.x * TILE_P + threadIdx.x, q = blockIdx.y * TILE_Q + threadIdx.y;                       \
         const long long replica = blockIdx.z;                                                                         \
         const Values<T> values = {x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, &tile};            \
         const T estimate = values.doubt() + __VA_ARGS__;                                                                \
