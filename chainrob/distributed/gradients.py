@@ -79,13 +79,12 @@ class DistributedGradients(SampleGradients):
     def weighted_sum(self, weights: Array) -> Array:
         # All ranks computed the weights from the same numbers. Processors of different make may
         # still round differently, and a choice that hangs by a bit must be the same for all.
-        mine = self.split_of_samples.mine(self.ranks.broadcast(weights))
-        return self._added_up(self._scaled(self.local).weighted_sum(mine))
+        return self._added_up(self.split_of_samples.mine(self.ranks.broadcast(weights)))
 
     def mean(self) -> Array:
         n_local = self.local.n_samples
         weights = self.xp.full((*self.replicas, n_local), 1.0 / self.n_samples, self.compute_dtype)
-        return self._added_up(self._scaled(self.local).weighted_sum(weights))
+        return self._added_up(weights)
 
     def moments(self, ddof: int = 0) -> tuple[Array, Array]:
         # Each rank's sum of squares is about its own mean, and is moved to the common one.
@@ -99,7 +98,9 @@ class DistributedGradients(SampleGradients):
         return mean, self.ranks.allreduce(squares * dtype.type(n_local / divisor))
 
     def squared_norms(self) -> Array:
-        norms = self._scaled(self.local).squared_norms()
+        norms = self.xp.zeros((*self.replicas, 0))
+        if self.local.n_samples:  # an operator need not know what to do without rows
+            norms = self._scaled(self.local).squared_norms()
         return self.ranks.gather(norms, self.split_of_samples.counts, -1)
 
     # -- Gram matrices: everybody's samples at some coordinates, or at all
@@ -205,7 +206,10 @@ class DistributedGradients(SampleGradients):
         return self._over(self.local.by_replica())
 
     def finite_rows(self) -> Array:
-        return self.ranks.gather(self.local.finite_rows(), self.split_of_samples.counts, -1)
+        finite = self.xp.zeros((*self.replicas, 0), bool)
+        if self.local.n_samples:
+            finite = self.local.finite_rows()
+        return self.ranks.gather(finite, self.split_of_samples.counts, -1)
 
     def all_finite(self) -> bool:
         if self.split_of_samples.finite:
@@ -214,12 +218,18 @@ class DistributedGradients(SampleGradients):
 
     # -- inside
 
-    def _added_up(self, part: Array) -> Array:
+    def _added_up(self, weights: Array) -> Array:
+        """The weighted sum of all ranks' rows, from the weights of this rank's."""
+        part = self.xp.zeros((*self.replicas, *self.shape), self.compute_dtype)
+        if self.local.n_samples:
+            part = self._scaled(self.local).weighted_sum(weights)
         total = self.ranks.allreduce(part.astype(self.compute_dtype, copy=False))
         return total.astype(self.dtype, copy=False)
 
     def _scaled(self, gradients: SampleGradients) -> SampleGradients:
-        return scaled_down(gradients, self.exponent) if self.exponent else gradients
+        if self.exponent and gradients.n_samples:
+            return scaled_down(gradients, self.exponent)
+        return gradients
 
     def _over(self, local: SampleGradients, split: Split | None = None) -> DistributedGradients:
         return DistributedGradients(

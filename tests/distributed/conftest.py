@@ -28,7 +28,7 @@ def run_ranks() -> RunRanks:
     pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'chainrob[mpi]'")
 
     def run(
-        ranks: int, program: str, *arguments: str, status: int | None = 0, timeout: float = 60
+        ranks: int, program: str, *arguments: str, status: int | None = 0, timeout: float = 100
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command(ranks, program, *arguments),

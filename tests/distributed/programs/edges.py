@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 import chainrob.distributed
-from chainrob.distributed import Distributed
+from chainrob.distributed import Distributed, DistributedGradients
 from chainrob.distributed.ranks import Ranks, Split
 from chainrob.distributed.selection import largest, order_statistics
 from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
 from chainrob.robustifiers import CoordinateWise, NonFiniteGradientError, NonFiniteGradientWarning
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
+from chainrob.sample_gradients.normalized import scaled_down
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cases import Checks, part, splits
+from cases import Checks, operators, part, splits
 
 comm = chainrob.distributed.create_communicator("naive")
 ranks = Ranks(comm)
@@ -30,11 +31,15 @@ rng = np.random.default_rng(1)
 
 def mine(rows: Any, name: str = "uneven") -> Any:
     """The part of this rank, of an array or operator of 14 samples."""
+    start, stop = own_range(name)
+    return rows[..., start:stop, :] if isinstance(rows, np.ndarray) else part(rows, start, stop)
+
+
+def own_range(name: str) -> tuple[int, int]:
+    """Where this rank's samples of 14 begin and end."""
     counts = splits(ranks.size)[name]
     start = sum(counts[: ranks.rank])
-    if isinstance(rows, np.ndarray):
-        return rows[..., start : start + counts[ranks.rank], :]
-    return part(rows, start, start + counts[ranks.rank])
+    return start, start + counts[ranks.rank]
 
 
 def selection() -> None:
@@ -128,6 +133,10 @@ def rows_in_disorder() -> None:
     propagate = Distributed(chainrob.CoordinateMedian(nonfinite="propagate"), comm)
     nan = np.flatnonzero(np.isnan(propagate(mine(bad)))).tolist()
     checks.true("propagate", nan == [3])
+    double = operators(np.float64)["replicas"]
+    each = chainrob.PerReplica((chainrob.TrimmedMean(count=2), chainrob.GeometricMedian()))
+    found = Distributed(each, comm)(mine(double, "empty"))
+    checks.close("per replica", found, each(double), 1e-9)
     # One row 1e15 times the rest, and float64 rows whose squares leave its range.
     far = rows.copy()
     far[4] *= 1e15
@@ -138,6 +147,28 @@ def rows_in_disorder() -> None:
     for robustifier in (median, chainrob.SMEA(f=3), chainrob.SoftTruncation()):
         found = Distributed(robustifier, comm)(mine(layer, "empty"))
         checks.close(f"huge {robustifier}", found, robustifier(layer), 1e-9)
+
+
+def questions() -> None:
+    """Everything that an operator answers, in one process and over ranks."""
+    for kind, operator in operators(np.float64).items():
+        if isinstance(operator, Joined):
+            continue
+        split = Split(ranks, splits(ranks.size)["empty"])
+        spread = scaled_down(DistributedGradients(mine(operator, "empty"), split), 3)
+        operator = scaled_down(operator, 3)
+        checks.close(f"{kind} moments", spread.moments(1), operator.moments(1), 1e-12)
+        checks.close(f"{kind} norms", spread.squared_norms(), operator.squared_norms(), 1e-12)
+        checks.close(f"{kind} gram", spread.gram(), operator.gram(), 1e-12)
+        distances = operator.squared_distances()
+        checks.close(f"{kind} distances", spread.squared_distances(), distances, 1e-12)
+        checks.close(f"{kind} rows", spread.materialize(), operator.materialize(), 1e-15)
+        disorder = np.array([5, 2, 2, 9])
+        checks.close(
+            f"{kind} disorder", spread.take(disorder).mean(), operator.take(disorder).mean(), 1e-12
+        )
+        finite = spread.finite_rows()
+        checks.true(f"{kind} finite", finite.shape == operator.finite_rows().shape and finite.all())
 
 
 def several_ranks_one_object() -> None:
@@ -174,5 +205,6 @@ with chainrob.distributed.abort_on_exception(comm):
     selection()
     spread_arrays()
     rows_in_disorder()
+    questions()
     several_ranks_one_object()
     checks.report(ranks.rank)
