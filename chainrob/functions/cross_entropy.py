@@ -1,0 +1,115 @@
+"""Multicategory cross entropy of probabilities, sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import chainer
+import chainer.functions as F
+from chainer.utils import type_check
+from chainrob.functions.sample_loss import Reduce, SampleLoss
+from chainrob.sample_gradients.base import Array
+
+_OFF_THE_SIMPLEX = 0.01  # room for half precision's rounding and for finite differences
+
+
+class CrossEntropy(SampleLoss):
+    """l = -sum_k t_k log y_k, with the error vector -t / y."""
+
+    def check_type_forward(self, in_types: Any) -> None:
+        super().check_type_forward(in_types)
+        type_check.expect(in_types[0].ndim == 2)
+
+    def losses(self, y: Array, t: Array) -> Array:
+        _check_probabilities("y", y)
+        _check_probabilities("t", t)
+        xp = chainer.backend.get_array_module(y)
+        used = t != 0  # 0 log 0 = 0
+        with np.errstate(divide="ignore"):  # a class taken for impossible costs infinity
+            logarithm = xp.log(xp.where(used, y, 1))
+        return -(t * logarithm).sum(axis=1)
+
+    def error_vectors(
+        self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
+    ) -> tuple[chainer.Variable, ...]:
+        xp = y.xp
+        errors = []
+        with np.errstate(divide="ignore"):
+            for index in indexes:
+                if index:
+                    errors.append(-F.log(y))
+                else:
+                    unused = (t.array == 0) & (y.array == 0)
+                    errors.append(-t / F.where(unused, xp.ones_like(y.array), y))
+        return tuple(errors)
+
+
+def cross_entropy(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
+    r"""Cross entropy of predicted probabilities y relative to targets t.
+
+    .. math::
+        l_n = -\sum_{k=1}^{K} t_{nk} \log y_{nk}, \qquad
+        \varepsilon_{nk} = -\frac{t_{nk}}{y_{nk}}
+
+    On the simplex, where y_n sums to 1, it is least at y_n = t_n. The gradient in y_n is not zero
+    there: it is -1 in every coordinate of positive t, perpendicular to the simplex. Only behind
+    what keeps y_n on the simplex (a softmax) does it vanish. For scores before a softmax take
+    ``chainer.functions.softmax_cross_entropy``, which is exact where probabilities underflow.
+
+    Args:
+        y: probabilities, (N, K); rows are not normalised here, and must sum to 1 within 0.01.
+        t: target probabilities in the shape and dtype of y, or classes (N,) of an integer dtype.
+        reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
+
+    Returns:
+        chainer.Variable: the mean, a scalar, or the loss of every sample, (N,); infinite where
+        a class of positive t has y = 0.
+
+    Raises:
+        chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
+        ValueError: unknown ``reduce``, rows of y or t that are no probabilities, classes outside
+            0, ..., K - 1.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> y = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+        >>> chainrob.functions.cross_entropy(y, np.array([0, 1]), reduce="no").array.round(4)
+        array([0.6931, 0.2231])
+
+    References:
+        C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
+    """
+    y = chainer.as_variable(y)
+    t = chainer.as_variable(t)
+    if t.dtype.kind in "iu":
+        t = _one_hot(t.array, y)
+    return CrossEntropy(reduce).apply((y, t))[0]
+
+
+def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
+    if y.ndim != 2 or t.shape != y.shape[:1]:
+        raise ValueError(
+            f"classes t must have shape (N,) where y is (N, K), found {t.shape} and {y.shape}"
+        )
+    n_classes = y.shape[1]
+    if t.size and not bool(((t >= 0) & (t < n_classes)).all()):
+        raise ValueError(
+            f"classes t must be from 0 to {n_classes - 1}, found {t.min()} to {t.max()}"
+        )
+    return chainer.Variable((t[:, None] == y.xp.arange(n_classes)).astype(y.dtype))
+
+
+def _check_probabilities(name: str, rows: Array) -> None:
+    """Refuse scores in the place of probabilities; NaN goes on as NaN."""
+    if not rows.size:
+        return
+    least, gap = float(rows.min()), float(abs(rows.sum(axis=1) - 1).max())
+    if least < 0:
+        raise ValueError(f"{name} must be probabilities, found {least:g} among them")
+    if gap > _OFF_THE_SIMPLEX:
+        raise ValueError(
+            f"rows of {name} must sum to 1 within {_OFF_THE_SIMPLEX}, found one {gap:g} off; "
+            "scores go through chainer.functions.softmax first"
+        )

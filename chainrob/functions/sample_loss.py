@@ -1,0 +1,86 @@
+"""What all losses share: a loss for every sample, its error vector, and the two reductions."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+import chainer
+import chainer.functions as F
+from chainer import function_node
+from chainer.utils import type_check
+from chainrob.sample_gradients.base import Array
+
+__all__ = ["Reduce", "SampleLoss"]
+
+Reduce = Literal["mean", "no"]
+
+
+class SampleLoss(function_node.FunctionNode):
+    r"""The loss l_n of every sample from its outputs y_n and its target t_n, or their mean.
+
+    Shapes: y and t (N, \*D); the loss is () or (N,). A subclass says what one sample loses
+    (``losses``) and its error vector, the gradient of l_n in y_n and in t_n (``error_vectors``, of
+    Chainer operations, which makes the second derivatives right too). Half precision is computed
+    in single precision and rounded once.
+
+    Args:
+        reduce: ``'mean'`` or ``'no'``.
+    """
+
+    def __init__(self, reduce: Reduce) -> None:
+        super().__init__()
+        if reduce not in ("mean", "no"):
+            raise ValueError(f"reduce must be 'mean' or 'no', found {reduce!r}")
+        self.reduce = reduce
+
+    def check_type_forward(self, in_types: Any) -> None:
+        type_check._argname(in_types, ("y", "t"))
+        y_type, t_type = in_types
+        type_check.expect(
+            y_type.dtype.kind == "f",
+            t_type.dtype == y_type.dtype,
+            y_type.ndim >= 1,
+            t_type.shape == y_type.shape,
+        )
+
+    def losses(self, y: Array, t: Array) -> Array:
+        """Losses (N,) of outputs and targets (N, D)."""
+        raise NotImplementedError
+
+    def error_vectors(
+        self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
+    ) -> tuple[chainer.Variable, ...]:
+        """Gradients of every sample's loss in y (index 0) and in t (index 1), as (N, D)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
+        self.retain_inputs((0, 1))
+        dtype, n = inputs[0].dtype, len(inputs[0])
+        rows = [a.reshape(n, prod(a.shape[1:])).astype(_wide(dtype), copy=False) for a in inputs]
+        loss = self.losses(*rows)
+        if self.reduce == "mean":
+            loss = loss.sum() / max(n, 1)  # of no sample: zero, as in Chainer's losses
+        return (chainer.backend.get_array_module(loss).asarray(loss, dtype=dtype),)
+
+    def backward(
+        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
+    ) -> tuple[chainer.Variable, ...]:
+        inputs = self.get_retained_inputs()
+        shape, dtype = inputs[0].shape, inputs[0].dtype
+        matrix = (shape[0], prod(shape[1:]))
+        y, t = (F.reshape(F.cast(v, _wide(dtype)), matrix) for v in inputs)
+        gy = F.cast(grad_outputs[0], _wide(dtype))
+        if self.reduce == "mean":
+            gy = gy / max(shape[0], 1)
+        gy = F.broadcast_to(F.reshape(gy, (-1, 1)), matrix)
+        return tuple(
+            F.cast(F.reshape(gy * error, shape), dtype)
+            for error in self.error_vectors(indexes, y, t)
+        )
+
+
+def _wide(dtype: Any) -> Any:
+    return np.promote_types(dtype, np.float32)
