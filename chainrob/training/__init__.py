@@ -8,16 +8,20 @@ from chainrob.training.last_step import (
     robustness_report,
 )
 from chainrob.training.observation import Observation, Watch, observe
+from chainrob.training.replica_rates import ReplicaRates
 from chainrob.training.robust_gradient import RobustGradient
 from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
+from chainrob.training.spsa import SPSA
 from chainrob.training.suspects import SuspectReport
 from chainrob.training.tally import WeightTally
 
 __all__ = [
+    "SPSA",
     "DeltaDescent",
     "LayerReport",
     "Observation",
+    "ReplicaRates",
     "RobustGradient",
     "RobustnessReport",
     "SeededShuffle",

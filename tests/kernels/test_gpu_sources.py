@@ -27,8 +27,11 @@ def test_there_are_sources():
     }
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("options", [(), gpu.WIDE], ids=["", "wide"])
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("sm_80", ()), ("sm_90", ()), ("sm_90", gpu.WIDE)],
+    ids=["sm_80", "sm_90", "sm_90-wide"],
+)
 @pytest.mark.parametrize("name", gpu.SOURCES)
 def test_compiles_for_a_device(name, architecture, options):
     library = find_library()

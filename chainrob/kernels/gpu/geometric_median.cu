@@ -11,179 +11,7 @@
 // Layout: products (R, N, N), changed in place; weights (R, N); exchange (R, 2, N) and counters (R), zero, are where
 // the blocks of a team meet; work (R, G, VECTORS, N), or null where the vectors fit into shared memory.
 
-#ifdef __CUDACC__
-#define DEVICE __device__ __forceinline__
-#define DEVICE_FUNCTION __device__ __noinline__
-#else
-#define DEVICE inline
-#define DEVICE_FUNCTION inline
-#include <cmath>
-#include <cstring>
-#include <vector>
-using std::fabs;
-using std::fmax;
-using std::fmin;
-using std::sqrt;
-#endif
-
-constexpr int THREADS = 256;
-constexpr int VECTORS = 11;
-constexpr double NOISE = 16 * 2.220446049250313e-16;
-constexpr double NEAR = 0.1;
-constexpr double UNBOUNDED = 1e300;
-
-struct Team {
-    double *products, *weights, *work, *exchange;
-    unsigned int *counter;
-    int n, n_blocks, block;
-    int turn;          // how many products were made: which half of `exchange` is next, and what to wait for
-    double *partial;   // THREADS numbers in shared memory
-
-#ifdef __CUDACC__
-    DEVICE int thread() const { return threadIdx.x; }
-    DEVICE int threads() const { return THREADS; }
-    DEVICE void sync() const { __syncthreads(); }
-#else
-    int thread() const { return 0; }
-    int threads() const { return 1; }
-    void sync() const {}
-#endif
-
-    DEVICE double *vector(int k) const { return work + (long long)k * n; }
-    DEVICE double &at(int i, int j) const { return products[(long long)i * n + j]; }
-
-    template <class F> DEVICE void each(F f) const {
-        for (int i = thread(); i < n; i += threads()) f(i);
-        sync();
-    }
-
-    // Sum of f(i), the same number in every thread.
-    template <class F> DEVICE double sum(F f) const {
-#ifdef __CUDACC__
-        double total = 0.0;
-        for (int i = threadIdx.x; i < n; i += THREADS) total += f(i);
-        __syncthreads();
-        partial[threadIdx.x] = total;
-        __syncthreads();
-        for (int half = THREADS / 2; half > 0; half /= 2) {
-            if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];
-            __syncthreads();
-        }
-        return partial[0];
-#else
-        double total = 0.0;
-        for (int i = 0; i < n; ++i) total += f(i);
-        return total;
-#endif
-    }
-
-    DEVICE double inner(const double *u, const double *v) const {
-        return sum([&](int i) { return u[i] * v[i]; });
-    }
-
-    // The first i with the largest value.
-    DEVICE int largest(const double *values) const {
-#ifdef __CUDACC__
-        int best = -1;
-        for (int i = threadIdx.x; i < n; i += THREADS)
-            if (best < 0 || values[i] > values[best]) best = i;
-        __syncthreads();
-        partial[threadIdx.x] = best;
-        __syncthreads();
-        for (int half = THREADS / 2; half > 0; half /= 2) {
-            if (threadIdx.x < half) {
-                const int a = (int)partial[threadIdx.x], b = (int)partial[threadIdx.x + half];
-                const bool take = b >= 0 && (a < 0 || values[b] > values[a] || (values[b] == values[a] && b < a));
-                if (take) partial[threadIdx.x] = b;
-            }
-            __syncthreads();
-        }
-        return (int)partial[0];
-#else
-        int best = 0;
-        for (int i = 1; i < n; ++i)
-            if (values[i] > values[best]) best = i;
-        return best;
-#endif
-    }
-
-    // All blocks of the team have come here, and see what the others wrote before.
-    DEVICE void meet() {
-#ifdef __CUDACC__
-        __syncthreads();
-        ++turn;
-        if (n_blocks > 1) {
-            if (threadIdx.x == 0) {
-                __threadfence();
-                atomicAdd(counter, 1u);
-                const unsigned int all = (unsigned int)turn * n_blocks;
-                while (atomicAdd(counter, 0u) < all) {}
-                __threadfence();
-            }
-            __syncthreads();
-        }
-#else
-        ++turn;
-#endif
-    }
-
-    // out = products * v. A warp makes one entry; the matrix is symmetric, so its rows are as good as its columns.
-    DEVICE_FUNCTION void times(const double *v, double *out) {
-        double *shared = exchange + (turn & 1) * n;
-        sync();
-#ifdef __CUDACC__
-        const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = THREADS / 32;
-        for (int i = block * warps + warp; i < n; i += n_blocks * warps) {
-            double total = 0.0;
-            for (int j = lane; j < n; j += 32) total += at(i, j) * v[j];
-            for (int half = 16; half > 0; half /= 2) total += __shfl_down_sync(0xffffffffu, total, half);
-            if (lane == 0) shared[i] = total;
-        }
-#else
-        for (int i = 0; i < n; ++i) {
-            double total = 0.0;
-            for (int j = 0; j < n; ++j) total += at(i, j) * v[j];
-            shared[i] = total;
-        }
-#endif
-        meet();
-#ifdef __CUDACC__
-        each([&](int i) { out[i] = __ldcg(shared + i); });
-#else
-        each([&](int i) { out[i] = shared[i]; });
-#endif
-    }
-
-    // Subtract row k from all rows. Each block changes the rows that it multiplies by.
-    DEVICE_FUNCTION void recenter(int k, double *row) {
-        each([&](int i) { row[i] = entry(k, i); });
-        meet();
-        const double corner = row[k];
-#ifdef __CUDACC__
-        const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = THREADS / 32;
-        const int first = block * warps + warp, step = n_blocks * warps, width = 32;
-#else
-        const int lane = 0, first = 0, step = 1, width = 1;
-#endif
-        for (int i = first; i < n; i += step)
-            for (int j = lane; j < n; j += width) {
-                const double value = at(i, j) - (row[i] + (row[j] - corner));
-                at(i, j) = i == k || j == k || (i == j && value < 0.0) ? 0.0 : value;
-            }
-        meet();
-    }
-
-    // An entry that another block may have written: read past the first-level cache.
-    DEVICE double entry(int i, int j) const {
-#ifdef __CUDACC__
-        return __ldcg(&at(i, j));
-#else
-        return at(i, j);
-#endif
-    }
-
-    DEVICE double diagonal(int i) const { return entry(i, i); }
-};
+#include "team.cuh"
 
 // 1 / d of every row for the point of the weights: their sum; products_w is left holding K w.
 DEVICE_FUNCTION double inverse_distances(Team &team, const double *w, double *products_w, double smoothing, double *inverse) {
@@ -202,8 +30,8 @@ DEVICE void all_on_center(const Team &team, double *w) {
     team.each([&](int i) { w[i] = team.diagonal(i) == 0.0 ? 1.0 / there : 0.0; });
 }
 
-// Whether the sum of distances is least at row k, the centre: the pull of all other rows is then no stronger than one
-// for each row at that place.
+// Whether the sum of distances is least at row k, the centre: the pull of all other rows is then less than one for each
+// row at that place.
 DEVICE_FUNCTION bool is_minimum(Team &team, int k, double *pull, double *products_pull) {
     team.each([&](int i) {
         const double square = team.diagonal(i);
@@ -215,7 +43,7 @@ DEVICE_FUNCTION bool is_minimum(Team &team, int k, double *pull, double *product
         if (i == k) pull[i] = -total;
     });
     team.times(pull, products_pull);
-    return sqrt(fmax(team.inner(pull, products_pull), 0.0)) <= copies;
+    return sqrt(fmax(team.inner(pull, products_pull), 0.0)) < copies * (1.0 - 1e-12);
 }
 
 // Solve H step = residual by conjugate gradients, where H = sum_i (I / d_i - r_i r_i^T / d_i^3), r_i = g_i - z;
@@ -261,6 +89,48 @@ DEVICE_FUNCTION void newton_step(Team &team, const double *w, const double *inve
     }
 }
 
+// How long the sum of the N unit vectors may be from rounding alone.
+DEVICE double noise(const Team &team, const double *w, const double *inverse) {
+    const double spread = team.sum([&](int i) { return fabs(w[i]) * sqrt(team.diagonal(i)); });
+    return 2.0 * EPS * team.sum([&](int i) {
+        const double size = (sqrt(team.diagonal(i)) + spread) * inverse[i];
+        return size * size;
+    });
+}
+
+// Weights to start from: falling with the distance to the centre, for from the mean one huge row would be a long way
+// back. Of an even number of rows on a line, whose minimum is any point between the middle two, these two.
+DEVICE_FUNCTION void start(const Team &team, double unit, double *w, double *places) {
+    const int n = team.n;
+    team.each([&](int i) { places[i] = team.diagonal(i); });
+    const int far = team.largest(places);
+    const double length = sqrt(team.diagonal(far));
+    team.each([&](int i) {
+        places[i] = team.entry(i, far) / length;
+        w[i] = 1.0 / sqrt(team.diagonal(i) + unit * unit);
+    });
+    const double beside = team.sum([&](int i) {
+        const double square = team.diagonal(i);
+        return square - places[i] * places[i] <= 1e-10 * square ? 0.0 : 1.0;
+    });
+    if (n % 2 == 1 || beside > 0.0) {
+        const double total = team.sum([&](int i) { return w[i]; });
+        team.each([&](int i) { w[i] /= total; });
+        return;
+    }
+    const int rank = n / 2 - 1;
+    team.each([&](int i) {
+        int below = 0, here = 0;
+        for (int j = 0; j < n; ++j) {
+            below += places[j] < places[i];
+            here += places[j] == places[i];
+        }
+        // Rows at one place share its weight.
+        const double low = below <= rank && rank < below + here, high = below <= rank + 1 && rank + 1 < below + here;
+        w[i] = 0.5 * (low + high) / here;
+    });
+}
+
 // Each iteration is a Weiszfeld step, which always descends, and a Newton step along which it searches for the minimum.
 DEVICE void minimize(Team &team, int center, double unit, double smoothing, double tolerance, int max_iterations,
                      int &iteration, double &residual) {
@@ -270,10 +140,8 @@ DEVICE void minimize(Team &team, int center, double unit, double smoothing, doub
     double *more = team.vector(7);
     double *products_gradient = products_w;  // K w is not needed any more where it is made
     smoothing *= unit;
-    // From the mean one huge row would be a long way back.
-    team.each([&](int i) { w[i] = 1.0 / sqrt(team.diagonal(i) + unit * unit); });
-    double total = team.sum([&](int i) { return w[i]; });
-    team.each([&](int i) { w[i] /= total; });
+    start(team, unit, w, trial);
+    double total = 1.0;
     residual = UNBOUNDED;
     for (iteration = 1; iteration <= max_iterations; ++iteration) {
         total = inverse_distances(team, w, products_w, smoothing, inverse);
@@ -295,13 +163,21 @@ DEVICE void minimize(Team &team, int center, double unit, double smoothing, doub
         team.each([&](int i) { gradient[i] = inverse[i] - total * w[i]; });  // its negative
         team.times(gradient, products_gradient);
         const double length = sqrt(fmax(team.inner(gradient, products_gradient), 0.0));
-        if (length <= NOISE * n) {
+        if (length <= noise(team, w, inverse)) {
             residual = length / (total * unit);
             break;
         }
         const double forcing = residual > 1e-3 ? 0.1 : 1e-5;
         newton_step(team, w, inverse, total, gradient, products_gradient, newton, products_newton, more, forcing);
         residual = sqrt(fmax(team.inner(newton, products_newton), 0.0)) / unit;
+        if (residual > 1.0) {
+            // Rows on a line: next to no curvature, and rounding would decide how far to go.
+            team.each([&](int i) {
+                newton[i] /= residual;
+                products_newton[i] /= residual;
+            });
+            residual = 1.0;
+        }
         // Along the step the slope rises from slope_0 < 0. Where it passes zero, stop there.
         const double slope_0 = -team.inner(gradient, products_newton);
         double low = 0.0, high = UNBOUNDED, slope_low = slope_0, slope_high = UNBOUNDED, t = 1.0;
@@ -337,13 +213,17 @@ DEVICE void solve(Team &team, int center, double square, double tolerance, int m
     int iteration = 0;
     double residual = 0.0;
     const double unit = sqrt(square);
+    double *w = team.vector(0), *sizes = team.vector(11);
+    team.each([&](int i) { sizes[i] = team.diagonal(i); });
+    team.meet();
     team.recenter(center, team.vector(5));
-    if (unit > 0.0)
+    if (team.n <= 2)
+        team.each([&](int i) { w[i] = 1.0 / team.n; });  // of all points between two rows the middle is taken
+    else if (unit > 0.0)
         minimize(team, center, unit, smoothing, tolerance, max_iterations, iteration, residual);
     else
-        all_on_center(team, team.vector(0));  // more than half of the rows are one point, which is the answer
+        all_on_center(team, w);  // more than half of the rows are one point, which is the answer
     if (team.block == 0) {
-        const double *w = team.vector(0);
         team.each([&](int i) { team.weights[i] = w[i]; });
         if (team.thread() == 0) {
             *iterations = iteration;
@@ -387,9 +267,9 @@ DEVICE unsigned long long bits_of(double value) {
 
 DEVICE double median_square(const double *products, int n, int i) {
     const auto key = [&](int j) {
-        const double square = products[(long long)i * n + i] + products[(long long)j * n + j]
-            - 2.0 * products[(long long)i * n + j];
-        return i == j ? 0ull : bits_of(fmax(square, 0.0));
+        const double sizes = products[(long long)i * n + i] + products[(long long)j * n + j];
+        const double square = sizes - 2.0 * products[(long long)i * n + j];
+        return i != j && square > SAME * sizes ? bits_of(square) : 0ull;
     };
     unsigned long long found = 0;
     for (int bit = 62; bit >= 0; --bit) {

@@ -13,7 +13,7 @@ Array = Any
 
 THREADS = 256
 WARPS = THREADS // 32
-VECTORS = 11
+VECTORS = 13
 """As in geometric_median.cu."""
 
 ONE_BLOCK = 128
