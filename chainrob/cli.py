@@ -16,6 +16,10 @@ __all__ = ["main"]
 
 # Every experiment is a module with add_arguments(parser) and run(args) -> exit status.
 COMMANDS = {
+    "reproduce": (
+        "chainrob.experiments.reproduce",
+        "every table and figure of the tutorial, and a referee's questions",
+    ),
     "iris": ("chainrob.experiments.iris", "reproduce Figures 3 and 4 of the tutorial (Iris)"),
     "digits": ("chainrob.experiments.digits", "train on handwritten digits, also on many machines"),
 }

@@ -1,0 +1,101 @@
+"""The report in HTML: one file, figures inside."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from chainrob.experiments.reproduce.document import Block, Code, Image, Section, Table, Text
+
+__all__ = ["to_html"]
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
+       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
+nav ul { columns: 2; padding-left: 1.2rem; }
+nav li.sub { margin-left: 1.2rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: left;
+         vertical-align: top; }
+th { border-bottom: 2px solid #666; }
+figure { margin: 1rem 0; } img { max-width: 100%; }
+figcaption { color: #444; font-size: .9rem; }
+pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+code { background: #f4f4f4; }
+.verdict { border-left: .4rem solid #666; padding: .3rem .9rem; margin: 1rem 0; }
+.verdict p { margin: .2rem 0; }
+.holds { border-color: #0072B2; background: #f2f8fc; }
+.doesnothold { border-color: #D55E00; background: #fdf5f0; border-left-style: double; }
+.cannotbesaid { border-color: #888; background: #f7f7f7; border-left-style: dotted; }
+"""
+
+
+def to_html(
+    title: str, sections: Iterable[Section], pictures: Mapping[str, bytes] | None = None
+) -> str:
+    """The report as one HTML page that needs no other file.
+
+    Args:
+        title (str): Of the page.
+        sections (iterable of Section): Its content.
+        pictures (mapping or None): The PNG file of every image by its name.
+
+    Returns:
+        str: The page.
+
+    Example:
+        >>> from chainrob.experiments.reproduce.document import Section, Text
+        >>> from chainrob.experiments.reproduce.html import to_html
+        >>> "<p>1 &lt; <code>2</code></p>" in to_html("R", [Section("A", [Text("1 < `2`")])])
+        True
+    """
+    sections = list(sections)
+    contents, body = [], []
+    for number, section in enumerate(sections):
+        tag = f"h{section.level}"
+        kind = ' class="sub"' if section.level > 2 else ""
+        contents.append(f'<li{kind}><a href="#s{number}">{_inline(section.title)}</a></li>')
+        body.append(f'<{tag} id="s{number}">{_inline(section.title)}</{tag}>')
+        body += [_block(block, pictures or {}) for block in section.blocks]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    )
+    navigation = "<nav><ul>\n" + "\n".join(contents) + "\n</ul></nav>\n"
+    return (
+        f"{head}<h1>{escape(title)}</h1>\n{navigation}" + "\n".join(body) + "\n</body>\n</html>\n"
+    )
+
+
+def _inline(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text, quote=False))
+
+
+def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
+    if isinstance(block, Text):
+        return f"<p>{_inline(block.text)}</p>"
+    if isinstance(block, Code):
+        return f"<pre>{escape(block.text, quote=False)}</pre>"
+    if isinstance(block, Image):
+        data = base64.b64encode(pictures[block.name]).decode()
+        return (
+            f'<figure><img alt="{escape(block.caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{_inline(block.caption)}</figcaption></figure>"
+        )
+    if isinstance(block, Table):
+        head = "".join(f"<th>{_inline(str(cell))}</th>" for cell in block.columns)
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{_inline(str(cell))}</td>" for cell in row) + "</tr>"
+            for row in block.rows
+        )
+        return f'<div class="table"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
+    return (
+        f'<div class="verdict {block.outcome.replace(" ", "")}">'
+        f"<p><strong>{block.outcome}</strong>: {_inline(block.claim)}</p>"
+        f"<p>Rule: {_inline(block.rule)}</p><p>Found: {_inline(block.found)}</p></div>"
+    )

@@ -1,0 +1,54 @@
+"""The report in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chainrob.experiments.reproduce.document import Block, Code, Image, Section, Table, Text
+
+__all__ = ["to_markdown"]
+
+
+def to_markdown(title: str, sections: Iterable[Section]) -> str:
+    r"""The report as text; figures are links to ``figures/NAME.png``.
+
+    Example:
+        >>> from chainrob.experiments.reproduce.document import Section, Table, Text
+        >>> from chainrob.experiments.reproduce.markdown import to_markdown
+        >>> section = Section("A", [Text("Seen."), Table(["x"], [["1|2"]])])
+        >>> print(to_markdown("Report", [section]))
+        # Report
+        <BLANKLINE>
+        ## A
+        <BLANKLINE>
+        Seen.
+        <BLANKLINE>
+        | x |
+        | --- |
+        | 1\|2 |
+        <BLANKLINE>
+    """
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"{'#' * section.level} {section.title}")
+        parts += [_block(block) for block in section.blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Code):
+        return f"```\n{block.text}\n```"
+    if isinstance(block, Image):
+        return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
+    if isinstance(block, Table):
+        lines = [_row(block.columns), _row(["---"] * len(block.columns))]
+        return "\n".join([*lines, *(_row(row) for row in block.rows)])
+    return (
+        f"> **{block.outcome}**: {block.claim}\n>\n> Rule: {block.rule}\n>\n> Found: {block.found}"
+    )
+
+
+def _row(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

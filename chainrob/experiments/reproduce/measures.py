@@ -1,0 +1,78 @@
+"""What the sections of the report measure: final errors, paired differences, and their wording."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrob.experiments.reproduce.plan import Plan
+from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.variants import Variant
+from chainrob.statistics import bootstrap_interval
+
+__all__ = ["METHOD_ORDER", "Measured", "below", "interval_text", "span", "with_interval"]
+
+Array = NDArray[np.float64]
+
+METHOD_ORDER = (1, 0, 2, 3, 4)
+"""Styles of the methods in order, so that deep and deep-rob look alike in all figures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All errors of a reproduction.
+
+    Args:
+        settings (ReproduceSettings): Numbers of trials.
+        plan (dict): Question to name to variant.
+        errors (mapping): Variant to (trials, recorded times, 2).
+    """
+
+    settings: ReproduceSettings
+    plan: Plan
+    errors: Mapping[Variant, Array]
+
+    def curves(self, question: str, name: Any) -> Array:
+        """Training and test errors, (trials, recorded times, 2)."""
+        return self.errors[self.plan[question][name]]
+
+    def final(self, question: str, name: Any) -> Array:
+        """Test errors after the last update, (trials,)."""
+        last: Array = self.curves(question, name)[:, -1, 1]
+        return last
+
+    def decided(self, holds: bool, *, sweep: bool = False) -> bool | None:
+        """A rule's answer, or None where there were fewer or shorter trials than it is for."""
+        least = ReproduceSettings()
+        enough = (
+            self.settings.iterations >= least.iterations
+            and self.settings.trials >= least.trials
+            and (not sweep or self.settings.sweep_trials >= least.sweep_trials)
+        )
+        return holds if enough else None
+
+
+def interval_text(values: Array, level: float = 0.95) -> str:
+    """The bootstrap interval of a mean, as text."""
+    low, high = bootstrap_interval(values, level=level)
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def with_interval(values: Array, level: float = 0.95) -> str:
+    """Mean and interval, as text."""
+    return f"{values.mean():.3f} {interval_text(values, level)}"
+
+
+def span(values: Sequence[Array]) -> tuple[Array, Array]:
+    """Means (n,) and intervals (2, n) of several samples."""
+    ends = np.array([bootstrap_interval(one) for one in values]).T
+    return np.array([one.mean() for one in values]), ends
+
+
+def below(values: Array, bound: float = 0.0, level: float = 0.95) -> bool:
+    """Whether the interval of the mean lies below a bound."""
+    return bool(bootstrap_interval(values, level=level)[1] < bound)

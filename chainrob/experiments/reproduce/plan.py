@@ -1,0 +1,180 @@
+"""Everything that is trained: variants by the question that they answer, and by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from chainrob.experiments.iris import IrisSettings, iris_settings
+from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.variants import SlowMean, Variant, released_truncation
+from chainrob.robustifiers import (
+    ClipNorm,
+    Mean,
+    Robustifier,
+    SoftTruncation,
+    TrimmedMean,
+    default,
+    names,
+)
+
+__all__ = ["DIFFERENCES", "PUSHES", "RATES", "SHARES", "Plan", "make_plan", "robustifiers_tried"]
+
+Plan = dict[str, dict[Any, Variant]]
+
+RATES = (0.005, 0.015, 0.05, 0.15, 0.5, 1.5, 5.0)
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+PUSHES = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+
+DIFFERENCES = (
+    "estimate_scale", "variance_ddof", "variance_floor", "small_batches",
+    "components_from", "scaling_from",
+)  # fmt: skip
+"""Fields of IrisSettings in which text and released program differ."""
+
+TRIMMED = (TrimmedMean(fraction=0.05, nonfinite="propagate"),) * 3
+
+# Times of a trial with the robustifier on all layers, as multiples of the plain mean's: rough, and
+# only to share the work out. Those above _SLOW have fewer trials.
+_SLOW = 25.0
+_TIMES = {
+    "minimum_diameter_averaging": 250.0, "geometric_median": 80.0, "caf": 90.0,
+    "centered_clipping": 45.0, "median_of_means": 24.0, "krum": 16.0, "m_estimator": 15.0,
+    "multi_krum": 9.0, "nearest_neighbor_mixing": 8.0, "adaptive_robust_clipping": 6.0,
+}  # fmt: skip
+
+
+def make_plan(settings: ReproduceSettings) -> Plan:
+    """All variants of a reproduction.
+
+    Args:
+        settings (ReproduceSettings): Numbers of trials and iterations.
+
+    Returns:
+        dict: Question to name to Variant. Variants may be shared between questions.
+
+    Example:
+        >>> from chainrob.experiments.reproduce.plan import make_plan
+        >>> from chainrob.experiments.reproduce.settings import ReproduceSettings
+        >>> sorted(make_plan(ReproduceSettings())["ablation"])
+        ['deep', 'deep-rob', 'plain mean, first layer at 1/100']
+    """
+    base: dict[str, Any] = {
+        "iterations": settings.iterations,
+        "record_every": settings.record_every,
+        "seed": settings.seed,
+    }
+    main = {name: iris_settings(name, trials=settings.trials, **base) for name in _BOTH}
+    sweep = {name: iris_settings(name, trials=settings.sweep_trials, **base) for name in _BOTH}
+    released, text = main["released"], main["text"]
+    return {
+        "figure4": {
+            (name, method): Variant.of(main[name], method) for name in _BOTH for method in _METHODS
+        },
+        "differences": _differences(sweep),
+        "ablation": {
+            "deep": Variant.of(released, "deep"),
+            "deep-rob": Variant.of(released),
+            "plain mean, first layer at 1/100": Variant(released, _slow_first(), settings.trials),
+        },
+        "rates": {
+            (method, rate): Variant(
+                replace(sweep["released"], learning_rate=rate), layers, settings.sweep_trials
+            )
+            for method, layers in _rivals().items()
+            for rate in RATES
+        },
+        "shares": _swept(sweep["released"], "contamination", SHARES),
+        "pushes": _swept(sweep["released"], "push", PUSHES),
+        "clean": {
+            "deep, no contamination": Variant.of(replace(released, contamination=0.0), "deep"),
+            "deep": Variant.of(released, "deep"),
+            "deep-rob": Variant.of(released),
+            "trimmed mean 5%, all layers": Variant(released, TRIMMED, settings.trials),
+        },
+        "robustifiers": _robustifiers(text, settings),
+    }
+
+
+_BOTH = ("released", "text")
+_METHODS = ("deep", "deep-rob")
+
+
+def _slow_first() -> tuple[Any, ...]:
+    return (SlowMean(0.01, nonfinite="propagate"), None, None)
+
+
+def _rivals() -> dict[str, tuple[Any, ...]]:
+    return {
+        "deep": (None, None, None),
+        "deep-rob (released)": (released_truncation(), None, None),
+        "deep-rob, scale of the text": (released_truncation("sample"), None, None),
+        "plain mean, first layer at 1/100": _slow_first(),
+        "trimmed mean 5%, all layers": TRIMMED,
+    }
+
+
+def _differences(sweep: dict[str, IrisSettings]) -> dict[Any, Variant]:
+    """Each setting as it is, and with one field of the other, for both methods."""
+    variants = {}
+    for start in _BOTH:
+        other = sweep["text" if start == "released" else "released"]
+        changes: dict[str, dict[str, Any]] = {"nothing": {}}
+        changes |= {name: {name: getattr(other, name)} for name in DIFFERENCES}
+        changes["initial_weights"] = {"initial_weights": "lecun_normal"}
+        for name, change in changes.items():
+            for method in _METHODS:
+                variants[start, name, method] = Variant.of(replace(sweep[start], **change), method)
+    return variants
+
+
+def _swept(base: IrisSettings, field: str, values: tuple[float, ...]) -> dict[Any, Variant]:
+    changes: list[tuple[float, dict[str, Any]]] = [(value, {field: value}) for value in values]
+    return {
+        (method, value): Variant(replace(base, **change), layers, base.trials)
+        for method, layers in _rivals().items()
+        if "scale of the text" not in method
+        for value, change in changes
+    }
+
+
+def robustifiers_tried() -> dict[str, Robustifier | str]:
+    """Every robustifier with its default for 5% bad of 100, or the reason why it cannot run.
+
+    Example:
+        >>> from chainrob.experiments.reproduce.plan import robustifiers_tried
+        >>> robustifiers_tried()["trimmed_mean"]
+        TrimmedMean(nonfinite='propagate', count=5)
+    """
+    tried: dict[str, Robustifier | str] = {
+        "soft_truncation, pilot mean": SoftTruncation(0.005, nonfinite="propagate")
+    }
+    for name in names():
+        try:
+            one = ClipNorm(1.0) if name == "clip_norm" else default(name, 100, 0.05)
+        except ValueError as error:
+            tried[name] = str(error)
+            continue
+        if not isinstance(one, Robustifier):  # a pre-aggregation, followed by the mean
+            tried[f"{name}, then mean"] = one >> Mean(nonfinite="propagate")
+            continue
+        policy = {item.name for item in fields(one)} & {"nonfinite"}
+        tried[name] = replace(one, nonfinite="propagate") if policy else one
+    return tried
+
+
+def _robustifiers(text: IrisSettings, settings: ReproduceSettings) -> dict[Any, Variant]:
+    """Each robustifier at the scale of a sample's gradient, on the first and on all layers."""
+    variants: dict[Any, Variant] = {}
+    for name, robustifier in robustifiers_tried().items():
+        if isinstance(robustifier, str):
+            continue
+        slow = _TIMES.get(name.split(",")[0], 1.5)
+        trials = settings.slow_trials if slow > _SLOW else settings.robustifier_trials
+        for where, layers in (
+            ("first layer", (robustifier, None, None)),
+            ("all layers", (robustifier,) * 3),
+        ):
+            cost = slow if where == "all layers" else max(slow / 3, 1.0)
+            variants[name, where] = Variant(text, layers, trials, cost)
+    return variants

@@ -1,0 +1,145 @@
+"""One way of training the Iris network, and the jobs that train many of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrob.experiments.devices import get_device
+from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
+from chainrob.experiments.jobs import Job
+from chainrob.robustifiers import ConvergenceWarning, Mean
+from chainrob.robustifiers.base import CoordinateWise
+from chainrob.sample_gradients import SampleGradients
+
+__all__ = ["SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
+
+Array = NDArray[np.float64]
+
+TRIALS_A_JOB = 20
+
+# These say how deep-rob's own first layer is made, which a variant holds as robustifiers.
+_NOT_OF_THE_DATA = {
+    "setting", "trials", "robustifier", "delta", "estimate_scale", "variance_ddof",
+    "variance_floor", "small_batches",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training: data and schedule, and the robustifier of each layer.
+
+    Args:
+        settings (IrisSettings): Data, contamination, learning rate.
+        layers (tuple): For each layer a robustifier, or None.
+        trials (int): How many.
+        slow (float): Time of a trial as a multiple of the plain mean's, roughly.
+    """
+
+    settings: IrisSettings
+    layers: tuple[Any, ...]
+    trials: int
+    slow: float = 1.0
+
+    @classmethod
+    def of(cls, settings: IrisSettings, method: str = "deep-rob") -> Variant:
+        """A method of an Iris setting, with that setting's number of trials."""
+        return cls(settings, settings.methods()[method], settings.trials)
+
+    def __hash__(self) -> int:
+        return hash((self.settings, self.layers, self.trials))
+
+    def jobs(self, device: str) -> list[Job]:
+        """The trials in parts of which equal ones, of whatever variants, have equal names."""
+        return [
+            Job(
+                self._name(first, last),
+                (self.settings, self.layers, range(first, last), device),
+                (last - first) * self.slow,
+            )
+            for first, last in self._parts()
+        ]
+
+    def errors(self, results: Mapping[str, Array]) -> Array:
+        """Training and test errors, (trials, recorded times, 2)."""
+        return np.concatenate([results[self._name(*part)] for part in self._parts()])
+
+    def _parts(self) -> list[tuple[int, int]]:
+        starts = range(0, self.trials, TRIALS_A_JOB)
+        return [(first, min(first + TRIALS_A_JOB, self.trials)) for first in starts]
+
+    def _name(self, first: int, last: int) -> str:
+        content = {
+            one.name: getattr(self.settings, one.name)
+            for one in fields(self.settings)
+            if one.name not in _NOT_OF_THE_DATA
+        }
+        content["layers"] = [repr(layer) for layer in self.layers]
+        text = json.dumps(content, sort_keys=True)
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:20]}-{first}-{last}"
+
+
+def train_variant(
+    settings: IrisSettings, layers: tuple[Any, ...], trials: range, device: str
+) -> Array:
+    """The errors of some trials, (trials, recorded times, 2); what a job runs."""
+    with warnings.catch_warnings():
+        # Gradients of a diverging trial may defeat an iteration; the trial's error shows it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        errors: Array = train(settings, [layers], trials, get_device(device))[0]
+    return errors
+
+
+def jobs_of(variants: Iterable[Variant], device: str) -> list[Job]:
+    """All jobs, each once, the long ones first so that no process is left with one at the end."""
+    jobs = {job.name: job for variant in variants for job in variant.jobs(device)}
+    return sorted(jobs.values(), key=lambda job: (-job.size, job.name))
+
+
+def results_of(variants: Iterable[Variant], results: Mapping[str, Array]) -> dict[Variant, Array]:
+    """Errors by variant."""
+    return {variant: variant.errors(results) for variant in variants}
+
+
+@dataclass(frozen=True, repr=False)
+class SlowMean(CoordinateWise):
+    """The plain mean times a factor: a layer that learns at another rate, and robust in nothing.
+
+    Args:
+        factor (float): 1/N is what the released program's layer has by not scaling back.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.experiments.reproduce.variants import SlowMean
+        >>> SlowMean(0.5)(np.array([[1.0], [3.0]]))
+        array([1.])
+    """
+
+    factor: float = 0.01
+
+    def _estimate(self, gradients: SampleGradients) -> Any:
+        mean = Mean(nonfinite="propagate")._estimate(gradients)
+        if isinstance(mean, tuple):
+            return tuple(part * self.factor for part in mean)
+        return mean * self.factor
+
+    def reduce(self, values: Any) -> Any:
+        """Reduce the sample axis: values (*R, N, d) to (*R, d)."""
+        return values.mean(axis=-2) * self.factor
+
+    def coordinate_weights(self, values: Any) -> Any:
+        """All samples count alike."""
+        return values * 0 + 1
+
+
+def released_truncation(scale: Any = "batch") -> ReleasedSoftTruncation:
+    """The released program's estimator, at its own scale or at that of the text."""
+    return ReleasedSoftTruncation(estimate_scale=scale, nonfinite="propagate")
