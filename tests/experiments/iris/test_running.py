@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from chainrob.experiments import UsageError
-from chainrob.statistics import bootstrap_interval
 from chainrob.experiments.iris import iris_settings, published_figure4, run_iris, running
+from chainrob.statistics import bootstrap_interval
 
 FILES = {
     "curves.csv",
