@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -132,7 +131,7 @@ def fit(name, seed, epochs, x, t, test, *, progress, report=None):
         if report is not None:
             trainer.extend(report)
         if progress:
-            trainer.extend(extensions.ProgressBar(update_interval=10, out=sys.stderr))
+            trainer.extend(extensions.ProgressBar(update_interval=10))
         trainer.run()
         log = trainer.get_extension("LogReport").log
     return model, np.array(losses), log[-1]["validation/main/accuracy"]

@@ -53,8 +53,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         beta_1, beta_2, epsilon: Of solver ``'adam'``.
         n_iter_no_change: Patience, in epochs.
         huber_delta: Where Huber's loss turns from a square into a line.
-        track_suspects: Whether to add up the samples' weights for ``suspects_``; for coordinate-wise
-            robustifiers an epoch then takes two or three times as long.
+        track_suspects: Whether to add up the samples' weights for ``suspects_``; with a
+            coordinate-wise robustifier an epoch then takes two to four times as long.
 
     Attributes:
         classes_ (array): The classes.
