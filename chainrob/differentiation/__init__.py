@@ -1,0 +1,54 @@
+"""Derivatives: numerical, forward and reverse mode, through an argmin, and of deep functions.
+
+Numerical: ``forward_difference``, ``backward_difference``, ``central_difference``,
+``complex_step``, ``regression_gradient``, ``directional_derivative``, ``spsa``.
+Chainer functions: ``jvp``, ``vjp``, ``jacobian``, ``hessian``, ``hessian_vector_product``,
+``evaluation_trace``. Optima: ``argmin``, ``check_argmin``. Networks: ``DeepFunction``.
+"""
+
+from chainrob.differentiation._evaluation import DifferenceInfo
+from chainrob.differentiation.argmin import ArgminReport, NotAMinimumError, argmin
+from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
+from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
+from chainrob.differentiation.deep_function import AdjointPass, DeepFunction, Node
+from chainrob.differentiation.directional_derivative import directional_derivative
+from chainrob.differentiation.evaluation_trace import EvaluationTrace, Step, evaluation_trace
+from chainrob.differentiation.finite_differences import (
+    backward_difference,
+    central_difference,
+    forward_difference,
+)
+from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
+from chainrob.differentiation.modes import hessian, hessian_vector_product, jacobian, jvp, vjp
+from chainrob.differentiation.regression_gradient import regression_gradient
+from chainrob.differentiation.spsa import spsa
+
+__all__ = [
+    "AdjointPass",
+    "ArgminCheck",
+    "ArgminReport",
+    "DeepFunction",
+    "DifferenceInfo",
+    "EvaluationTrace",
+    "JacobianProduct",
+    "Node",
+    "NotAMinimumError",
+    "NotAnalyticError",
+    "Step",
+    "argmin",
+    "backward_difference",
+    "central_difference",
+    "check_argmin",
+    "complex_step",
+    "directional_derivative",
+    "evaluation_trace",
+    "forward_difference",
+    "hessian",
+    "hessian_vector_product",
+    "jacobian",
+    "jacobian_product",
+    "jvp",
+    "regression_gradient",
+    "spsa",
+    "vjp",
+]
