@@ -1,0 +1,142 @@
+"""Every robustifier on every operator: the device against the host."""
+
+import numpy as np
+import pytest
+
+import chainrob
+from chainrob.robustifiers import convergence
+from chainrob.sample_gradients import Dense, Joined, OuterProducts
+from tests.gpu.conftest import NAME, assert_close
+from tests.kernels.test_device_arrays import SEARCHING, WITHOUT_WAITING, without_looking
+
+DTYPES = ["float32", "float64", "float16"]
+SIZES = {
+    "layer": {},
+    "tiles": {"n": 70, "p": 37, "q": 19},
+    "replicas": {"replicas": (3,)},
+    "positions": {"s": 3},
+    "one row": {"n": 1},
+}
+RHOS = ("pseudo_huber", "log_cosh", "gudermannian", "catoni")
+ROBUSTIFIERS = [
+    *WITHOUT_WAITING,
+    *SEARCHING,
+    *(chainrob.MEstimator(rho, pilot="median") for rho in RHOS),
+]
+
+
+def operators(dtype, n=12, s=1, p=5, q=4, replicas=(), scale=1.0):
+    rng = np.random.default_rng(2)
+    x, gy = rng.normal(size=(*replicas, n, s, p)), rng.normal(size=(*replicas, n, s, q))
+    gy[..., : n // 6, :, :] *= 50.0
+    x, gy = (x * scale).astype(dtype), gy.astype(dtype)
+
+    def make(send):
+        products = OuterProducts(send(x), send(gy))
+        bias = Dense(send(gy.sum(axis=-2)), len(replicas))
+        return {
+            "outer": products,
+            "dense": bias,
+            "joined": Joined([products, bias]),
+            "units": products.units(),
+        }
+
+    return make
+
+
+def works_with(robustifier, n):
+    try:
+        robustifier.check(n)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("robustifier", ROBUSTIFIERS, ids=repr)
+def test_estimates(device, robustifier, sizes, dtype):
+    n = sizes.get("n", 12)
+    if not works_with(robustifier, n) or (robustifier in SEARCHING and n > 20):
+        pytest.skip(f"does not work with {n} rows")
+    make = operators(dtype, **sizes)
+    host = make(np.array)
+    for kind, operator in make(device.send).items():
+        assert_close(robustifier(operator), robustifier(host[kind]))
+    convergence.check_convergence()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("robustifier", WITHOUT_WAITING, ids=repr)
+def test_scales(device, robustifier, scale):
+    make = operators("float32", n=40, scale=scale)
+    found = robustifier(make(device.send)["outer"])
+    assert_close(found, robustifier(make(np.array)["outer"]))
+
+
+@pytest.mark.parametrize("n", [100, 200, 700])
+def test_geometric_median_of_many_rows(device, n):
+    """More rows than one block takes: blocks of a team wait for each other."""
+    make = operators("float64", n=n, p=20, q=10)
+    robustifier = chainrob.GeometricMedian()
+    for kind in ("outer", "joined"):
+        found = robustifier(make(device.send)[kind])
+        assert_close(found, robustifier(make(np.array)[kind]))
+    convergence.check_convergence()
+
+
+@pytest.mark.parametrize("robustifier", ROBUSTIFIERS, ids=repr)
+def test_sample_weights(device, robustifier):
+    make = operators("float64")
+    found = robustifier.sample_weights(make(device.send)["joined"])
+    assert_close(found, robustifier.sample_weights(make(np.array)["joined"]))
+
+
+@pytest.mark.parametrize("robustifier", ROBUSTIFIERS[:8], ids=repr)
+def test_bad_rows(device, robustifier):
+    make = operators("float32")
+    rows = make(device.send)["outer"]
+    rows.gy[3] = np.nan
+    expected = make(np.array)["outer"]
+    expected.gy[3] = np.nan
+    with pytest.warns(chainrob.NonFiniteGradientWarning):
+        found = robustifier(rows)
+    with pytest.warns(chainrob.NonFiniteGradientWarning):
+        assert_close(found, robustifier(expected))
+
+
+CAPTURED = [
+    chainrob.Mean(),
+    chainrob.SoftTruncation(0.01),
+    chainrob.SoftTruncation(0.01, pilot="median"),
+    chainrob.MEstimator(),
+    chainrob.CoordinateMedian(),
+    chainrob.TrimmedMean(0.1),
+    chainrob.WinsorizedMean(0.1),
+    chainrob.MeanAroundMedian(f=2),
+    chainrob.Phocas(f=2),
+]
+
+
+@pytest.mark.skipif(NAME == "@numpy", reason="NumPy has no streams")
+@pytest.mark.parametrize("robustifier", CAPTURED, ids=repr)
+def test_nothing_waits(device, robustifier):
+    """A stream that is being captured refuses every wait and every copy to the host."""
+    import cupy
+
+    robustifier = without_looking(robustifier, "propagate")
+    convergence.check_convergence()
+    operator = operators("float32", n=40, p=30, q=20)(device.send)["outer"]
+    stream = cupy.cuda.Stream(non_blocking=True)
+    expected = robustifier(operator)  # compiles, and fills the pool of memory
+    device.device.synchronize()
+    with stream:
+        robustifier(operator)
+        stream.synchronize()
+        stream.begin_capture()
+        found = robustifier(operator)
+        graph = stream.end_capture()
+        graph.launch(stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(cupy.asnumpy(found), cupy.asnumpy(expected))
+    convergence.check_convergence()
