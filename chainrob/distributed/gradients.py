@@ -17,7 +17,7 @@ from chainrob.distributed.redistribution import (
     shares,
 )
 from chainrob.distributed.spread_values import SpreadValues
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
 from chainrob.sample_gradients.base import Array, Fused, Index
 from chainrob.sample_gradients.normalized import magnitude, scaled_down
 from chainrob.sample_gradients.output_units import OutputUnits
@@ -143,6 +143,9 @@ class DistributedGradients(SampleGradients):
                 # A formula that asks for more than spread values can do, on all ranks alike. An
                 # error of its own it will make again.
                 pass
+        if isinstance(self.local, EmbeddingGradients):
+            # Few of its coordinates are not zero, and the operator of all rows knows which.
+            return self._scaled(self.gathered()).reduce(reduction, dtype, fused)
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
         for share in shares(self.local, self.split_of_samples):
@@ -165,7 +168,11 @@ class DistributedGradients(SampleGradients):
             return self.exchange == "factors"
         size = self.ranks.size
         two_allreduces = 4.0 * prod(self.replicas) * self.size * (size - 1) / size
-        return shared_numbers(self.local, self.split_of_samples) <= max(two_allreduces, FEW)
+        sparse = isinstance(self.local, EmbeddingGradients)
+        numbers = (gathered_numbers if sparse else shared_numbers)(
+            self.local, self.split_of_samples
+        )
+        return numbers <= max(two_allreduces, FEW)
 
     # -- all rows
 

@@ -66,7 +66,7 @@ def test_killed_rank_ends_the_run_and_nothing_is_lost(run_ranks, on_one_process,
         os.kill(int((folder / f"process{victim}").read_text()), signal.SIGKILL)
         began = time.monotonic()
         said = "".join(process.communicate(timeout=30))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 15
     finally:
         process.kill()
     assert process.returncode != 0
@@ -85,9 +85,8 @@ def test_killed_rank_ends_the_run_and_nothing_is_lost(run_ranks, on_one_process,
 def test_failed_rank_ends_the_run_with_a_message(run_ranks, on_one_process, tmp_path, failure):
     # Every rank has a folder of its own, as machines without a common disk have.
     folders = str(tmp_path / "rank{rank}")
-    began = time.monotonic()
     done = run_ranks(2, "digits.py", failure, "1", "14", folders, *OPTIONS, status=None)
-    assert time.monotonic() - began < 30
+    assert time.time() - float((tmp_path / "rank1" / "failed").read_text()) < 15
     assert done.returncode != 0
     assert "chainrob: rank 1 of 2" in done.stderr
     assert "the disk of this rank is gone" in done.stderr or failure == "exit"

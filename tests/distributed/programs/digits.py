@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from mpi4py import MPI
@@ -31,7 +32,8 @@ update = updater.update
 def fail_once(self: chainer.training.updaters.StandardUpdater) -> None:
     if not (own / f"began{rank}").exists():
         (own / f"began{rank}").write_text(str(self.iteration))
-    if rank == int(where) and self.iteration == int(when):
+    if failure != "none" and rank == int(where) and self.iteration == int(when):
+        (own / "failed").write_text(str(time.time()))
         if failure == "raise":
             raise RuntimeError("the disk of this rank is gone")
         if failure == "exit":
