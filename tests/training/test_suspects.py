@@ -6,11 +6,13 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import chainrob
 import chainer
 from chainer.training import extensions
-from chainrob.datasets import contamination, load_iris, random_split
+from chainrob.datasets import contamination
+from chainrob.experiments.iris import iris_settings, make_model, trial_data
 from chainrob.training import SeededShuffle, Snapshot, SuspectReport, observe, resume
 
 RNG = np.random.default_rng(0)
@@ -194,22 +196,38 @@ def test_names_of_layers_must_be_a_collection():
         SuspectReport(layers="/l1")
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_two_contaminated_iris_points_come_first(tmp_path, seed):
-    """The tutorial's setting: 100 points for training, 2 of them pushed 30 deviations away."""
-    iris = load_iris()
-    train, _ = random_split(150, 100, seed=seed)
-    pushed = contamination.push_random_inputs(iris.x[train], 0.02, 10.0, seed=seed)
-    np.random.seed(seed)  # noqa: NPY002
-    model = chainer.links.Classifier(
-        chainrob.links.MLP((4, 10, 10, 3), [chainrob.SoftTruncation(delta=0.005), None, None])
-    )
-    data = chainer.datasets.TupleDataset(pushed.data.astype(np.float32), iris.t[train])
+@pytest.mark.parametrize("setting", ["text", "released"])
+@pytest.mark.parametrize("trial", range(2))
+def test_the_two_contaminated_points_of_the_iris_experiment_come_first(tmp_path, setting, trial):
+    settings = iris_settings(setting)
+    data = trial_data(settings, trial)
+    model = chainer.links.Classifier(make_model(settings, settings.methods()["deep-rob"], trial))
+    points = chainer.datasets.TupleDataset(data.x_train.astype(np.float32), data.t_train)
     updater = chainer.training.StandardUpdater(
-        chainer.iterators.SerialIterator(data, 100), chainer.optimizers.SGD(0.01).setup(model)
+        chainer.iterators.SerialIterator(points, 100, order_sampler=SeededShuffle(trial)),
+        chainer.optimizers.SGD(settings.learning_rate).setup(model),
     )
-    trainer = chainer.training.Trainer(updater, (100, "iteration"), out=str(tmp_path))
+    trainer = chainer.training.Trainer(updater, (60, "iteration"), out=str(tmp_path))
     report = SuspectReport(plot_name=None)
     trainer.extend(report)
     trainer.run()
-    assert set(report.tally.ranking()[:2].tolist()) == set(pushed.rows.tolist())
+    assert data.pushed.size == 2
+    assert set(report.tally.ranking()[:2].tolist()) == set(data.pushed.tolist())
+
+
+def test_most_flipped_digits_are_found(tmp_path):
+    digits = load_digits()
+    x, t = (digits.data[:1000] / 16).astype(np.float32), digits.target[:1000].astype(np.int32)
+    flipped = contamination.flip_labels(t, 0.05, n_classes=10, seed=0)
+    np.random.seed(0)  # noqa: NPY002
+    model = chainer.links.Classifier(chainrob.links.MLP((64, 30, 10), chainrob.SoftTruncation()))
+    updater = chainer.training.StandardUpdater(
+        chainer.iterators.SerialIterator(chainer.datasets.TupleDataset(x, flipped.data), 100),
+        chainer.optimizers.MomentumSGD(0.2).setup(model),
+    )
+    trainer = chainer.training.Trainer(updater, (8, "epoch"), out=str(tmp_path))
+    report = SuspectReport(plot_name=None)
+    trainer.extend(report)
+    trainer.run()
+    precision = np.isin(report.tally.ranking()[:50], flipped.rows).mean()
+    assert precision > 0.7  # chance is 0.05; a longer training finds more
