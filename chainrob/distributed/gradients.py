@@ -223,6 +223,9 @@ class DistributedGradients(SampleGradients):
             return True
         return self.ranks.all(self.local.n_samples == 0 or self.local.all_finite())
 
+    def surely_finite(self) -> Array:
+        return self.xp.asarray(self.all_finite())
+
     # -- inside
 
     def _added_up(self, weights: Array) -> Array:

@@ -221,7 +221,8 @@ def _take(ordered: Any, indices: Any, axis: Any = None) -> Array:
         raise NotSpreadableError("take: only along the sample axis of ordered values")
     xp = array_module(ordered.values.local)
     ks = [int(k) for k in np.asarray(indices).reshape(-1)]
-    return xp.concatenate(ordered.values.order_statistics(*ks), axis=-2)
+    found = ordered.values.order_statistics(*ks)
+    return xp.concatenate(found, axis=-2) if np.ndim(indices) else found[0][..., 0, :]
 
 
 def _local(name: str) -> Callable[..., SpreadValues]:

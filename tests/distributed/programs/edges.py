@@ -87,6 +87,10 @@ def spread_arrays() -> None:
     for a, b in ((0, 14), (3, 11), (6, 8), (6, 7)):
         piece = np.partition(spread, (a, b - 1), axis=-2)[..., a:b, :]
         checks.close(f"{a}:{b}", piece.mean(axis=-2), ordered[..., a:b, :].mean(axis=-2), 1e-12)
+    lowest = np.take(np.partition(spread, 4, axis=-2), 4, axis=-2)
+    checks.close("one rank", lowest, ordered[..., 4, :], 0.0)
+    ends = np.take(np.sort(spread, axis=-2), np.array([0, 13]), axis=-2)
+    checks.close("two ranks", ends, ordered[..., [0, 13], :], 0.0)
     clipped = np.clip(spread, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
     expected = np.clip(values, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
     checks.close("clip", clipped, expected, 1e-12)
