@@ -11,9 +11,15 @@ import numpy as np
 import chainer
 from chainrob.differentiation._hessian import Hessian, conjugate_gradients
 
-__all__ = ["Problem", "minimise"]
+__all__ = ["Problem", "check_solver", "minimise"]
 
 Array = Any
+
+_SECOND_ORDER = ("newton-cg", "trust-ncg", "trust-krylov", "trust-constr")
+_SCIPY = ("bfgs", "l-bfgs-b", "cg", "tnc", "slsqp", *_SECOND_ORDER)
+
+# Newton's last digits take three or four steps among values that no longer fall.
+_PATIENCE = 20
 
 
 class Problem:
@@ -45,6 +51,13 @@ class Problem:
         return Hessian(self.objective, x, self.parameters, method, damping)
 
 
+def check_solver(solver: Any) -> None:
+    """Refuse what is neither callable nor the name of a method that uses gradients."""
+    names = ("newton", *_SCIPY)
+    if not callable(solver) and not (isinstance(solver, str) and solver.lower() in names):
+        raise ValueError(f"solver must be callable or one of {names}, found {solver!r}")
+
+
 def minimise(
     problem: Problem,
     x: Array,
@@ -64,7 +77,7 @@ def minimise(
                 f"solver must return x of the shape {x.shape} of x0, found {found.shape}"
             )
         return found, -1
-    if solver == "newton":
+    if solver.lower() == "newton":
         return _newton(problem, x, tolerance, linear_solver, max_iterations)
     found, iterations = _scipy(problem, x, solver, max_iterations)
     # SciPy stops at its own tolerance; Newton's method takes the last digits.
@@ -78,6 +91,7 @@ def _newton(
     """Newton's method with a modified Hessian and backtracking."""
     xp = chainer.backend.get_array_module(x)
     eps = float(np.finfo(x.dtype).eps)
+    lowest, stalled = math.inf, 0
     for iteration in range(max_iterations):
         hessian = problem.hessian(x, linear_solver)
         gradient = hessian.gradient
@@ -90,6 +104,12 @@ def _newton(
         step = step * min(1.0, 2 * scale / length) if length > 0 else step
         slope = float((gradient * step).sum())
         rounding = 10 * eps * abs(hessian.value)
+        # An objective that only tends to its infimum is flat to rounding in the end: there the
+        # gradient is noise, and the iteration would follow it until max_iterations.
+        stalled = stalled + 1 if hessian.value >= lowest - rounding else 0
+        lowest = min(lowest, hessian.value)
+        if stalled > _PATIENCE:
+            return x, iteration
         fraction = 1.0
         for _ in range(40):
             candidate = xp.asarray(x + fraction * step, dtype=x.dtype)
@@ -149,13 +169,12 @@ def _scipy(problem: Problem, x: Array, method: str, max_iterations: int) -> tupl
     def hessian_product(flat: np.ndarray, vector: np.ndarray) -> np.ndarray:
         return outside(problem.hessian(inside(flat), "cg").product(inside(vector)))
 
-    second_order = method.lower() in ("newton-cg", "trust-ncg", "trust-krylov", "trust-constr")
     result = scipy.optimize.minimize(
         value_and_gradient,
         outside(x),
         jac=True,
         method=method,
-        hessp=hessian_product if second_order else None,
+        hessp=hessian_product if method.lower() in _SECOND_ORDER else None,
         options={"maxiter": max_iterations},
     )
     return inside(result.x), int(result.nit)

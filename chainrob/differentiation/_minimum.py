@@ -120,8 +120,9 @@ def verify(report: ArgminReport, x: Array) -> None:
     if not faults:
         return
     remedy = (
-        "run the solver longer, start it elsewhere, or, if the objective has no isolated minimum "
-        "there, give it one with a term that grows, such as c * sum(x**2)"
+        "run the solver longer (or widen tolerance=... where fewer digits will do), start it "
+        "elsewhere, or, if the objective has no isolated minimum there, give it one with a term "
+        "that grows, such as c * sum(x**2)"
     )
     if report.damping == 0:
         remedy += "; damping=... solves with a shifted Hessian where an approximation will do"

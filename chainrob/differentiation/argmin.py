@@ -11,7 +11,7 @@ import numpy as np
 import chainer
 from chainrob.differentiation._closed import closed, gradients
 from chainrob.differentiation._hessian import solve_hessian
-from chainrob.differentiation._minimisers import Problem, minimise
+from chainrob.differentiation._minimisers import Problem, check_solver, minimise
 from chainrob.differentiation._minimum import ArgminReport, NotAMinimumError, measure, verify
 
 __all__ = ["ArgminReport", "NotAMinimumError", "argmin"]
@@ -88,6 +88,9 @@ def argmin(
         raise ValueError(f"linear_solver must be 'auto', 'dense' or 'cg', found {linear_solver!r}")
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be finite and not negative, found {damping!r}")
+    if isinstance(max_iterations, bool) or max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, found {max_iterations!r}")
+    check_solver(solver)
     start = _start(x0)
     if tolerance is None:
         tolerance = float(np.finfo(start.dtype).eps) ** 0.5
