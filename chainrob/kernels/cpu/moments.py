@@ -17,7 +17,7 @@ from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.threads import share
 
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 """Coordinates whose sums are held at a time: they should stay in the second-level cache."""
 
 TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
@@ -65,7 +65,8 @@ def estimate(
             kernel(
                 problem.x, problem.gy, out, problem.sizes, problem.shared, start, stop,
                 sums[0].ravel(), sums[1].ravel(), sums[2].ravel(), low, high,
-                b.values.ravel(), columns.ravel(), b.units, a.units[:n_outputs], reach.ravel(),
+                b.values.ravel(), columns.ravel(), b.units, a.units[:n_outputs],
+                reach.ravel(), b.even,
                 least_x, a.least, floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST),
                 scale, floor,
             )  # fmt: skip
@@ -84,8 +85,11 @@ class Powers(NamedTuple):
     """(K,): the power of two by which a column was divided."""
     least: np.ndarray
     """(K,): the smallest magnitude in the column that is not zero, at most one."""
+    even: np.ndarray
+    """(K,): the inverse of what is left of a column's root mean square."""
     reach: np.ndarray
-    """(vectors, N): the largest magnitude a sample has in a vector of columns."""
+    """(vectors, N): the largest magnitude that a sample has in a vector of columns, each column in
+    units of its root mean square."""
 
 
 def powers(factors: np.ndarray) -> Powers:
@@ -98,11 +102,12 @@ def powers(factors: np.ndarray) -> Powers:
     # out of range.
     exponent = np.clip(np.frexp(np.where(np.isfinite(size), size, 1))[1], -120, 120)
     units = np.ldexp(factors.dtype.type(1), exponent)
+    even = np.where((size > 0) & np.isfinite(size), units, 1) / np.where(size > 0, size, 1)
     results = np.empty((3, n, width), factors.dtype)
     least = np.empty(width, factors.dtype)
     reach = np.empty((width // lanes, n), factors.dtype)
-    _powers(factors.ravel(), 1 / units, results.ravel(), least, reach.ravel(), n)
-    return Powers(*results, units, least, reach)
+    _powers(factors.ravel(), 1 / units, even, results.ravel(), least, reach.ravel(), n)
+    return Powers(*results, units, least, even, reach)
 
 
 @Kernel
@@ -124,13 +129,15 @@ def _root_mean_square(factors: Any, size: Any, n: int) -> None:
 
 
 @Kernel
-def _powers(factors: Any, inverse: Any, results: Any, least: Any, reach: Any, n: int) -> None:
+def _powers(
+    factors: Any, inverse: Any, even: Any, results: Any, least: Any, reach: Any, n: int
+) -> None:
     dtype = factors.dtype.type
     lanes = simd.LINE // factors.itemsize
     width = inverse.size
     zero, one = splat(dtype(0)), splat(dtype(1))
     for at in range(0, width, lanes):
-        scale = load(inverse, at)
+        scale, evener = load(inverse, at), load(even, at)
         smallest = one
         for i in range(n):
             value = load(factors, i * width + at) * scale
@@ -139,6 +146,6 @@ def _powers(factors: Any, inverse: Any, results: Any, least: Any, reach: Any, n:
             store(results, (n + i) * width + at, square)
             store(results, (2 * n + i) * width + at, square * value)
             size = absolute(value)
-            reach[at // lanes * n + i] = simd.largest(size)
+            reach[at // lanes * n + i] = simd.largest(size * evener)
             smallest = smaller(smallest, choose(zero, size, size, one))
         store(least, at, smallest)

@@ -37,6 +37,9 @@ from chainrob.kernels.cpu.simd import (
 FEW = 1 << 18
 """N * Q * P up to which columns cost less than the calls of the matrix products."""
 
+BATCH = 64
+"""Columns whose truncated values are searched for at a time."""
+
 MAD_TO_SIGMA = 1.482602218505602
 
 
@@ -151,61 +154,92 @@ def _median_pilot(
 def _moments(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
     means: Any, squares: Any, cubes: Any, q_low: int, q_high: int,
-    b: Any, columns: Any, units_x: Any, units_gy: Any, reach: Any, least_x: Any, least_gy: Any,
-    floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any,
+    b: Any, columns: Any, units_x: Any, units_gy: Any, reach: Any, even: Any,
+    least_x: Any, least_gy: Any, floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any,
 ) -> None:  # fmt: skip
     """From the sums of a b, a^2 b^2 and a^3 b^3 over the samples to the estimate.
 
     The names are those of ``moments.estimate``. Columns of the units q_low to q_high - 1 are
     numbered with the units fastest: the inputs of one vector, which the search for truncated values
-    reads here and there, then stay in the first-level cache.
+    reads here and there, then stay in the first-level cache. They are taken ``BATCH`` at a time:
+    the processor cannot guess where a value is truncated, so these places are collected first,
+    without a branch, and put right afterwards.
     """
     n, _, _, vectors = sizes
     dtype = x.dtype.type
     lanes = simd.LINE // x.itemsize
     width = vectors * lanes
     padded = columns.size // units_gy.size
+    groups = padded // lanes
     memory, base = buffer(x, n)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     two, three = splat(dtype(2)), splat(dtype(3))
     share = splat(dtype(1.0 / n))
     unbiased = splat(dtype(factor * n / (n - 1)))
-    for number in range(start, stop):
-        unit, vector = q_low + number % (q_high - q_low), number // (q_high - q_low)
-        column = unit * vectors + vector
-        at = (unit - q_low) * width + vector * lanes
-        m = load(means, at) * share
-        e2 = load(squares, at) * share
-        e3 = load(cubes, at) * share
-        variance = e2 - m * m
-        # Without underflow a sum of squares that is zero means that all values are zero.
-        empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
-        fine = choose(e2 * splat(trust), variance, one, zero)  # zero where NaN
-        fine = choose(splat(least), e2, fine, zero)
-        fine = choose(e2, infinite, fine, zero)
-        fine = choose(empty, e2, fine, one)
-        if not simd.smallest(fine) > 0:
-            doubt = fill(memory, base, x, gy, sizes, shared, column)
-            estimate = mean_pilot(memory, base, n, scale, floor)
-            store(out, column * lanes, keep_nan(estimate, doubt))
-            continue
-        s2 = variance * unbiased
-        if floors.size:
-            s2 = larger(s2, load(floors, vector * lanes) * splat(floors[width + unit]))
-        s2 = choose(zero, e2, s2, infinite)
-        threshold = simd.sqrt(two * s2)
-        sixth = zero - one / (s2 * splat(dtype(6)))
-        extra = (e3 - m * (three * e2 - two * m * m)) * splat(dtype(n)) * sixth
-        # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its least.
-        limit = splat(simd.smallest(threshold - absolute(m)))
-        for first in range(0, n, lanes):
-            a = absolute(load(columns, unit * padded + first))
-            bits = simd.exceeding(a * load(reach, vector * padded + first), limit)
+    m_of, threshold_of = np.empty(BATCH * lanes, x.dtype), np.empty(BATCH * lanes, x.dtype)
+    sixth_of, extra_of = np.empty(BATCH * lanes, x.dtype), np.empty(BATCH * lanes, x.dtype)
+    unit_of, vector_of = np.empty(BATCH, np.int64), np.empty(BATCH, np.int64)
+    # A place is a column of the batch, a group of samples, and a bit for each of its samples.
+    column_at = np.empty(BATCH * groups + 1, np.int64)
+    group_at = np.empty(BATCH * groups + 1, np.int64)
+    bits_at = np.empty(BATCH * groups + 1, np.int64)
+    for first in range(start, stop, BATCH):
+        size, n_places = 0, 0
+        for number in range(first, min(first + BATCH, stop)):
+            unit, vector = q_low + number % (q_high - q_low), number // (q_high - q_low)
+            column = unit * vectors + vector
+            at = (unit - q_low) * width + vector * lanes
+            m = load(means, at) * share
+            e2 = load(squares, at) * share
+            e3 = load(cubes, at) * share
+            variance = e2 - m * m
+            # Without underflow a sum of squares that is zero means that all values are zero.
+            empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
+            fine = choose(e2 * splat(trust), variance, one, zero)  # zero where NaN
+            fine = choose(splat(least), e2, fine, zero)
+            fine = choose(e2, infinite, fine, zero)
+            fine = choose(empty, e2, fine, one)
+            if not simd.smallest(fine) > 0:
+                doubt = fill(memory, base, x, gy, sizes, shared, column)
+                estimate = mean_pilot(memory, base, n, scale, floor)
+                store(out, column * lanes, keep_nan(estimate, doubt))
+                continue
+            s2 = variance * unbiased
+            if floors.size:
+                s2 = larger(s2, load(floors, vector * lanes) * splat(floors[width + unit]))
+            s2 = choose(zero, e2, s2, infinite)
+            threshold = simd.sqrt(two * s2)
+            sixth = zero - one / (s2 * splat(dtype(6)))
+            extra = (e3 - m * (three * e2 - two * m * m)) * splat(dtype(n)) * sixth
+            store(m_of, size * lanes, m)
+            store(threshold_of, size * lanes, threshold)
+            store(sixth_of, size * lanes, sixth)
+            store(extra_of, size * lanes, extra)
+            unit_of[size], vector_of[size] = unit, vector
+            # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its least,
+            # in units in which the b of all lanes are of one size.
+            limit = (threshold - absolute(m)) * load(even, vector * lanes)
+            limit = splat(simd.smallest(limit))
+            for group in range(groups):
+                a = absolute(load(columns, unit * padded + group * lanes))
+                bits = simd.exceeding(a * load(reach, vector * padded + group * lanes), limit)
+                column_at[n_places], group_at[n_places], bits_at[n_places] = size, group, bits
+                n_places += bits != 0
+            size += 1
+        for place in range(n_places):
+            k, group, bits = column_at[place], group_at[place], bits_at[place]
+            unit, vector = unit_of[k], vector_of[k]
+            m, threshold = load(m_of, k * lanes), load(threshold_of, k * lanes)
+            sixth, extra = load(sixth_of, k * lanes), load(extra_of, k * lanes)
             while bits:
-                i = first + simd.lowest_bit(bits)
+                i = group * lanes + simd.lowest_bit(bits)
                 bits &= bits - 1
                 d = splat(columns[unit * padded + i]) * load(b, i * width + vector * lanes) - m
                 v = larger(smaller(d, threshold), zero - threshold)
                 extra = extra + (fma(v * v * v, sixth, v) - fma(d * d * d, sixth, d))
-        back = splat(units_gy[unit]) * load(units_x, vector * lanes)
-        store(out, column * lanes, fma(extra, share, m) * back)
+            store(extra_of, k * lanes, extra)
+        for k in range(size):
+            estimate = fma(load(extra_of, k * lanes), share, load(m_of, k * lanes))
+            back = splat(units_gy[unit_of[k]]) * load(units_x, vector_of[k] * lanes)
+            column = unit_of[k] * vectors + vector_of[k]
+            store(out, column * lanes, estimate * back)
