@@ -4,9 +4,9 @@
 
 Measured are the forward and backward pass of one layer (4096 -> 4096, a batch of 1024, float32)
 with every robustifier, as ratios to Chainer's own ``Linear`` in the same run, and the Iris
-experiment with 10,000 trials of both methods. Times are taken on the device, the stock layer's before and
-after each robustifier's, and the ratio is that of the medians. ``benchmarks/gpu.sh`` finds what is
-needed on a bare machine. To see that the script itself works, without a GPU:
+experiment with 10,000 trials of both methods. Times are taken on the device, the stock layer's
+before and after each robustifier's, and the ratio is that of medians. ``benchmarks/gpu.sh`` finds
+what is needed on a bare machine. To see that the script itself works, without a GPU:
 
     python benchmarks/gpu.py --device @numpy --width 64 --rows 40 --iris-trials 5 --iterations 20
 """

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.kernels.host_kernels import library
+from tests.kernels.host_kernels import emulated, library
 
 
 class HostTransfer(AssertionError):
@@ -248,9 +248,19 @@ def _function(name: str, function: Any):
     return call
 
 
+class Emulation:
+    """How kernels run: as plain C++, or thread by thread with their barriers."""
+
+    on = False
+    backwards = False
+
+
 class RawKernel:
-    def __init__(self, code: str, name: str) -> None:
-        self.function = getattr(library(code), name)
+    def __init__(self, code: str, name: str, options: tuple = ()) -> None:
+        if Emulation.on:
+            self.function = getattr(emulated(code, *options), f"launch_{name}")
+        else:
+            self.function = getattr(library(code), name)
         self.max_dynamic_shared_size_bytes = 48 << 10
         self.code, self.name = code, name
 
@@ -270,17 +280,26 @@ class RawKernel:
                 found.append(ctypes.c_void_p(one._held.ctypes.data))
             else:
                 found.append(np.ctypeslib.as_ctypes_type(type(one))(one.item()))
+        if Emulation.on:
+            dims = [*(*grid, 1, 1)[:3], *(*block, 1)[:2], shared_mem]
+            dims += [int(enable_cooperative_groups), int(Emulation.backwards)]
+            pointers = [ctypes.cast(ctypes.pointer(one), ctypes.c_void_p) for one in found]
+            status = self.function(
+                (ctypes.c_int * 8)(*dims), (ctypes.c_void_p * len(found))(*pointers)
+            )
+            assert status == 0, "threads wait at different barriers"
+            return
         replicas = grid[-1] if len(grid) > 1 else 1
         self.function(*found, ctypes.c_int(replicas))
 
 
 class RawModule:
     def __init__(self, *, code: str, options: tuple = (), backend: str = "nvrtc") -> None:
-        self.code = code
+        self.code, self.options = code, options
         assert set(options) <= {"-std=c++17", "-DWIDE"}
 
     def get_function(self, name: str) -> RawKernel:
-        return RawKernel(self.code, name)
+        return RawKernel(self.code, name, self.options)
 
 
 def _forward(module: types.ModuleType, source: Any) -> None:

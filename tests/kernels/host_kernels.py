@@ -1,8 +1,11 @@
-"""The CUDA sources compiled as C++, so that their arithmetic runs without a device."""
+"""The CUDA sources compiled as C++, so that they run without a device: their arithmetic by itself,
+or all their threads and barriers (``emulated``).
+"""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,13 +18,22 @@ COMPILER = shutil.which("g++") or shutil.which("c++")
 
 
 @cache
-def library(source: str) -> ctypes.CDLL:
+def library(source: str, *options: str) -> ctypes.CDLL:
     """A source as a library of the host; products are not contracted, as on the device."""
     assert COMPILER is not None
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
     text, target = folder / "kernels.cpp", folder / "kernels.so"
     text.write_text(source)
-    command = [COMPILER, "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+    command = [
+        COMPILER,
+        "-std=c++17",
+        "-O1",
+        "-ffp-contract=off",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        *options,
+    ]
     try:
         subprocess.run(
             [*command, str(text), "-o", str(target)], check=True, capture_output=True, timeout=120
@@ -29,6 +41,23 @@ def library(source: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     finally:
         shutil.rmtree(folder)
+
+
+EMULATOR = Path(__file__).with_name("cuda_on_host.hpp")
+
+
+def emulated(source: str, *options: str) -> ctypes.CDLL:
+    """A source with an entry ``launch_NAME(dims, arguments)`` a kernel, see cuda_on_host.hpp."""
+    names = re.findall(r"^BOTH\((\w+),", source, flags=re.MULTILINE)
+    names = [f"{name}_{dtype}" for name in names for dtype in ("float32", "float64")]
+    names += re.findall(r"^ENTRY\((\w+),", source, flags=re.MULTILINE)
+    names += re.findall(r'extern "C" __global__ void (?:__\w+\(\w+\) )?(\w+_float64)\(', source)
+    source = source.replace(
+        "extern __shared__ double vectors[];", "double *vectors = dynamic_shared;"
+    )
+    entry = 'extern "C" int launch_{0}(const int *d, void **a) {{ return launch({0}, d, a); }}'
+    entries = "\n".join(entry.format(name) for name in names)
+    return library(f"{EMULATOR.read_text()}\n{source}\n{entries}\n", *options)
 
 
 def libraries() -> dict[str, ctypes.CDLL]:

@@ -1,0 +1,187 @@
+// Enough of CUDA to run a kernel's threads, blocks and barriers on the host.
+//
+// The threads of a block are coroutines of one thread of the host, which change places only where they wait: at a
+// barrier of the block or of the warp. So a run is the same every time, a barrier that not all threads reach is found,
+// and running them in the opposite order shows where the order matters. Blocks run one after the other, or, in a
+// cooperative launch, each in a thread of the host.
+
+#include <sched.h>
+#include <ucontext.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+using std::atan;
+using std::exp;
+using std::fabs;
+using std::fmax;
+using std::fmin;
+using std::log;
+using std::log1p;
+using std::memcpy;
+using std::sqrt;
+using std::tanh;
+
+#define __CUDACC__
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __noinline__
+#define __launch_bounds__(...)
+#define __shared__ static thread_local
+
+struct Index { unsigned x, y, z; };
+thread_local Index threadIdx, blockIdx;
+thread_local double *dynamic_shared;
+
+enum State { READY, AT_BLOCK, AT_WARP, DONE };
+
+struct Fiber {
+    ucontext_t context;
+    State state = READY;
+    bool flag = false;
+    double exchange = 0.0;
+    std::vector<char> stack = std::vector<char>(1 << 17);
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    ucontext_t scheduler;
+    int current = 0, n_flags = 0;
+    unsigned width;
+    const std::function<void()> *body;
+};
+thread_local Block *block;
+
+inline void wait(State state) {
+    Fiber &fiber = block->fibers[block->current];
+    fiber.state = state;
+    swapcontext(&fiber.context, &block->scheduler);
+}
+
+inline void __syncthreads() { wait(AT_BLOCK); }
+
+inline int __syncthreads_count(bool flag) {
+    block->fibers[block->current].flag = flag;
+    wait(AT_BLOCK);
+    return block->n_flags;
+}
+
+inline bool __syncthreads_or(bool flag) { return __syncthreads_count(flag) > 0; }
+
+inline double __shfl_down_sync(unsigned, double value, int distance) {
+    const int self = block->current;
+    block->fibers[self].exchange = value;
+    wait(AT_WARP);
+    const double found = self % 32 + distance < 32 ? block->fibers[self + distance].exchange : value;
+    wait(AT_WARP);
+    return found;
+}
+
+inline unsigned atomicAdd(unsigned *address, unsigned value) {
+    if (value == 0) sched_yield();
+    return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
+}
+inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+template <class T> T __ldcg(const T *address) { return *(const volatile T *)address; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+
+inline void fiber_main() {
+    (*block->body)();
+    wait(DONE);
+}
+
+// Run one block; false where its threads wait for each other forever.
+inline bool run_block(Index at, Index shape, bool backwards, int shared, const std::function<void()> &body) {
+    const int n = shape.x * shape.y;
+    Block own;
+    own.fibers = std::vector<Fiber>(n);
+    own.width = shape.x;
+    own.body = &body;
+    block = &own;
+    blockIdx = at;
+    std::vector<double> memory(shared / sizeof(double) + 1, NAN);
+    dynamic_shared = memory.data();
+    for (Fiber &fiber : own.fibers) {
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, fiber_main, 0);
+    }
+    const auto all = [&](int first, int last, State state) {
+        int there = 0;
+        for (int i = first; i < last; ++i) {
+            if (own.fibers[i].state != state && own.fibers[i].state != DONE) return false;
+            there += own.fibers[i].state == state;
+        }
+        return there > 0;
+    };
+    for (;;) {
+        for (int k = 0; k < n; ++k) {
+            const int i = backwards ? n - 1 - k : k;
+            if (own.fibers[i].state != READY) continue;
+            own.current = i;
+            threadIdx = {i % own.width, i / own.width, 0};
+            swapcontext(&own.scheduler, &own.fibers[i].context);
+        }
+        bool moved = false;
+        if (all(0, n, AT_BLOCK)) {
+            own.n_flags = 0;
+            for (Fiber &fiber : own.fibers) {
+                own.n_flags += fiber.flag && fiber.state == AT_BLOCK;
+                fiber.flag = false;
+                if (fiber.state == AT_BLOCK) fiber.state = READY;
+            }
+            moved = true;
+        }
+        for (int first = 0; first < n; first += 32) {
+            const int last = first + 32 < n ? first + 32 : n;
+            if (!all(first, last, AT_WARP)) continue;
+            for (int i = first; i < last; ++i)
+                if (own.fibers[i].state == AT_WARP) own.fibers[i].state = READY;
+            moved = true;
+        }
+        if (!moved) {
+            for (Fiber &fiber : own.fibers)
+                if (fiber.state != DONE) return false;
+            return true;
+        }
+    }
+}
+
+template <class... A, std::size_t... I>
+std::function<void()> bound(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
+    return [=] { kernel(*(A *)arguments[I]...); };
+}
+
+// dims: grid x, y, z; block x, y; bytes of dynamic shared memory; cooperative; backwards.
+template <class... A> int launch(void (*kernel)(A...), const int *dims, void **arguments) {
+    const auto body = bound(kernel, arguments, std::index_sequence_for<A...>());
+    const Index shape = {(unsigned)dims[3], (unsigned)dims[4], 1};
+    std::atomic<int> failed{0};
+    std::vector<std::thread> running;
+    for (unsigned z = 0; z < (unsigned)dims[2]; ++z)
+        for (unsigned y = 0; y < (unsigned)dims[1]; ++y)
+            for (unsigned x = 0; x < (unsigned)dims[0]; ++x) {
+                const auto one = [&, x, y, z] {
+                    if (!run_block({x, y, z}, shape, dims[7], dims[5], body)) failed = 1;
+                };
+                // A block of its own thread each: its shared memory is that thread's.
+                running.emplace_back(one);
+                if (!dims[6]) {
+                    running.back().join();
+                    running.pop_back();
+                }
+            }
+    for (std::thread &thread : running) thread.join();
+    return failed;
+}
