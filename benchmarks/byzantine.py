@@ -5,7 +5,8 @@
 Each rank trains on its own part of the training digits. The gradient of a rank is one row, and the
 last f of P ranks send what the attack makes of the honest rows, which it knows. The table holds the
 accuracy on clean test digits after the last step, in percent, mean over the seeds. It is written to
-``benchmarks/results/byzantine.md`` and ``.json``.
+``benchmarks/results/byzantine.md`` and ``.json``. A run that was interrupted goes on after the last
+cell that was finished.
 """
 
 from __future__ import annotations
@@ -108,9 +109,10 @@ def accuracy(comm: Any, f: int, robustifier: Any, attack: Any, seed: int, steps:
 
     for _ in range(steps):
         batch = rng.choice(mine, BATCH, replace=False)
-        optimizer.update(
-            lambda b: chainer.functions.softmax_cross_entropy(model(x[b]), t[b]), batch
-        )
+        try:
+            optimizer.update(loss, x[batch], t[batch])
+        except chainrob.NonFiniteGradientError:
+            break  # the honest rows, too, have left the range of float32: on all ranks alike
     x, t = chainer.dataset.concat_examples(test[:])
     with chainer.no_backprop_mode():
         return float((model(x).array.argmax(axis=1) == t).mean())
@@ -122,18 +124,21 @@ def run_rank(f: int, seeds: int, steps: int, out: Path) -> None:
 
     comm = chainrob.distributed.create_communicator("naive")
     warnings.simplefilter("ignore")  # rows that were dropped, a mean that overflows
-    cells: dict[str, dict[str, Any]] = {}
+    cells: dict[str, dict[str, Any]] = json.loads(out.read_text()) if out.exists() else {}
+    comm.mpi_comm.Barrier()  # all have read it
     with chainrob.distributed.abort_on_exception(comm):
         for name, robustifier in robustifiers(f).items():
-            cells[name] = {}
+            row = cells.setdefault(name, {})
             for label, attack in ATTACKS.items():
+                if label in row:
+                    continue
                 begun = time.perf_counter()
                 try:
-                    cells[name][label] = [
+                    row[label] = [
                         accuracy(comm, f, robustifier, attack, seed, steps) for seed in range(seeds)
                     ]
                 except ValueError as error:  # all ranks have the same rows and the same error
-                    cells[name][label] = str(error)
+                    row[label] = str(error)
                 if comm.rank == 0:
                     seconds = time.perf_counter() - begun
                     print(
@@ -190,9 +195,12 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="*", default=[ranks for ranks, _ in CASES])
     parser.add_argument("--rank-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    part = RESULTS / "byzantine-part.json"
+
+    def part(ranks: int) -> Path:
+        return RESULTS / f"byzantine-{ranks}-{args.seeds}-{args.steps}.json"
+
     if args.rank_of is not None:
-        run_rank(dict(CASES)[args.rank_of], args.seeds, args.steps, part)
+        run_rank(dict(CASES)[args.rank_of], args.seeds, args.steps, part(args.rank_of))
         return
     RESULTS.mkdir(exist_ok=True)
     beside = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
@@ -203,10 +211,11 @@ def main() -> None:
         options = ["--seeds", str(args.seeds), "--steps", str(args.steps), "--rank-of", str(ranks)]
         start = [beside or "mpiexec", "-n", str(ranks), sys.executable, __file__, *options]
         subprocess.run(start, check=True)
-        results["cases"][f"P = {ranks}, f = {f}"] = json.loads(part.read_text())
-        part.unlink()
+        results["cases"][f"P = {ranks}, f = {f}"] = json.loads(part(ranks).read_text())
     results["versions"] = versions()
     write(results)
+    for ranks in args.ranks:
+        part(ranks).unlink()
 
 
 if __name__ == "__main__":
