@@ -14,7 +14,7 @@ from chainrob.functions.estimate import Reduction, Scope
 from chainrob.functions.gradient_node import Aggregation, GradientNode, aggregation_now
 from chainrob.kernels import array_module
 from chainrob.robustifiers import Mean
-from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients
+from chainrob.sample_gradients import OuterProducts, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -108,12 +108,12 @@ class LinearFunction(function_node.FunctionNode):
         shape = (gy.shape[-2] // self.n_positions, self.n_positions)
         x = x.reshape((*x.shape[:-2], *shape, x.shape[-1]))
         gy = gy.reshape((*gy.shape[:-2], *shape, gy.shape[-1]))
+        weights = OuterProducts(x, gy)
         operators: dict[int, SampleGradients] = {}
         if 1 in wanted:
-            operators[1] = OuterProducts(x, gy)
+            operators[1] = weights
         if 2 in wanted:
-            bias = gy[..., 0, :] if self.n_positions == 1 else gy.sum(axis=-2)
-            operators[2] = Dense(bias, gy.ndim - 3)
+            operators[2] = weights.bias()
         return operators
 
     def pull(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.outer_product import OuterProducts
 
 
 class Joined(SampleGradients):
@@ -42,12 +43,25 @@ class Joined(SampleGradients):
         return tuple(part.weighted_sum(weights) for part in self.parts)
 
     def gram(self) -> Array:
-        return sum(part.gram() for part in self.parts)
+        return self._sum_of_grams(centered=False)
 
     def centered_gram(self) -> Array:
         # Each part may centre on another row: together that is still one common translation of all
         # rows.
-        return sum(part.centered_gram() for part in self.parts)
+        return self._sum_of_grams(centered=True)
+
+    def _sum_of_grams(self, *, centered: bool) -> Array:
+        total, left = 0.0, list(self.parts)
+        while left:
+            part = left.pop(0)
+            if isinstance(part, OuterProducts) and left:
+                together = part.joint_gram(left[0], centered=centered)
+                if together is not None:
+                    total = total + together
+                    left.pop(0)
+                    continue
+            total = total + (part.centered_gram() if centered else part.gram())
+        return total
 
     def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
         return tuple(part.reduce(reduction, dtype, fused) for part in self.parts)

@@ -20,6 +20,7 @@ from chainrob.sample_gradients.base import (
     SampleGradients,
     central_row,
 )
+from chainrob.sample_gradients.dense import Dense
 
 
 class OuterProducts(SampleGradients):
@@ -41,9 +42,20 @@ class OuterProducts(SampleGradients):
         self.shape = (gy.shape[-1], x.shape[-1])
         self.dtype = np.promote_types(x.dtype, gy.dtype)
 
+        self._bias: Dense | None = None
+
     @property
     def xp(self) -> Any:
         return array_module(self.gy)
+
+    def bias(self) -> Dense:
+        """The sample gradients of the bias beside the weights: rows sum_s gy[n, s], (*R, N, Q).
+
+        Joined with the weights it costs no Gram matrix of its own.
+        """
+        rows = self.gy[..., 0, :] if self.n_positions == 1 else self.gy.sum(axis=-2)
+        self._bias = Dense(rows, self.gy.ndim - 3)
+        return self._bias
 
     def weighted_sum(self, weights: Array) -> Array:
         dtype = self.compute_dtype
@@ -65,6 +77,22 @@ class OuterProducts(SampleGradients):
     def centered_gram(self) -> Array:
         if self.n_positions != 1:
             return self._positions_gram(centered=True)
+        return self._centered_gram(0.0)
+
+    def joint_gram(self, bias: SampleGradients, *, centered: bool) -> Array | None:
+        """The Gram matrix of the weights and their bias together; None if it is not their ``bias``.
+
+        The bias is the weight of one more input that is 1 throughout.
+        """
+        if bias is not self._bias or self.n_positions != 1:
+            return None
+        if centered:
+            return self._centered_gram(1.0)
+        x, gy = self._matrices()
+        return (_products(x) + 1.0) * _products(gy)
+
+    def _centered_gram(self, constant: float) -> Array:
+        """The centred Gram matrix for S = 1, with one more input of the square ``constant``."""
         # With x = xc + dx and gy = gc + dg, the centred row is dg x^T + gc dx^T: its Gram matrix
         # comes from the two Gram matrices of the differences, so that what the rows have in common
         # never meets their differences.
@@ -75,7 +103,7 @@ class OuterProducts(SampleGradients):
         along_g = _inner(dg, gc)
         dx_dx = _products(dx)
         x_dx = dx_dx + along_x[..., None, :]
-        x_x = x_dx + (along_x + _inner(xc, xc))[..., :, None]
+        x_x = x_dx + (along_x + (_inner(xc, xc) + constant))[..., :, None]
         cross = along_g[..., :, None] * x_dx
         norm = _inner(gc, gc)[..., None]
         return _products(dg) * x_x + cross + cross.swapaxes(-1, -2) + norm * dx_dx
