@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 import chainer
 
-__all__ = ["closed", "gradients"]
+__all__ = ["as_array", "closed", "gradients"]
 
 Variable = Any
+
+
+def as_array(value: Any) -> Any:
+    """An array as it is, of any device; a NumPy number keeps its dtype, a list becomes float64."""
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    return value if hasattr(value, "dtype") else np.asarray(value, dtype=np.float64)
 
 
 def gradients(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import chainer
-from chainrob.differentiation._closed import closed, gradients
+from chainrob.differentiation._closed import as_array, closed, gradients
 from chainrob.differentiation._hessian import solve_hessian
 from chainrob.differentiation._minimisers import Problem, check_solver, minimise
 from chainrob.differentiation._minimum import ArgminReport, NotAMinimumError, measure, verify
@@ -158,9 +158,9 @@ def _start(x0: Any) -> Any:
 
 
 def _array_like(value: Any) -> Any:
-    if isinstance(value, chainer.Variable) or hasattr(value, "device"):
-        return value.astype(np.float64) if value.dtype.kind in "iu" else value
-    return np.asarray(value, dtype=np.float64)
+    if not isinstance(value, chainer.Variable):
+        value = as_array(value)
+    return value.astype(np.float64) if value.dtype.kind in "iu" else value
 
 
 def _check_objective(objective: Objective, start: Any, thetas: Sequence[Variable]) -> None:

@@ -79,7 +79,9 @@ def directional_derivative(
         t = (t / length).astype(x.dtype)
     moving = direction != 0
     if bool(moving.any()):
-        representable(xp, x[moving], (t * direction)[moving])
+        # Entries far smaller than the rest may be lost in rounding, the largest may not.
+        leading = abs(direction) == length
+        representable(xp, x[leading], (t * direction)[leading])
     evaluate = Evaluator(function, x)
     values = evaluate(iter((x + right * t * direction, x + left * t * direction)))
     derivative = ((values[0] - values[1]) / ((right - left) * t)).astype(x.dtype, copy=False)

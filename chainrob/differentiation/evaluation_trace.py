@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import chainer
-from chainrob.differentiation._closed import gradients
+from chainrob.differentiation._closed import as_array, gradients
 from chainrob.differentiation._dot import to_dot
 
 __all__ = ["EvaluationTrace", "Step", "evaluation_trace"]
@@ -309,8 +309,9 @@ def evaluation_trace(function: Callable[..., Any], *inputs: Any) -> EvaluationTr
         raise ValueError("inputs must hold at least one point, found none")
     names = {}
     for k, x in enumerate(inputs):
-        array = getattr(x, "array", x)
-        array = array if hasattr(array, "dtype") else np.asarray(array, np.float64)
+        array = as_array(getattr(x, "array", x))
+        if array.dtype.kind != "f":
+            raise TypeError(f"inputs must be of a floating-point dtype, found {array.dtype}")
         names[f"u{k + 1 - len(inputs)}"] = chainer.Variable(array)
     recorder = _Recorder()
     with chainer.force_backprop_mode(), recorder:

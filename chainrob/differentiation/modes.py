@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 import chainer
 import chainer.functions as F
+from chainrob.differentiation._closed import as_array
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
 
@@ -218,7 +217,7 @@ def _as_variables(inputs: Any) -> tuple[list[Variable], bool]:
     variables = []
     for x in (inputs,) if single else inputs:
         if not isinstance(x, chainer.Variable):
-            x = chainer.Variable(x if hasattr(x, "dtype") else np.asarray(x, dtype=np.float64))
+            x = chainer.Variable(as_array(x))
         if x.dtype.kind != "f":
             raise TypeError(f"inputs must be of a floating-point dtype, found {x.dtype}")
         # A node of its own: the same Variable may be given twice, or not require a gradient.
@@ -278,7 +277,8 @@ def _pullback(y: Variable, xs: Sequence[Variable]) -> tuple[Variable, list[Varia
 def _basis(like: Variable) -> Any:
     """Unit arrays of one shape, one after the other."""
     for j in range(like.size):
-        unit = like.xp.zeros_like(like.array)
+        # Not zeros_like: it would keep a transposed layout, of which reshape makes a copy.
+        unit = like.xp.zeros(like.shape, like.dtype)
         unit.reshape(-1)[j] = 1
         yield chainer.Variable(unit)
 

@@ -36,8 +36,9 @@ def spsa(
 
     With a ``robustifier`` the S estimates are the rows that it aggregates instead of averaging:
     a function that sometimes returns an outlier then spoils its own row alone. Rademacher rows
-    are symmetric about the gradient where f is linear, so medians and trimmed means do not bias
-    them; Gaussian rows are skewed (u^2 is), and there a median comes out too small.
+    are symmetric about the gradient, coordinate by coordinate, where f is linear, so medians and
+    trimmed means of coordinates do not bias them (the geometric median may); Gaussian rows are
+    skewed (u^2 is), and there a median comes out too small.
 
     Args:
         function: Takes an array of the shape of ``x``, returns a number.

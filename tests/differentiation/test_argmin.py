@@ -252,6 +252,13 @@ def test_parameters_without_a_gradient_and_none():
     assert float(argmin(lambda x: (x - 2) ** 2, 0.0, []).array) == pytest.approx(2)
 
 
+@pytest.mark.parametrize("x0", [0, np.float32(0), [0.0, 0.0], np.zeros((1, 2), np.int64)])
+def test_numbers_and_lists_are_arrays(x0):
+    x = argmin(lambda x, t: F.sum((x - t) ** 2), x0, np.asarray(x0).dtype.type(2))
+    assert x.shape == np.shape(x0)
+    np.testing.assert_allclose(x.array, 2, rtol=1e-6)
+
+
 def test_check_samples_entries_and_weights():
     t = np.linspace(1, 2, 30)
     check = check_argmin(
@@ -280,7 +287,7 @@ def square(x, t):
     ("objective", "x0", "options", "error", "message"),
     [
         (lambda x, t: x - t, np.zeros(2), {}, ValueError, r"one number, found shape \(2,\)"),
-        (lambda x, t: 1.0, 0.0, {}, TypeError, "must return a chainer.Variable, found float"),
+        (lambda x, t: 1.0, 0.0, {}, TypeError, "must return a .*Variable, found float"),
         (lambda x, t: t**2, 0.0, {}, ValueError, "depend on x"),
         (None, 0.0, {}, TypeError, "objective must be callable"),
         (square, np.nan, {}, ValueError, "x0 must be finite"),
@@ -288,8 +295,8 @@ def square(x, t):
         (square, 0.0, {"damping": -1.0}, ValueError, "damping .* found -1"),
         (square, 0.0, {"tolerance": 0.0}, ValueError, "tolerance must be positive"),
         (square, 0.0, {"linear_solver": "lu"}, ValueError, "linear_solver .* 'lu'"),
-        (square, 0.0, {"solver": "nothing"}, ValueError, "solver .*'nothing'"),
-        (square, 0.0, {"max_iterations": 0}, ValueError, "max_iterations .* 0"),
+        (square, 0.0, {"solver": "nothing"}, ValueError, r"solver .*'nothing'"),
+        (square, 0.0, {"max_iterations": 0}, ValueError, r"max_iterations .* 0"),
         (square, 0.0, {"solver": lambda f, x: np.zeros(3)}, ValueError, r"found \(3,\)"),
     ],
 )
@@ -300,5 +307,5 @@ def test_bad_input(objective, x0, options, error, message):
 
 def test_a_hidden_parameter_is_named():
     hidden = chainer.Variable(np.array(2.0), name="scale")
-    with pytest.raises(ValueError, match="'scale'.*not among the parameters"):
+    with pytest.raises(ValueError, match=r"'scale'.*not among the parameters"):
         argmin(lambda x, t: hidden * (x - t) ** 2, 0.0, 1.0)

@@ -1,0 +1,137 @@
+"""Products, Jacobians and Hessians of Chainer functions against closed forms."""
+
+import numpy as np
+import pytest
+
+import chainrob  # noqa: F401
+import chainer
+from chainrob.differentiation import hessian, hessian_vector_product, jacobian, jvp, vjp
+
+F = chainer.functions
+RNG = np.random.default_rng(0)
+A = RNG.normal(size=(4, 3))
+B = RNG.normal(size=(4, 2))
+X, Y = RNG.normal(size=3), RNG.normal(size=2)
+
+
+def two(x, y):
+    return F.tanh(F.matmul(A, x) + F.matmul(B, y) ** 2)
+
+
+def two_exact():
+    slope = 1 - np.tanh(A @ X + (B @ Y) ** 2) ** 2
+    return slope[:, None] * A, (slope * 2 * (B @ Y))[:, None] * B
+
+
+def test_products():
+    jx, jy = two_exact()
+    v, t, s = RNG.normal(size=4), RNG.normal(size=3), RNG.normal(size=2)
+    output, (px, py) = vjp(two, (X, Y), v)
+    np.testing.assert_allclose(output, np.tanh(A @ X + (B @ Y) ** 2), rtol=1e-14)
+    np.testing.assert_allclose(px, v @ jx, rtol=1e-12)
+    np.testing.assert_allclose(py, v @ jy, rtol=1e-12)
+    np.testing.assert_allclose(jvp(two, (X, Y), (t, s))[1], jx @ t + jy @ s, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["auto", "forward", "reverse"])
+def test_jacobian(mode):
+    for found, exact in zip(jacobian(two, (X, Y), mode=mode), two_exact(), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "passes"), [(2, 30, 2), (30, 2, 2), (5, 5, 5), (1, 9, 1)]
+)
+def test_the_cheaper_mode_is_chosen_by_shape(inputs, outputs, passes, monkeypatch):
+    matrix = RNG.normal(size=(outputs, inputs))
+    calls = []
+    grad = chainer.grad
+
+    def counted(ys, xs, *args, **kwargs):
+        calls.append(kwargs.get("enable_double_backprop"))
+        return grad(ys, xs, *args, **kwargs)
+
+    monkeypatch.setattr(chainer, "grad", counted)
+    found = jacobian(lambda x: F.matmul(matrix, x), np.ones(inputs))
+    np.testing.assert_allclose(found, matrix, rtol=1e-13)
+    assert calls.count(False) == passes
+    assert calls.count(True) == (1 if inputs < outputs else 0)  # forward mode's one pullback
+
+
+def test_jacobian_of_arrays_keeps_both_shapes():
+    x = RNG.normal(size=(2, 3))
+    for mode in ("forward", "reverse"):
+        found = jacobian(lambda x: F.transpose(x) ** 2, x, mode=mode)
+        exact = np.einsum("ij,ik,jl->jikl", 2 * x, np.eye(2), np.eye(3))
+        np.testing.assert_allclose(found, exact)
+
+
+def quartic(x, y):
+    return F.sum(F.matmul(A, x) ** 2) * F.sum(y**2) + F.sum(y**4)
+
+
+def test_hessian_blocks_and_products():
+    g = A.T @ A
+    (xx, xy), (yx, yy) = hessian(quartic, (X, Y))
+    square = X @ g @ X
+    np.testing.assert_allclose(xx, 2 * g * (Y @ Y), rtol=1e-12)
+    np.testing.assert_allclose(xy, np.outer(2 * g @ X, 2 * Y), rtol=1e-12)
+    np.testing.assert_allclose(yx, xy.T, rtol=1e-12)
+    np.testing.assert_allclose(yy, 2 * square * np.eye(2) + np.diag(12 * Y**2), rtol=1e-12)
+    v, w = RNG.normal(size=3), RNG.normal(size=2)
+    pv, pw = hessian_vector_product(quartic, (X, Y), (v, w))
+    np.testing.assert_allclose(pv, xx @ v + xy @ w, rtol=1e-12)
+    np.testing.assert_allclose(pw, yx @ v + yy @ w, rtol=1e-12)
+
+
+def test_linear_and_constant_dependence():
+    np.testing.assert_array_equal(hessian(F.sum, X), np.zeros((3, 3)))
+    found = jacobian(lambda x, y: F.sum(x), (X, Y))
+    np.testing.assert_array_equal(found[1], np.zeros(2))
+    np.testing.assert_array_equal(jvp(lambda x: chainer.Variable(Y), X, X)[1], np.zeros(2))
+    np.testing.assert_array_equal(jacobian(lambda x: x, X), np.eye(3))
+    for mode in ("forward", "reverse"):  # the same Variable twice is two inputs
+        x = chainer.Variable(X)
+        left, right = jacobian(lambda a, b: a * b**2, (x, x), mode=mode)
+        np.testing.assert_allclose(left, np.diag(X**2))
+        np.testing.assert_allclose(right, np.diag(2 * X**2))
+
+
+def test_results_can_be_differentiated_further():
+    x = chainer.Variable(X)
+    _, p = vjp(lambda x: F.sum(x**3), x, enable_double_backprop=True)
+    (second,) = chainer.grad([F.sum(p)], [x])
+    np.testing.assert_allclose(second.array, 6 * X)
+    _, p = jvp(lambda x: x**3, x, np.ones(3), enable_double_backprop=True)
+    (second,) = chainer.grad([F.sum(p)], [x])
+    np.testing.assert_allclose(second.array, 6 * X)
+    p = hessian_vector_product(lambda x: F.sum(x**3), x, np.ones(3), enable_double_backprop=True)
+    (third,) = chainer.grad([F.sum(p)], [x])
+    np.testing.assert_allclose(third.array, np.full(3, 6))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_dtypes(dtype):
+    x = np.array([1, 2], dtype)
+    assert jacobian(lambda x: x**2, x).dtype == dtype
+    assert hessian(lambda x: F.sum(x**3), x).dtype == dtype
+    assert jvp(lambda x: x**2, x, [1.0, 0.0])[1].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: vjp(lambda x: x, X), ValueError, r"cotangent must be given .*\(3,\)"),
+        (lambda: vjp(lambda x: x, X, Y), ValueError, "cotangent must have the shape"),
+        (lambda: jvp(lambda x: x, X, Y), ValueError, "tangent must have the shape"),
+        (lambda: jvp(two, (X, Y), (X,)), ValueError, r"as many as inputs \(2\), found 1"),
+        (lambda: jacobian(lambda x: x, X, mode="both"), ValueError, "mode .* 'both'"),
+        (lambda: hessian(lambda x: x, X), ValueError, r"one number, found shape \(3,\)"),
+        (lambda: hessian_vector_product(F.sum, X, Y), ValueError, "vector must have the shape"),
+        (lambda: jacobian(lambda x: x.array, X), TypeError, r"must return a chainer\.Variable"),
+        (lambda: jacobian(lambda x: x, np.arange(3)), TypeError, "floating-point"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
