@@ -20,6 +20,10 @@ COMMANDS = {
         "chainrob.experiments.reproduce",
         "every table and figure of the tutorial, and a referee's questions",
     ),
+    "compare": (
+        "chainrob.experiments.compare",
+        "robustifiers x contaminations x data sets x seeds, ranked",
+    ),
     "iris": ("chainrob.experiments.iris", "reproduce Figures 3 and 4 of the tutorial (Iris)"),
     "digits": ("chainrob.experiments.digits", "train on handwritten digits, also on many machines"),
 }

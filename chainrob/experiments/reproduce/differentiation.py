@@ -11,7 +11,7 @@ import numpy as np
 import chainer
 from chainrob.datasets import read_data_file
 from chainrob.differentiation import EvaluationTrace, evaluation_trace
-from chainrob.experiments.reproduce.document import (
+from chainrob.experiments.report.document import (
     Block,
     Code,
     Image,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import chainer
 from chainrob.experiments.iris import ReleasedSoftTruncation
-from chainrob.experiments.reproduce.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
 from chainrob.links import MLP, Linear
 from chainrob.plotting import influence_curve, new_figure
 from chainrob.robustifiers import CoordinateMedian, Mean, SoftTruncation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chainrob.experiments.iris import IrisResults, figure3, figure4, published_figure4
-from chainrob.experiments.reproduce.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
 from chainrob.experiments.reproduce.measures import Measured, below, with_interval
 from chainrob.statistics import mean_curve_test
 

@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from chainrob.experiments.devices import get_device
-from chainrob.experiments.files import prepare_folder, save_figure, write_bytes, write_json
+from chainrob.experiments.files import prepare_folder, write_bytes, write_json
 from chainrob.experiments.iris import published_figure4
 from chainrob.experiments.jobs import check_workers, run_jobs
 from chainrob.experiments.partial import PartialResults
 from chainrob.experiments.progress import progress_bar
+from chainrob.experiments.report import Section, Table, Text, Verdict, write_report
 from chainrob.experiments.reproduce.differentiation import (
     differentiation_sections,
     published_tables,
     worked_example,
 )
-from chainrob.experiments.reproduce.document import Image, Section, Table, Text, Verdict
 from chainrob.experiments.reproduce.estimators import estimator_sections
 from chainrob.experiments.reproduce.figures import figure_sections, results_of_setting
-from chainrob.experiments.reproduce.html import to_html
-from chainrob.experiments.reproduce.markdown import to_markdown
 from chainrob.experiments.reproduce.measures import Measured
 from chainrob.experiments.reproduce.plan import make_plan
 from chainrob.experiments.reproduce.questions import ablation, differences, learning_rates
@@ -160,13 +158,8 @@ def _write(
     verdicts: list[Verdict],
     record: dict[str, Any],
 ) -> None:
-    figures = prepare_folder(folder / "figures")
-    pictures = {}
-    for section in sections:
-        for block in section.blocks:
-            if isinstance(block, Image):
-                save_figure(block.figure, figures / block.name)
-                pictures[block.name] = (figures / f"{block.name}.png").read_bytes()
+    write_report(TITLE, sections, folder)
+    figures = folder / "figures"
     trace = worked_example()
     write_bytes(figures / "figure1.dot", (trace.to_dot() + "\n").encode())
     write_bytes(figures / "figure2.dot", (trace.to_dot("reverse") + "\n").encode())
@@ -182,8 +175,6 @@ def _write(
     write_csv(folder / "final_errors.csv", columns, rows)
     cells = ((v.claim, v.outcome, v.rule, v.found) for v in verdicts)
     write_csv(folder / "verdicts.csv", ("claim", "verdict", "rule", "found"), cells)
-    write_bytes(folder / "report.md", to_markdown(TITLE, sections).encode())
-    write_bytes(folder / "report.html", to_html(TITLE, sections, pictures).encode())
     write_json(folder / "run.json", record)
 
 

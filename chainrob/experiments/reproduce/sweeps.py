@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chainrob.experiments.reproduce.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
 from chainrob.experiments.reproduce.measures import (
     METHOD_ORDER,
     Measured,

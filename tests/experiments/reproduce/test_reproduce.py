@@ -11,10 +11,11 @@ import chainrob
 from chainrob.cli import main
 from chainrob.experiments import jobs as jobs_module
 from chainrob.experiments.iris import iris_settings, run_iris
-from chainrob.experiments.reproduce import ReproduceSettings, running
-from chainrob.experiments.reproduce.document import Code, Section, Table, Text, Verdict
-from chainrob.experiments.reproduce.html import to_html
-from chainrob.experiments.reproduce.markdown import to_markdown
+from chainrob.experiments.report import writing
+from chainrob.experiments.report.document import Code, Section, Table, Text, Verdict
+from chainrob.experiments.report.html import to_html
+from chainrob.experiments.report.markdown import to_markdown
+from chainrob.experiments.reproduce import ReproduceSettings
 from chainrob.experiments.reproduce.measures import Measured
 from chainrob.experiments.reproduce.plan import DIFFERENCES, make_plan, robustifiers_tried
 from chainrob.experiments.reproduce.variants import SlowMean, Variant, jobs_of, results_of
@@ -81,7 +82,7 @@ def test_a_second_run_without_interruption_gives_the_same_bytes(whole, tmp_path,
     def no_picture(figure, path):  # drawing takes most of the time, and is not the point here
         path.with_suffix(".png").write_bytes(b"")
 
-    monkeypatch.setattr(running, "save_figure", no_picture)
+    monkeypatch.setattr(writing, "save_figure", no_picture)
     assert main([*QUICK, "--out", str(tmp_path)]) == 0
     for name in CSV:
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from chainrob.experiments.reproduce.document import Block, Code, Image, Section, Table, Text
+from chainrob.experiments.report.document import Block, Code, Image, Section, Table, Text
 
 __all__ = ["to_html"]
 
@@ -48,8 +48,8 @@ def to_html(
         str: The page.
 
     Example:
-        >>> from chainrob.experiments.reproduce.document import Section, Text
-        >>> from chainrob.experiments.reproduce.html import to_html
+        >>> from chainrob.experiments.report.document import Section, Text
+        >>> from chainrob.experiments.report.html import to_html
         >>> "<p>1 &lt; <code>2</code></p>" in to_html("R", [Section("A", [Text("1 < `2`")])])
         True
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chainrob.experiments.reproduce.document import Block, Code, Image, Section, Table, Text
+from chainrob.experiments.report.document import Block, Code, Image, Section, Table, Text
 
 __all__ = ["to_markdown"]
 
@@ -13,8 +13,8 @@ def to_markdown(title: str, sections: Iterable[Section]) -> str:
     r"""The report as text; figures are links to ``figures/NAME.png``.
 
     Example:
-        >>> from chainrob.experiments.reproduce.document import Section, Table, Text
-        >>> from chainrob.experiments.reproduce.markdown import to_markdown
+        >>> from chainrob.experiments.report.document import Section, Table, Text
+        >>> from chainrob.experiments.report.markdown import to_markdown
         >>> section = Section("A", [Text("Seen."), Table(["x"], [["1|2"]])])
         >>> print(to_markdown("Report", [section]))
         # Report
