@@ -5,8 +5,9 @@
 // and running them in the opposite order shows where the order matters. Blocks run one after the other, or, in a
 // cooperative launch, each in a thread of the host.
 
-#include <sched.h>
+#include <setjmp.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -44,7 +45,9 @@ thread_local double *dynamic_shared;
 enum State { READY, AT_BLOCK, AT_WARP, DONE };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // for its start; jumps are cheaper afterwards
+    jmp_buf place;
+    bool started = false;
     State state = READY;
     bool flag = false;
     double exchange = 0.0;
@@ -53,7 +56,7 @@ struct Fiber {
 
 struct Block {
     std::vector<Fiber> fibers;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     int current = 0, n_flags = 0;
     unsigned width;
     const std::function<void()> *body;
@@ -63,7 +66,7 @@ thread_local Block *block;
 inline void wait(State state) {
     Fiber &fiber = block->fibers[block->current];
     fiber.state = state;
-    swapcontext(&fiber.context, &block->scheduler);
+    if (!_setjmp(fiber.place)) _longjmp(block->scheduler, 1);
 }
 
 inline void __syncthreads() { wait(AT_BLOCK); }
@@ -86,7 +89,7 @@ inline double __shfl_down_sync(unsigned, double value, int distance) {
 }
 
 inline unsigned atomicAdd(unsigned *address, unsigned value) {
-    if (value == 0) sched_yield();
+    if (value == 0) usleep(20);  // a look at it, while other blocks are at work
     return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
@@ -97,6 +100,14 @@ inline double __dmul_rn(double a, double b) { return a * b; }
 inline void fiber_main() {
     (*block->body)();
     wait(DONE);
+}
+
+// Let a thread go on until it waits.
+__attribute__((noinline)) inline void resume(Block &own, Fiber &fiber) {
+    if (_setjmp(own.scheduler)) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
 }
 
 // Run one block; false where its threads wait for each other forever.
@@ -131,7 +142,7 @@ inline bool run_block(Index at, Index shape, bool backwards, int shared, const s
             if (own.fibers[i].state != READY) continue;
             own.current = i;
             threadIdx = {i % own.width, i / own.width, 0};
-            swapcontext(&own.scheduler, &own.fibers[i].context);
+            resume(own, own.fibers[i]);
         }
         bool moved = false;
         if (all(0, n, AT_BLOCK)) {

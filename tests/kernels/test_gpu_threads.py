@@ -41,13 +41,12 @@ def run(monkeypatch):
     return all_ways
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "sizes",
+    ("sizes", "dtype"),
     [
-        {"n": 70, "q": 5, "p": 18, "replicas": (2,)},
-        {"n": 33, "q": 1, "p": 300},
-        {"n": 2, "q": 70, "p": 3},
+        ({"n": 66, "q": 3, "p": 17, "replicas": (2,)}, np.float32),
+        ({"n": 18, "q": 1, "p": 260}, np.float64),
+        ({"n": 2, "q": 66, "p": 3}, np.float32),
     ],
     ids=["replicas", "one output", "two rows"],
 )
@@ -77,10 +76,12 @@ def test_moments_that_lost_their_digits(run, kind):
     np.testing.assert_allclose(forwards, plain, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["normal", "outliers", "coincide", "line", "at a row"])
-@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [("normal", 3), ("outliers", 1), ("coincide", 1), ("line", 1), ("at a row", 2)],
+)
 def test_a_team_of_blocks(run, monkeypatch, kind, blocks):
-    rows = rows_of(kind, 22, 5, 2)
+    rows = rows_of(kind, 14, 3, 2)
     gram = rows @ rows.swapaxes(-1, -2)
     monkeypatch.setattr(weiszfeld, "_blocks", lambda *sizes: blocks)
     plain, forwards, backwards = run(
@@ -93,20 +94,19 @@ def test_a_team_of_blocks(run, monkeypatch, kind, blocks):
 
 
 def test_results_do_not_depend_on_the_number_of_blocks(run, monkeypatch):
-    rows = rows_of("outliers", 40, 6, 1)
+    rows = rows_of("outliers", 18, 3, 1)
     gram = rows @ rows.swapaxes(-1, -2)
     found = []
-    for blocks in (1, 2, 5):
+    for blocks in (1, 3):
         monkeypatch.setattr(weiszfeld, "_blocks", lambda *sizes, blocks=blocks: blocks)
         found.append(
             run(lambda: weiszfeld.geometric_median(fake_cupy.asarray(gram), 1e-9, 200, 1e-9))[1][0]
         )
     np.testing.assert_array_equal(found[1], found[0])
-    np.testing.assert_array_equal(found[2], found[0])
 
 
 def test_without_room_in_shared_memory(run, monkeypatch):
-    rows = rows_of("normal", 30, 6, 2)
+    rows = rows_of("normal", 12, 3, 1)
     gram = rows @ rows.swapaxes(-1, -2)
     monkeypatch.setattr(weiszfeld, "_blocks", lambda *sizes: 2)
 
