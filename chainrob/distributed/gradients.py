@@ -27,8 +27,15 @@ __all__ = ["EXCHANGES", "DistributedGradients", "Exchange", "distributed_gradien
 Exchange = Literal["auto", "factors", "reductions"]
 EXCHANGES: tuple[str, ...] = get_args(Exchange)
 
+WORTH = 256
+"""So many allreduces of the gradient may the exchange of factors send before reductions are taken:
+selection in rounds costs far more time than its bytes (measured in ``benchmarks/scaling.py``)."""
+
 FEW = 1 << 16
 """Numbers that are sent in less time than a reduction's messages, tens of them, are under way."""
+
+MOST = 1 << 28
+"""Numbers that a rank is willing to hold of other ranks' factors (1 GiB in float32)."""
 
 NO_ROWS = -(2**20)
 """Stands for the exponent of a rank without samples: it has no say."""
@@ -48,8 +55,8 @@ class DistributedGradients(SampleGradients):
     Args:
         local: the operator of this rank's samples; there may be none.
         split: how the samples are split.
-        exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors where they are few, or no
-            more than two allreduces of the gradient would send; else reductions.
+        exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors unless they are more than
+            256 allreduces of the gradient would send, or 2^28 numbers.
     """
 
     def __init__(
@@ -166,13 +173,13 @@ class DistributedGradients(SampleGradients):
     def _by_factors(self) -> bool:
         if self.exchange != "auto":
             return self.exchange == "factors"
-        size = self.ranks.size
-        two_allreduces = 4.0 * prod(self.replicas) * self.size * (size - 1) / size
         sparse = isinstance(self.local, EmbeddingGradients)
         numbers = (gathered_numbers if sparse else shared_numbers)(
             self.local, self.split_of_samples
         )
-        return numbers <= max(two_allreduces, FEW)
+        size = self.ranks.size
+        allreduce = 2.0 * prod(self.replicas) * self.size * (size - 1) / size
+        return numbers <= min(max(WORTH * allreduce, FEW), MOST)
 
     # -- all rows
 

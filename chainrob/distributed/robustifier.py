@@ -41,8 +41,9 @@ class Distributed(Robustifier):
             (D,), which is given all rows on every rank.
         comm: a communicator of ChainerMN or mpi4py.
         exchange: what coordinate-wise robustifiers send: ``'factors'`` (inputs and output gradients
-            of the layer), ``'reductions'`` (sums and counts), or ``'auto'``, factors where they are
-            few.
+            of the layer, which grows with N), ``'reductions'`` (sums and counts a coordinate,
+            which does not, but takes longer by far until N is very large), or ``'auto'``, the one
+            that should be faster.
 
     Raises:
         TypeError: a robustifier that cannot be called, or no communicator.

@@ -175,6 +175,13 @@ def questions() -> None:
         checks.true(f"{kind} finite", finite.shape == operator.finite_rows().shape and finite.all())
 
 
+def what_auto_takes() -> None:
+    layer = OuterProducts(np.zeros((1, 1, 8)), np.zeros((1, 1, 8)))
+    for count, by_factors in ((2, True), (10**6, False)):
+        split = Split(ranks, [count] * ranks.size)
+        checks.true(f"{count}", DistributedGradients(layer, split)._by_factors() == by_factors)
+
+
 def several_ranks_one_object() -> None:
     rows = rng.normal(size=(14, 6))
     median = chainrob.CoordinateMedian()
@@ -210,5 +217,6 @@ with chainrob.distributed.abort_on_exception(comm):
     spread_arrays()
     rows_in_disorder()
     questions()
+    what_auto_takes()
     several_ranks_one_object()
     checks.report(ranks.rank)
