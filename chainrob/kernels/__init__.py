@@ -16,7 +16,7 @@ import numpy as np
 
 import chainer
 
-__all__ = ["array_module", "fused", "geometric_median", "is_array", "to_host"]
+__all__ = ["array_module", "centered_gram", "fused", "geometric_median", "is_array", "to_host"]
 
 
 def array_module(*arrays: Any) -> ModuleType:
@@ -73,3 +73,19 @@ def geometric_median(
     from chainrob.kernels import gpu
 
     return gpu.geometric_median(gram, tolerance, max_iterations, smoothing)
+
+
+def centered_gram(x: Any, gy: Any, constant: float) -> Any:
+    """The Gram matrix (N, N) of gy_n x_n^T less a common row, or None where plain array code is the
+    better form; see ``OuterProducts.centered_gram``.
+
+    Args:
+        x: inputs (N, P).
+        gy: output gradients (N, Q).
+        constant: square of one more input that is the same in all samples.
+    """
+    if array_module(x, gy) is not np:
+        return None
+    from chainrob.kernels.cpu.gram import centered_gram as compiled
+
+    return compiled(x, gy, constant)

@@ -54,7 +54,7 @@ def share(work: Callable[[int, int], Any], n_items: int, grain: int) -> None:
         grain: items a piece, the same whatever the number of threads.
     """
     n_pieces = -(-n_items // grain)
-    helpers = min(count(), n_pieces) - 1
+    helpers = min(count(), n_pieces) - 1 if n_pieces > 1 else 0
     if helpers < 1:
         if n_items:
             work(0, n_items)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import array_module, centered_gram
 from chainrob.kernels import fused as compiled
 from chainrob.sample_gradients.base import (
     TILE_BUDGET,
@@ -93,6 +93,10 @@ class OuterProducts(SampleGradients):
 
     def _centered_gram(self, constant: float) -> Array:
         """The centred Gram matrix for S = 1, with one more input of the square ``constant``."""
+        if not self.replicas:
+            gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
+            if gram is not None:
+                return gram
         # With x = xc + dx and gy = gc + dg, the centred row is dg x^T + gc dx^T: its Gram matrix
         # comes from the two Gram matrices of the differences, so that what the rows have in common
         # never meets their differences.

@@ -98,14 +98,14 @@ def _center(products: Any, squares: Any) -> Any:
         squares[i] = 0.0
         # The row is worth a selection only if more than half of its distances are less.
         if nearer > n // 2:
-            median = _ranked(squares, n // 2)
+            median = ranked(squares, n // 2)
             if median < unit:
                 central, unit = i, median
     return central, np.sqrt(unit)
 
 
 @jit
-def _ranked(values: Any, rank: int) -> float:
+def ranked(values: Any, rank: int) -> float:
     """The value of a rank, by quickselect; the values are reordered."""
     low, high = 0, len(values) - 1
     while low < high:
@@ -324,7 +324,7 @@ def _start(products: Any, unit: float, w: Any, places: Any) -> None:
         return
     for i in range(n):
         w[i] = places[i]
-    low, high = _ranked(w, n // 2 - 1), _ranked(w, n // 2)
+    low, high = ranked(w, n // 2 - 1), ranked(w, n // 2)
     first, second = -1, -1
     for i in range(n):
         w[i] = 0.0

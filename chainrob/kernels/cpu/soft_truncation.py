@@ -155,7 +155,8 @@ def _moments(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
     means: Any, squares: Any, cubes: Any, q_low: int, q_high: int,
     b: Any, columns: Any, units_x: Any, units_gy: Any, reach: Any, even: Any,
-    least_x: Any, least_gy: Any, floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any,
+    least_x: Any, least_gy: Any, floors: Any, factor: Any, trust: Any, least: Any,
+    scale: Any, floor: Any,
 ) -> None:  # fmt: skip
     """From the sums of a b, a^2 b^2 and a^3 b^3 over the samples to the estimate.
 

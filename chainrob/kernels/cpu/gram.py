@@ -1,0 +1,80 @@
+"""The centred Gram matrix of few or small outer products, where the calls of NumPy would cost more
+than the sums; see ``OuterProducts.centered_gram`` for the formula.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.geometric_median import ranked
+
+SMALL = 1 << 18
+"""N * N * (P + Q) up to which this form is used."""
+
+
+def centered_gram(x: np.ndarray, gy: np.ndarray, constant: float) -> np.ndarray | None:
+    """The Gram matrix (N, N), float64, of gy_n x_n^T less a common row; None where NumPy is faster.
+
+    Args:
+        x: inputs (N, P).
+        gy: output gradients (N, Q), of the same dtype.
+        constant: square of one more input that is the same in all samples.
+    """
+    n = len(x)
+    if n * n * (x.shape[1] + gy.shape[1]) > SMALL or x.dtype != gy.dtype or x.dtype.itemsize < 4:
+        return None
+    out = np.empty((n, n))
+    x, gy = (one if one.flags.carray else one.copy() for one in (x, gy))
+    _centered_gram(x, gy, constant, out)
+    return out
+
+
+@Kernel
+def _centered_gram(x: Any, gy: Any, constant: float, out: Any) -> None:
+    n = len(x)
+    dx_dx, dg_dg = np.empty((n, n)), np.empty((n, n))
+    along_x, along_g = np.empty(n), np.empty(n)
+    size_x = _differences(x, dx_dx, along_x) + constant
+    size_g = _differences(gy, dg_dg, along_g)
+    for i in range(n):
+        for j in range(n):
+            x_x = dx_dx[i, j] + along_x[i] + along_x[j] + size_x
+            cross = along_g[i] * (dx_dx[i, j] + along_x[j])
+            cross += along_g[j] * (dx_dx[i, j] + along_x[i])
+            out[i, j] = dg_dg[i, j] * x_x + cross + size_g * dx_dx[i, j]
+
+
+@jit
+def _differences(rows: Any, products: Any, along: Any) -> float:
+    """Inner products of the rows less a central one c with one another and with c; and |c|^2."""
+    n, k = rows.shape
+    sizes, order = np.empty(n), np.empty(n)
+    for i in range(n):
+        sizes[i] = 0.0
+        for p in range(k):
+            sizes[i] = max(sizes[i], abs(float(rows[i, p])))
+        order[i] = sizes[i]
+    middle = ranked(order, (n - 1) // 2)
+    center = 0
+    for i in range(n):
+        if sizes[i] == middle:
+            center = i
+    for i in range(n):
+        along[i] = 0.0
+        for j in range(n):
+            products[i, j] = 0.0
+    square = 0.0
+    differences = order
+    for p in range(k):
+        c = float(rows[center, p])
+        square += c * c
+        for i in range(n):
+            differences[i] = float(rows[i, p]) - c
+            along[i] += differences[i] * c
+        for i in range(n):
+            for j in range(n):
+                products[i, j] += differences[i] * differences[j]
+    return square
