@@ -5,6 +5,8 @@ import pytest
 
 import chainrob
 import chainrob.robustifiers as C
+from chainrob.functions.gradient_node import Aggregation, GradientNode
+from chainrob.functions.linear import LinearFunction
 from chainrob.robustifiers import convergence
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.kernels import fake_cupy
@@ -177,3 +179,33 @@ def test_the_stand_in_refuses_what_waits():
             np.median(array)
         with pytest.raises(TypeError, match="Implicit conversion"):
             np.asarray(array)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("scope", ["unit", "parameter", "layer"])
+def test_the_backward_node_waits_for_nothing(scope, reduction):
+    """What a robust layer does between gy and the gradients that the optimizer gets."""
+    robustifier = chainrob.GeometricMedian(nonfinite="propagate")
+    plan = Aggregation(robustifier, reduction, scope)
+    x, gy = (one[:, 0] for one in arrays(np.float32))
+    results = []
+    with fake_cupy.installed():
+        for move in (np.array, fake_cupy.asarray):
+            function = LinearFunction(plan)
+            dtypes = {1: np.dtype(np.float32), 2: np.dtype(np.float32)}
+            node = GradientNode(
+                function.sample_gradients, plan, [1, 2], LinearFunction.parameters, dtypes
+            )
+            with fake_cupy.transfers(0):
+                results.append(node.forward((move(x), move(gy))))
+    close(fake_cupy.held(results[1]), results[0], np.float32)
+
+
+def test_settings_of_an_ensemble_wait_for_nothing():
+    mixed = [chainrob.Mean(nonfinite="propagate"), chainrob.TrimmedMean(0.1, nonfinite="propagate")]
+    robustifier = chainrob.PerReplica((mixed[0], mixed[1], mixed[0]))
+    with fake_cupy.installed():
+        host, device = operators(np.float32, replicas=(3,))
+        with fake_cupy.transfers(0):
+            found = robustifier(device["outer"])
+        close(fake_cupy.held(found), robustifier(host["outer"]), np.float32)
