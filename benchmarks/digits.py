@@ -169,9 +169,9 @@ KINDS = {"accuracy": accuracy, "suspects": suspects}
 
 
 def table(results):
-    """A Markdown table: mean and standard deviation over the seeds."""
+    """A Markdown table: mean and standard deviation over the seeds, in percent."""
     runs = results["runs"]
-    columns = ["accuracy", "suspects", "loss at the end", "mean loss", "seconds"]
+    columns = ["accuracy", "suspects", "loss at the end", "mean loss"]
     columns = [
         c for c in columns if any(c in run for rows in runs.values() for run in rows.values())
     ]
@@ -184,9 +184,7 @@ def table(results):
         for column in columns:
             values = [run[column] for run in rows.values() if column in run]
             text = "-"
-            if values and column == "seconds":
-                text = f"{np.median(values):.1f}"
-            elif values:
+            if values:
                 spread = np.std(values, ddof=len(values) > 1)
                 text = f"{100 * np.mean(values):.1f} ± {100 * spread:.1f}"
             cells.append(text)
