@@ -62,9 +62,7 @@ def test_outer_products(rng, case):
     )
     weights, mixing = rng.normal(size=(*replicas, N)), rng.normal(size=(*replicas, N, N))
     expected = cotangents_of_factors(operator, weighted(rows, weights, mixing, v))
-    for found, wanted in zip(
-        pullback_weights(operator, weights, mixing, v), expected, strict=True
-    ):
+    for found, wanted in zip(pullback_weights(operator, weights, mixing, v), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-11)
     derivative = curve(rows.reshape((*replicas, N, -1))).reshape(rows.shape)
     expected = cotangents_of_factors(operator, derivative * v[..., None, :, :])

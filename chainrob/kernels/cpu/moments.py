@@ -107,7 +107,8 @@ def powers(factors: np.ndarray) -> Powers:
     least = np.empty(width, factors.dtype)
     reach = np.empty((width // lanes, n), factors.dtype)
     _powers(factors.ravel(), 1 / units, even, results.ravel(), least, reach.ravel(), n)
-    return Powers(*results, units, least, even, reach)
+    values, squares, cubes = results
+    return Powers(values, squares, cubes, units, least, even, reach)
 
 
 @Kernel
