@@ -114,7 +114,8 @@ def _typical_exponent(rows: Array) -> Any:
     ordinary = xp.isfinite(norms) & (norms > 0.0)
     ranked = xp.sort(xp.where(ordinary, norms, np.inf))
     last = xp.maximum(ordinary.sum() - 1, 0)
-    sizes = xp.log2(xp.take(ranked, xp.stack([last // 2, last])))
+    typical = xp.take(ranked, xp.stack([last // 2, last]))
+    sizes = xp.log2(xp.where(ordinary.any(), typical, 1.0))  # inf - inf where no row has a say
     exponent = sizes[0] + xp.minimum((sizes[1] - sizes[0]) / 2.0, HEADROOM)
     if xp is np:
         return int(exponent) if ordinary.any() else 0
