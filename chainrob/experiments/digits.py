@@ -184,7 +184,6 @@ def train(
         )
     else:
         import chainermn
-
         from chainrob import distributed
 
         distributed.distribute(model, comm)
