@@ -11,6 +11,7 @@ import numpy as np
 from chainrob.kernels import array_module, geometric_median
 from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
 from chainrob.robustifiers.convergence import report
+from chainrob.robustifiers.parameters import require_integer
 from chainrob.sample_gradients.base import Array
 
 
@@ -74,10 +75,7 @@ class GeometricMedian(Weighting):
                     f"GeometricMedian: {name} must lie strictly between 0 and 1, found "
                     f"{getattr(self, name)!r}"
                 )
-        if self.max_iterations < 1:
-            raise ValueError(
-                f"GeometricMedian: max_iterations must be at least 1, found {self.max_iterations!r}"
-            )
+        require_integer(self, "max_iterations", 1)
 
     def weights(self, gram: Array) -> Array:
         result = self.solve(gram)

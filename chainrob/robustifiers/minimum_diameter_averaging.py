@@ -29,7 +29,9 @@ class MinimumDiameterAveraging(Weighting):
 
     Subsets often share the least diameter: it is that of one pair. Of these the one with the least
     sum of squared distances is taken, a rule of ours (the paper leaves it open); those that still
-    tie are averaged.
+    tie are averaged. Where fewer than f rows have to go for the least diameter (rows that repeat,
+    values on a grid), no others are dropped: the mean is that of the larger subset, which is as
+    narrow.
 
     The search is exact and does not go through all C(N, f) subsets: rows farther apart than d are
     joined by an edge, and N - f rows of diameter d are what is left by a vertex cover of f rows. A

@@ -187,9 +187,10 @@ def _evaluate(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         try:
             arguments = [ast.literal_eval(item) for item in node.args]
-            parameters = {
-                item.arg: ast.literal_eval(item.value) for item in node.keywords if item.arg
-            }
+            # ``**`` has no name: left out, it would be a parameter that silently does nothing.
+            if any(item.arg is None for item in node.keywords):
+                raise ValueError("** in a call")
+            parameters = {str(item.arg): ast.literal_eval(item.value) for item in node.keywords}
         except ValueError as error:
             raise ValueError(f"parameters must be literals, found {text!r}") from error
         return _make(node.func.id, arguments, parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log, sqrt
+from math import inf, log, sqrt
 from typing import Any, Literal
 
 from chainrob.kernels import array_module
@@ -26,11 +26,9 @@ class SoftTruncation(CoordinateWise):
 
     with m the mean and sigma^2 the unbiased variance (``pilot='mean'``, the tutorial's Algorithm
     2), or m the median and sigma the normalised median absolute deviation (``pilot='median'``).
-    With the mean as pilot the estimator tames
-    heavy tails but has breakdown point 0: 2 of 100 points at M move it to 0.43 of the plain mean
-        for any M. With the
-    median as pilot a row at infinity adds at most s * 0.95 / N, so the breakdown point is that of
-    the median.
+    With the mean as pilot the estimator tames heavy tails but has breakdown point 0: 2 of 100
+    points at M move it to 0.43 of the plain mean for any M. With the median as pilot a row at
+    infinity adds at most s * 0.95 / N, so the breakdown point is that of the median.
 
     Translation- and scale-equivariant as long as ``min_variance`` is 0. One or two rows: the mean.
     Cost: a few matrix products and a look at the few candidates of truncation.
@@ -72,9 +70,10 @@ class SoftTruncation(CoordinateWise):
             raise ValueError(
                 f"SoftTruncation: pilot must be 'mean' or 'median', found {self.pilot!r}"
             )
-        if not self.min_variance >= 0.0:
+        if not 0.0 <= self.min_variance < inf:
             raise ValueError(
-                f"SoftTruncation: min_variance must be at least 0, found {self.min_variance!r}"
+                f"SoftTruncation: min_variance must be at least 0 and finite, found "
+                f"{self.min_variance!r}"
             )
 
     def fused(self, n_samples: int) -> Fused | None:

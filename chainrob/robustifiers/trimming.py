@@ -47,7 +47,8 @@ class Trimming(CoordinateWise):
             return int(self.count)
         assert self.fraction is not None
         # A fraction such as 0.29 of 100 must cut 29 although 0.29 * 100 is 28.999...
-        return int(np.floor(self.fraction * n_samples + 1e-9))
+        # Nor may rounding up cut off all: 2k < N, as fraction < 0.5 says.
+        return min(int(np.floor(self.fraction * n_samples + 1e-9)), (n_samples - 1) // 2)
 
     def check(self, n_samples: int) -> None:
         if self.count is not None:

@@ -38,6 +38,8 @@ from tests.robustifiers.cases import clean_rows
         (partial(C.MEstimator, pilot="mode"), "pilot must be one of 'mean', 'median'"),
         (partial(C.SoftTruncation, 0.0), "delta must lie strictly between 0 and 1, found 0.0"),
         (partial(C.SoftTruncation, min_variance=-1.0), "min_variance must be at least 0"),
+        (partial(C.SoftTruncation, min_variance=float("inf")), "and finite, found inf"),
+        (partial(C.GeometricMedian, max_iterations=2.5), "max_iterations must be an integer"),
         (partial(C.GeometricMedian, tolerance=0.0), "tolerance must lie strictly between 0 and 1"),
         (partial(C.Mean, nonfinite="ignore"), "nonfinite must be one of .* found 'ignore'"),
     ],
@@ -112,8 +114,19 @@ def test_rows_that_tie_share():
     line = np.array([[-2.0], [-1.0], [0.0], [1.0], [2.0]])
     np.testing.assert_allclose(C.MeanAroundMedian(1)(line), 0.0)
     np.testing.assert_allclose(C.Phocas(1)(line), 0.0)
+    # Dropping one row more would leave the diameter as it is, so nothing is dropped.
+    grid = np.array([[0.0], [0.0], [0.0], [1.0], [1.0]])
+    np.testing.assert_allclose(C.MinimumDiameterAveraging(1)(grid), [0.4])
     ones = np.array([[1.0], [1.0], [1.0], [2.0]])
     np.testing.assert_allclose(C.TrimmedMean(count=1).sample_weights(ones), [1, 1, 1, 0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+@pytest.mark.parametrize("estimator", [C.TrimmedMean, C.WinsorizedMean])
+def test_a_fraction_just_below_a_half_leaves_the_median(estimator, n):
+    rows = clean_rows(n, 3)
+    just_below = np.nextafter(0.5, 0.0)
+    np.testing.assert_allclose(estimator(just_below)(rows), np.median(rows, axis=0), atol=1e-12)
 
 
 def test_minimum_diameter_among_many_rows_and_its_refusal():

@@ -76,6 +76,7 @@ def test_parameters():
         ("krum(f=2", {}, "name must be a name or an expression"),
         ("krum(f=2)", {"f": 2}, "parameters belong inside the expression"),
         ("krum(f=open('x'))", {}, "parameters must be literals"),
+        ("geometric_median(**{'tolerance': 0.5})", {}, "parameters must be literals"),
         ("__import__('os').system('ls')", {}, "name must be a name or an expression"),
         ("mean + mean", {}, "name must be a name or an expression"),
         ("mean >> krum(f=1)", {}, "Mean gives one gradient, so nothing can follow it"),

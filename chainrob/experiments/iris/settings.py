@@ -103,7 +103,9 @@ class IrisSettings:
             if choices:
                 found = getattr(self, name)
                 self._require(name, found in choices, f"be one of {', '.join(choices)}")
-        self.methods()
+        for robustifier in self.methods()["deep-rob"]:
+            if robustifier is not None:
+                robustifier.check(self.n_train)  # every batch is the whole training set
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

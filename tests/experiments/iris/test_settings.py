@@ -66,6 +66,8 @@ def test_settings_go_into_json():
         ({"scope": "model"}, "scope must be one of unit, parameter, layer"),
         ({"delta": 1.0}, "delta must lie strictly between 0 and 1"),
         ({"robustifier": ("l9=mean",)}, "LAYER one of l1, l2, l3 or all"),
+        ({"robustifier": ("l1=krum:f=60",)}, r"Krum: 2f \+ 2 must be .* f=60 with 100 samples"),
+        ({"robustifier": ("l2=smea:f=10",)}, "SMEA: the 90 rows"),
         ({"colour": 1}, "no field colour"),
     ],
 )
