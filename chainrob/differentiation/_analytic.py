@@ -8,6 +8,7 @@ It wraps an array rather than being one, because ``np.asarray`` unpacks a subcla
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +27,8 @@ _ENTIRE = {
     "add", "subtract", "multiply", "negative", "positive", "square", "matmul",
     "exp", "exp2", "expm1", "sin", "cos", "sinh", "cosh", "erf", "erfc", "wofz",
 }  # fmt: skip
-_POLES = {"divide", "true_divide", "reciprocal", "tan", "tanh", "arcsinh", "arctan"}
+_DIVISIONS = {"divide", "true_divide", "reciprocal"}
+_MEROMORPHIC = {"tan", "tanh", "arcsinh", "arctan"}
 # Where a real argument must lie for the real function to be defined and smooth.
 _DOMAINS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "sqrt": (lambda x: x > 0, "a positive argument"),
@@ -89,17 +91,24 @@ class AnalyticArray(NDArrayOperatorsMixin):
             return AnalyticArray(
                 np.where(_SELECTIONS[name](_real(plain[0]), _real(plain[1])), *plain)
             )
+        run = getattr(ufunc, method)
         if name in ("power", "float_power"):
+            if method != "__call__":
+                _refuse(f"{name}.{method}")
             _check_power(*plain)
+            run = functools.partial(_power, ufunc)
+        elif name in _DIVISIONS:
+            if method == "__call__":
+                _check_no_pole(name, plain[-1])
         elif name in _DOMAINS:
             inside, wanted = _DOMAINS[name]
             if not np.all(inside(_real(plain[0]))):
                 raise NotAnalyticError(f"{name} needs {wanted} to be differentiable")
-        elif name not in _ENTIRE and name not in _POLES:
+        elif name not in _ENTIRE and name not in _MEROMORPHIC:
             _refuse(name)
         if "out" in options:
             options["out"] = tuple(_open(value) for value in options["out"])
-        return _seal(getattr(ufunc, method)(*plain, **options))
+        return _seal(run(*plain, **options))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function.__name__ not in _STRUCTURAL:
@@ -188,3 +197,25 @@ def _check_power(base: Any, exponent: Any) -> None:
     whole = np.logical_and(np.imag(exponent) == 0, _real(exponent) == np.round(_real(exponent)))
     if not np.all(np.logical_or(whole, _real(base) > 0)):
         raise NotAnalyticError("power with a fractional exponent needs a positive base")
+    if np.any(_real(exponent) < 0):
+        _check_no_pole("power with a negative exponent", base)
+
+
+def _check_no_pole(name: str, divisor: Any) -> None:
+    """Refuse the point where the real function is infinite: beside it all looks finite."""
+    if np.any(np.logical_and(_real(divisor) == 0, np.imag(divisor) != 0)):
+        raise NotAnalyticError(f"{name} has a pole exactly at this point")
+
+
+def _power(ufunc: Any, base: Any, exponent: Any, **options: Any) -> Any:
+    """The power, of a negative base by (-b)^k = +-b^k.
+
+    NumPy takes large powers as exp(k log b), where the angle pi of a negative b leaves a rounding
+    error in the imaginary part that is far larger than the derivative's share of it.
+    """
+    negative = _real(base) < 0
+    if not np.any(negative):
+        return ufunc(base, exponent, **options)
+    odd = np.logical_and(negative, _real(exponent) % 2 == 1)
+    size = ufunc(np.where(negative, -base, base), exponent)
+    return np.multiply(size, np.where(odd, -1, 1).astype(np.int8), **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import chainer
@@ -170,18 +171,18 @@ def _chosen(model: chainer.Link, layers: Any) -> list[tuple[str, chainer.Link]]:
         return everything
     if callable(layers):
         return [(name, link) for name, link in everything if layers(name, link)]
-    if isinstance(layers, str | int):
+    if isinstance(layers, str | Integral):
         layers = [layers]
     names = [name for name, _ in everything]
     chosen: set[str] = set()
     for entry in layers:
-        if isinstance(entry, int) and not isinstance(entry, bool):
+        if isinstance(entry, Integral) and not isinstance(entry, bool):
             if not -len(names) <= entry < len(names):
                 raise KeyError(
                     f"robustify: layers must be numbers below {len(names)}, found {entry}; the "
                     f"links that hold parameters are {names}"
                 )
-            chosen.add(names[entry])
+            chosen.add(names[int(entry)])
         elif isinstance(entry, str):
             path = f"/{entry.strip('/')}"
             below = f"{path.rstrip('/')}/"

@@ -110,3 +110,25 @@ def test_the_refusal_names_the_operation_and_a_remedy():
         complex_step(abs, 1.0)
     with pytest.raises(NotAnalyticError, match="jacobian"):
         complex_step(F.exp, 1.0)
+
+
+@pytest.mark.parametrize("exponent", [3, 3.0, 101, 150, -3, -150])
+def test_whole_powers_of_negative_numbers(exponent):
+    x = np.array([-1.1, 1.1, -0.9])
+    expected = exponent * x ** (exponent - 1)
+    derivative = np.diag(complex_step(lambda x: x**exponent, x))
+    np.testing.assert_allclose(derivative, expected, rtol=1e-12)
+
+    def in_place(x):
+        y = x * 1.0
+        y **= exponent
+        return y
+
+    np.testing.assert_allclose(np.diag(complex_step(in_place, x)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [lambda x: 1 / x, np.reciprocal, lambda x: x**-1])
+def test_a_pole_at_the_point_is_refused(function):
+    with pytest.raises(NotAnalyticError, match="pole"):
+        complex_step(function, 0.0)
+    assert complex_step(function, 2.0) == pytest.approx(-0.25)

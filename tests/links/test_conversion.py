@@ -292,3 +292,10 @@ def test_copies_pickles_and_files(tmp_path):
     chainer.serializers.load_npz(tmp_path / "a.npz", plain)
     for name, array in arrays(model).items():
         np.testing.assert_array_equal(dict(plain.namedparams())[name].array, array)
+
+
+def test_layers_by_numbers_of_numpy():
+    model = chainer.Sequential(L.Linear(3, 4), L.Linear(4, 2))
+    chainrob.robustify(model, chainrob.Mean(), layers=np.arange(1, 2))
+    assert type(model[0]) is L.Linear
+    assert type(model[1]) is chainrob.links.Linear

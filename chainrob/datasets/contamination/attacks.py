@@ -169,7 +169,7 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
 
     Raises:
         ValueError: f negative, honest not (H, D), empty or not finite, target out of range.
-        TypeError: honest is not floating point, f is not an integer.
+        TypeError: honest is not floating point, f or target is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import mimic
@@ -188,6 +188,8 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
         # Coordinates along the first principal component, from the small Gram matrix.
         _, vectors = np.linalg.eigh(centred @ centred.T)
         target = int(np.abs(vectors[:, -1]).argmax())
+    if isinstance(target, bool) or not isinstance(target, int | np.integer):
+        raise TypeError(f"target must be an integer or None, found {target!r}")
     if not 0 <= target < len(rows):
         raise ValueError(f"target must lie between 0 and H - 1 = {len(rows) - 1}, found {target}")
     return _copies(rows[target], f, rows.dtype)

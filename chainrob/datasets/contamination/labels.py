@@ -116,6 +116,8 @@ def _labels(t: ArrayLike, n_classes: int | None, least: int = 2) -> tuple[NDArra
         raise ValueError(f"t must have shape (n,) and not be empty, found shape {labels.shape}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"t must hold integers, found dtype {labels.dtype}")
+    if n_classes is not None and not isinstance(n_classes, int | np.integer):
+        raise TypeError(f"n_classes must be an integer, found {n_classes!r}")
     classes = int(labels.max()) + 1 if n_classes is None else int(n_classes)
     if classes < least:
         raise ValueError(f"n_classes must be at least {least}, found {classes}")
@@ -123,5 +125,9 @@ def _labels(t: ArrayLike, n_classes: int | None, least: int = 2) -> tuple[NDArra
         raise ValueError(
             f"t must lie between 0 and n_classes - 1 = {classes - 1}, found labels from "
             f"{labels.min()} to {labels.max()}"
+        )
+    if classes - 1 > np.iinfo(labels.dtype).max:
+        raise ValueError(
+            f"the dtype of t must hold all labels below n_classes = {classes}, found {labels.dtype}"
         )
     return labels, classes

@@ -109,3 +109,8 @@ def test_bad_parameters(honest):
     ):
         with pytest.raises(ValueError, match="must"):
             call()
+
+
+def test_the_row_to_mimic_is_an_integer():
+    with pytest.raises(TypeError, match=r"target must be an integer or None, found 1.5"):
+        chainrob.datasets.contamination.mimic(np.ones((4, 2)), 1, target=1.5)

@@ -82,3 +82,10 @@ def test_what_is_no_transition_matrix(matrix):
 def test_labels_must_be_integers():
     with pytest.raises(TypeError, match="t must hold integers, found dtype float64"):
         flip_labels([0.0, 1.0], 0.5, seed=0)
+
+
+def test_labels_that_the_dtype_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="int8"):
+        flip_labels(np.zeros(9, np.int8), 0.5, n_classes=300, seed=0)
+    with pytest.raises(TypeError, match=r"n_classes must be an integer, found 2.7"):
+        flip_labels([0, 1, 1], 0.5, n_classes=2.7, seed=0)
