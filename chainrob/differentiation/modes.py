@@ -1,4 +1,7 @@
-"""Forward and reverse mode for Chainer functions: products, Jacobians, Hessians."""
+"""Forward and reverse mode for Chainer functions: products, Jacobians, Hessians.
+
+All are derivatives of the function itself: robust layers give exact sums here, not estimates.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import chainer
 import chainer.functions as F
 from chainrob.differentiation._closed import as_array
+from chainrob.functions.exact import exact_backward
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
 
@@ -42,7 +46,7 @@ def vjp(
         [1. 4.] [ 2. 40.]
     """
     xs, single = _as_variables(inputs)
-    with chainer.force_backprop_mode():
+    with chainer.force_backprop_mode(), exact_backward():
         y = _call(function, xs)
         v = _match(cotangent, y, "cotangent", "output")
         products = _grad([y], xs, [v], enable_double_backprop)
@@ -81,7 +85,7 @@ def jvp(
     if len(given) != len(xs):
         raise ValueError(f"tangents must be as many as inputs ({len(xs)}), found {len(given)}")
     vs = [_match(v, x, "tangent", "input") for v, x in zip(given, xs, strict=True)]
-    with chainer.force_backprop_mode():
+    with chainer.force_backprop_mode(), exact_backward():
         y = _call(function, xs)
         w, pulled = _pullback(y, xs)
         (product,) = _grad(pulled, [w], vs, enable_double_backprop)
@@ -114,7 +118,7 @@ def jacobian(function: Function, inputs: Any, *, mode: str = "auto") -> Any:
     if mode not in ("auto", "forward", "reverse"):
         raise ValueError(f"mode must be 'auto', 'forward' or 'reverse', found {mode!r}")
     xs, single = _as_variables(inputs)
-    with chainer.force_backprop_mode():
+    with chainer.force_backprop_mode(), exact_backward():
         y = _call(function, xs)
         if mode == "auto":
             mode = "forward" if sum(x.size for x in xs) < y.size else "reverse"
@@ -164,7 +168,7 @@ def hessian_vector_product(
     if len(given) != len(xs):
         raise ValueError(f"vectors must be as many as inputs ({len(xs)}), found {len(given)}")
     vs = [_match(v, x, "vector", "input") for v, x in zip(given, xs, strict=True)]
-    with chainer.force_backprop_mode():
+    with chainer.force_backprop_mode(), exact_backward():
         y = _call(function, xs)
         _check_scalar(y)
         slopes = _grad([y], xs, [_ones(y)], True)
@@ -195,7 +199,7 @@ def hessian(function: Function, inputs: Any) -> Any:
          [2. 0.]]
     """
     xs, single = _as_variables(inputs)
-    with chainer.force_backprop_mode():
+    with chainer.force_backprop_mode(), exact_backward():
         y = _call(function, xs)
         _check_scalar(y)
         slopes = _grad([y], xs, [_ones(y)], True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import chainrob  # noqa: F401
+import chainrob
 import chainer
 from chainrob.differentiation import hessian, hessian_vector_product, jacobian, jvp, vjp
 
@@ -135,3 +135,21 @@ def test_dtypes(dtype):
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_through_a_robust_layer_they_are_derivatives_not_estimates():
+    generator = np.random.default_rng(0)
+    x, W, v = generator.normal(size=(7, 3)), generator.normal(size=(1, 3)), np.ones((1, 3))
+    robustifier = chainrob.CoordinateMedian()
+
+    def robust(W):
+        return chainrob.functions.linear(x, W, robustifier=robustifier)
+
+    for mode in ("forward", "reverse"):
+        np.testing.assert_allclose(jacobian(robust, W, mode=mode).reshape(7, 3), x)
+    np.testing.assert_allclose(jvp(robust, W, v)[1], x @ v.T)
+    np.testing.assert_allclose(vjp(robust, W, np.ones((7, 1)))[1], x.sum(axis=0)[None])
+    expected = 2 * x.T @ x / 7
+    loss = lambda W: F.mean(robust(W) ** 2)  # noqa: E731
+    np.testing.assert_allclose(hessian(loss, W).reshape(3, 3), expected)
+    np.testing.assert_allclose(hessian_vector_product(loss, W, v), v @ expected)
