@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import chainer
+from chainrob.functions.exact import exact_backward
 
 __all__ = ["as_array", "closed", "gradients"]
 
@@ -33,7 +34,8 @@ def gradients(
     found: Sequence[Variable | None] = [None] * len(inputs)
     if pairs:
         ys, ws = zip(*pairs, strict=True)
-        found = chainer.grad(ys, inputs, ws, enable_double_backprop=True)
+        with exact_backward():  # of the function itself, robust layers in it or not
+            found = chainer.grad(ys, inputs, ws, enable_double_backprop=True)
     return tuple(
         chainer.Variable(x.xp.zeros_like(x.array)) if g is None else g
         for x, g in zip(inputs, found, strict=True)

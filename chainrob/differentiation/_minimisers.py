@@ -10,6 +10,7 @@ import numpy as np
 
 import chainer
 from chainrob.differentiation._hessian import Hessian, conjugate_gradients
+from chainrob.functions.exact import exact_backward
 
 __all__ = ["Problem", "check_solver", "minimise"]
 
@@ -41,7 +42,7 @@ class Problem:
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         variable = chainer.Variable(x)
-        with chainer.force_backprop_mode():
+        with chainer.force_backprop_mode(), exact_backward():
             value = self.variable(variable)
             (gradient,) = chainer.grad([value], [variable])
         return float(value.array.reshape(())), gradient.array

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import chainrob  # noqa: F401
+import chainrob
 import chainer
 from chainrob.differentiation import NotAMinimumError, argmin, check_argmin
 
@@ -309,3 +309,20 @@ def test_a_hidden_parameter_is_named():
     hidden = chainer.Variable(np.array(2.0), name="scale")
     with pytest.raises(ValueError, match=r"'scale'.*not among the parameters"):
         argmin(lambda x, t: hidden * (x - t) ** 2, 0.0, 1.0)
+
+
+def test_an_objective_with_a_robust_layer_has_the_minimum_of_its_values():
+    generator = np.random.default_rng(0)
+    x, t = generator.normal(size=(20, 3)), generator.normal(size=(20, 1))
+    weights = [chainer.Variable(np.ones((20, 1))) for _ in range(2)]
+    stars = []
+    for theta, robustifier in zip(weights, (None, chainrob.TrimmedMean(count=2)), strict=True):
+
+        def objective(W, theta, robustifier=robustifier):
+            y = chainrob.functions.linear(x, W, robustifier=robustifier)
+            return chainer.functions.mean(theta * (y - t) ** 2)
+
+        stars.append(argmin(objective, np.zeros((1, 3)), theta))
+        chainer.functions.sum(stars[-1]).backward()
+    np.testing.assert_allclose(stars[1].array, stars[0].array, rtol=1e-10)
+    np.testing.assert_allclose(weights[1].grad, weights[0].grad, rtol=1e-8)
