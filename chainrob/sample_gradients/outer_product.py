@@ -171,8 +171,9 @@ class OuterProducts(SampleGradients):
     def _contract(self, gy: Array) -> Array:
         """Sum over samples and positions of gy x^T: (*R, Q, P)."""
         x = self.x.astype(gy.dtype, copy=False)
-        x = x.reshape((*x.shape[:-3], -1, x.shape[-1]))
-        gy = gy.reshape((*gy.shape[:-3], -1, gy.shape[-1]))
+        count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
+        x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
+        gy = gy.reshape((*gy.shape[:-3], count, gy.shape[-1]))
         return self.xp.matmul(gy.swapaxes(-1, -2), x)
 
     def _matrices(self) -> tuple[Array, Array]:

@@ -120,3 +120,14 @@ def test_parameters_that_cannot_work_show_at_the_first_backward():
     loss = chainer.functions.mean(link(np.ones((8, 2), np.float32)))
     with pytest.raises(ValueError, match=r"Krum: 2f \+ 2 must be below the number of samples"):
         loss.backward()
+
+
+@pytest.mark.parametrize("robustifier", [chainrob.Mean(), chainrob.GeometricMedian()])
+def test_a_layer_without_inputs_has_the_gradient_of_its_bias(robustifier):
+    link = chainrob.links.Linear(0, 3, initialW=0, robustifier=robustifier)
+    link.cleargrads()
+    y = link(np.zeros((4, 0), np.float32))
+    y.grad = np.full((4, 3), 0.25, np.float32)
+    y.backward()
+    assert link.W.grad.shape == (3, 0)
+    np.testing.assert_allclose(link.b.grad, 1.0)
