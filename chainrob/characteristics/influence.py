@@ -21,7 +21,8 @@ def influence(
     .. math:: SC(z) = (n + 1)\,\big(T(x_1, \dots, x_n, z e_1) - T(x_1, \dots, x_n)\big)_1
 
     e_1 being the first unit vector. It is the influence function's form for finite samples: z
-    itself for the mean, bounded for a robust estimate, back to 0 for one that rejects outliers.
+    itself for the mean, bounded for a robust estimate, back to 0 for one that rejects outliers. One
+    that averages in blocks answers to the new partition too, which shifts its curve.
 
     Args:
         robustifier (callable): ``(n, d) -> (d,)``.
