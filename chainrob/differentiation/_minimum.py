@@ -27,6 +27,9 @@ class ArgminReport:
             the stationary point is that curvature promises. Infinite where there is none.
         smallest_curvature: Smallest eigenvalue of the Hessian (with damping, if any).
         largest_curvature: Largest one.
+        undamped_curvature: Smallest eigenvalue of the Hessian without damping.
+        nearby_curvature: ``smallest_curvature`` at a point that ``tolerance`` cannot tell from x;
+            far from the one at x where the minimum is degenerate, as that of x**4.
         condition_number: Their ratio; infinite for a Hessian that is singular or indefinite.
         tolerance: Bound on ``newton_step``.
         solver: Name of the solver.
@@ -41,6 +44,8 @@ class ArgminReport:
     newton_step: float
     smallest_curvature: float
     largest_curvature: float
+    undamped_curvature: float
+    nearby_curvature: float
     condition_number: float
     tolerance: float
     solver: str
@@ -79,12 +84,25 @@ def measure(
     hessian = problem.hessian(x, linear_solver, damping)
     curvature = hessian.curvature()
     xp = hessian.xp
+    plain = problem.hessian(x, linear_solver, 0.0) if damping else hessian
+    undamped = plain.curvature() if damping else curvature
+    # Where the Hessian itself is definite it says how far away the stationary point is; else the
+    # residual is held against the largest curvature, not against the damping.
+    if undamped.smallest > 0:
+        step = _newton_step(plain, undamped.smallest)
+    else:
+        step = float(xp.linalg.norm(plain.gradient)) / max(undamped.largest, 1e-300)
+    step = step if curvature.smallest > 0 else math.inf
+    moved = xp.asarray(x + _displacement(xp, x, tolerance))
+    nearby = problem.hessian(moved, linear_solver, damping)
     return ArgminReport(
         value=hessian.value,
         residual=float(xp.linalg.norm(hessian.gradient)),
-        newton_step=_newton_step(hessian, curvature.smallest) / _scale(xp, x),
+        newton_step=step / _scale(xp, x),
         smallest_curvature=curvature.smallest,
         largest_curvature=curvature.largest,
+        undamped_curvature=undamped.smallest,
+        nearby_curvature=nearby.curvature().smallest,
         condition_number=curvature.condition_number,
         tolerance=tolerance,
         solver=solver,
@@ -105,6 +123,17 @@ def verify(report: ArgminReport, x: Array) -> None:
         faults.append("the smallest curvature is not positive: a saddle, a maximum or a flat place")
     else:
         size = max(1.0, float(abs(x).max()) ** 2)
+        if report.undamped_curvature < -1e-6 * max(report.largest_curvature, report.damping):
+            faults.append(
+                f"without damping the smallest curvature is {report.undamped_curvature:.3g}: a "
+                f"saddle or a maximum, which damping does not turn into a minimum"
+            )
+        nearby = report.nearby_curvature
+        if not 0.5 * report.smallest_curvature <= nearby <= 2.0 * report.smallest_curvature:
+            faults.append(
+                f"the minimum is degenerate: within the tolerance the smallest curvature changes "
+                f"from {report.smallest_curvature:.3g} to {nearby:.3g}"
+            )
         if report.smallest_curvature * size <= eps * abs(report.value):
             faults.append("the objective is flat to rounding in some direction")
         if report.condition_number > 0.01 / eps:
@@ -137,6 +166,13 @@ def verify(report: ArgminReport, x: Array) -> None:
 
 def _scale(xp: Any, x: Array) -> float:
     return max(1.0, float(xp.linalg.norm(x)))
+
+
+def _displacement(xp: Any, x: Array, tolerance: float) -> Array:
+    """A step of length tolerance times scale, in a direction that no axis is special to."""
+    direction = np.random.default_rng(0).normal(size=x.shape)
+    direction = xp.asarray(direction / np.linalg.norm(direction)).astype(x.dtype)
+    return direction * x.dtype.type(tolerance * _scale(xp, x))
 
 
 def _newton_step(hessian: Hessian, smallest: float) -> float:

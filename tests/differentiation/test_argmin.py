@@ -326,3 +326,29 @@ def test_an_objective_with_a_robust_layer_has_the_minimum_of_its_values():
         chainer.functions.sum(stars[-1]).backward()
     np.testing.assert_allclose(stars[1].array, stars[0].array, rtol=1e-10)
     np.testing.assert_allclose(weights[1].grad, weights[0].grad, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda x, t: F.sum(x**4 - t * x),
+        lambda x, t: F.sum((x - t) ** 4),
+        lambda x, t: F.sum(x[:1] ** 2) + F.sum((x[1:] - t) ** 4),
+    ],
+)
+def test_degenerate_minima_are_refused(objective):
+    t = chainer.Variable(np.zeros(1))
+    with pytest.raises(NotAMinimumError):
+        argmin(objective, np.ones(2), t)
+
+
+def test_damping_hides_neither_a_slope_nor_a_maximum():
+    def stay(objective, x):
+        return x
+
+    with pytest.raises(NotAMinimumError, match="not stationary"):
+        argmin(
+            lambda x, t: F.sum((x - t) ** 2), np.array([5.0]), np.ones(1), damping=1e9, solver=stay
+        )
+    with pytest.raises(NotAMinimumError, match="does not turn into a minimum"):
+        argmin(lambda x, t: -F.sum((x - t) ** 2), np.ones(1), np.ones(1), damping=10.0, solver=stay)
