@@ -39,7 +39,7 @@ def draw_suspects(tally: WeightTally, top: int = 15) -> Figure:
     # Who trains without figures need not wait for the import of what draws them.
     from matplotlib.figure import Figure
 
-    from chainrob.plotting import most_suspect, suspects
+    from chainrob.plotting import most_suspect, suspects  # with SciPy's statistics: takes its time
 
     ranking, relative = tally.ranking(), tally.relative()
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
