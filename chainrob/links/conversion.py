@@ -175,9 +175,10 @@ def _chosen(model: chainer.Link, layers: Any) -> list[tuple[str, chainer.Link]]:
         layers = [layers]
     names = [name for name, _ in everything]
     chosen: set[str] = set()
+    entry: Any
     for entry in layers:
-        if isinstance(entry, Integral) and not isinstance(entry, bool):
-            if not -len(names) <= entry < len(names):
+        if not isinstance(entry, bool) and isinstance(entry, Integral):
+            if not -len(names) <= int(entry) < len(names):
                 raise KeyError(
                     f"robustify: layers must be numbers below {len(names)}, found {entry}; the "
                     f"links that hold parameters are {names}"

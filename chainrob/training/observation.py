@@ -64,7 +64,7 @@ def observe(model: chainer.Link, observer: Observer) -> Watch:
     Example:
         >>> import numpy as np, chainrob
         >>> import chainer
-        >>> model = chainrob.links.MLP((2, 3, 1), chainrob.GeometricMedian())
+        >>> model = chainrob.links.MLP((2, 3, 1), chainrob.GeometricMedian(), initialW=1.0)
         >>> x = np.array([[0, 1], [1, 0], [1, 1], [1e4, -1e4]], np.float32)
         >>> weights = {}
         >>> def keep(observation):
