@@ -11,6 +11,7 @@ from typing import Any
 import chainer
 import chainer.functions as F
 from chainrob.differentiation._closed import as_array
+from chainrob.differentiation._kinks import require_differentiable, require_finite
 from chainrob.functions.exact import exact_backward
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
@@ -37,7 +38,8 @@ def vjp(
         output does not depend on gets zeros.
 
     Raises:
-        ValueError: If the cotangent's shape is not the output's.
+        ValueError: If the cotangent's shape is not the output's, or the function has no derivative
+            there: an absolute value of 0, a maximum of equals, a derivative that is not finite.
 
     Example:
         >>> import numpy as np
@@ -265,11 +267,16 @@ def _grad(
     if not reached:
         return [chainer.Variable(x.xp.zeros_like(x.array)) for x in inputs]
     ys, ws = zip(*reached, strict=True)
+    for y in ys:
+        require_differentiable(y)
     slopes = chainer.grad(ys, inputs, ws, enable_double_backprop=keep)
-    return [
+    slopes = [
         chainer.Variable(x.xp.zeros_like(x.array)) if slope is None else slope
         for x, slope in zip(inputs, slopes, strict=True)
     ]
+    for y in ys:
+        require_finite(y, inputs, slopes)
+    return slopes
 
 
 def _pullback(y: Variable, xs: Sequence[Variable]) -> tuple[Variable, list[Variable]]:

@@ -153,3 +153,20 @@ def test_through_a_robust_layer_they_are_derivatives_not_estimates():
     loss = lambda W: F.mean(robust(W) ** 2)  # noqa: E731
     np.testing.assert_allclose(hessian(loss, W).reshape(3, 3), expected)
     np.testing.assert_allclose(hessian_vector_product(loss, W, v), v @ expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "point"),
+    [
+        (F.sqrt, np.zeros(2)),
+        (F.absolute, np.array([1.0, 0.0])),
+        (lambda x: F.maximum(x, 1 - x), np.array([0.2, 0.5])),
+        (lambda x: F.minimum(x, 1 - x), np.array([0.5])),
+    ],
+)
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_no_derivative_there(function, point, mode):
+    with pytest.raises(ValueError, match="not differentiable there"):
+        jacobian(function, point, mode=mode)
