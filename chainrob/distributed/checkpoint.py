@@ -89,7 +89,7 @@ class _Elastic:
                 random_state.set_global_state(saved["state"])
                 if saved["rank"] != self.comm.rank:
                     # A copy of another rank's stream would repeat its draws.
-                    words = np.random.randint(0, 2**32, 8, np.uint32)  # noqa: NPY002
+                    words = np.random.randint(0, 2**32, 8, np.int64)  # noqa: NPY002
                     np.random.seed([*words, self.comm.rank])  # noqa: NPY002
             return
         state = {"rank": self.comm.rank, "state": random_state.get_global_state()}

@@ -77,7 +77,7 @@ class WeightTally:
         """In how many steps each sample was weighed: (n,)."""
         if not self._counts:
             return np.zeros(self.n_samples, np.int64)
-        return np.max(list(self._counts.values()), axis=0)
+        return np.stack(list(self._counts.values())).max(axis=0)
 
     def ranking(self) -> NDArray[np.int64]:
         """Indices of the samples that were weighed, the most suspect first."""
