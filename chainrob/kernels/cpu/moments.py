@@ -17,8 +17,10 @@ from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.threads import share
 
-CHUNK = 1 << 17
-"""Coordinates whose sums are held at a time: they should stay in the second-level cache."""
+CHUNK = 1 << 19
+"""Coordinates whose sums are held at a time. Fewer would stay in the cache, but every matrix
+product ends with all threads waiting for the last, which costs more where processors are shared.
+"""
 
 TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
 """The least variance over mean square at which the central moments still have their digits."""
@@ -54,17 +56,20 @@ def estimate(
             inverse = [unit.astype(np.float64) ** -2 for unit in (b.units, a.units)]
             floors = np.concatenate([min_variance * factor * inverse[0], inverse[1]]).astype(dtype)
     out, width = problem.out, b.values.shape[1]
-    step = min(n_outputs, max(1, CHUNK // width))
-    sums = np.empty((3, step, width), dtype)
+    # Chunks of one size; the first sums lie where the estimates will.
+    step = -(-n_outputs // max(1, -(-n_outputs * width // CHUNK)))
+    estimates = out.reshape(n_outputs, width)
+    sums = np.empty((2, step, width), dtype)
     for low in range(0, n_outputs, step):
         high = min(low + step, n_outputs)
-        for power in range(3):
-            np.matmul(a[power][:, low:high].T, b[power], out=sums[power, : high - low])
+        targets = estimates[low:high], sums[0, : high - low], sums[1, : high - low]
+        for power, target in enumerate(targets):
+            np.matmul(a[power][:, low:high].T, b[power], out=target)
 
         def work(start: int, stop: int, low: int = low, high: int = high) -> None:
             kernel(
                 problem.x, problem.gy, out, problem.sizes, problem.shared, start, stop,
-                sums[0].ravel(), sums[1].ravel(), sums[2].ravel(), low, high,
+                out[low * width :], sums[0].ravel(), sums[1].ravel(), low, high,
                 b.values.ravel(), columns.ravel(), b.units, a.units[:n_outputs],
                 reach.ravel(), b.even,
                 least_x, a.least, floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST),
