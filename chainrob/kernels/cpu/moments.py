@@ -46,7 +46,8 @@ def estimate(
     padded = -(-n // lanes) * lanes
     columns = np.zeros((n_outputs, padded), dtype)
     np.multiply(problem.gy.reshape(n_outputs, n), 1 / a.units[:n_outputs, None], out=columns[:, :n])
-    reach = np.zeros((vectors, padded), dtype)
+    # No sample lies in the padding: NaN exceeds nothing.
+    reach = np.full((vectors, padded), np.nan, dtype)
     # Rounding must not hide a value that is truncated.
     np.multiply(b.reach, dtype(1.0001), out=reach[:, :n])
     least_x = b.least.reshape(-1, lanes).min(axis=1)
