@@ -76,7 +76,8 @@ def operators(dtype, **sizes):
 
 
 def close(found, expected, dtype):
-    tolerance = {np.float64: 1e-9, np.float32: 2e-5, np.float16: 4e-3}[dtype]
+    # Both are held to 1e-4 of the truth in float32, an iteration in one and a kernel in the other.
+    tolerance = {np.float64: 1e-9, np.float32: 1e-4, np.float16: 4e-3}[dtype]
     pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
     for one, other in pairs:
         assert one.dtype == other.dtype

@@ -31,7 +31,9 @@ def test_against_a_plain_loop(steps):
     for layer, pairs in steps:
         quartile = np.percentile([w for _, w in pairs], 25) if pairs else 0
         for index, weight in pairs:
-            relative = min(weight / quartile, 1) if quartile > 0 else float(weight > 0)
+            relative = float(weight > 0)
+            if quartile > 0:  # not by a division, which overflows at the least quartiles
+                relative = weight / quartile if weight < quartile else 1.0
             heard[layer, index].append((weight, relative))
     for n in range(10):
         means = [np.mean(w, axis=0) for layer in ("/a", "/b") if (w := heard[layer, n])]
