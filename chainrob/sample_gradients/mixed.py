@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients, of_values
+from chainrob.sample_gradients.base import (
+    Array,
+    Fused,
+    Index,
+    SampleGradients,
+    block_matrix,
+    of_values,
+)
+from chainrob.sample_gradients.joined import Joined
+from chainrob.sample_gradients.outer_product import OuterProducts
 
 
 class Mixed(SampleGradients):
@@ -105,3 +114,25 @@ class Mixed(SampleGradients):
 
     def _combine(self, values: Array) -> Array:
         return self.xp.matmul(self.matrix.astype(values.dtype, copy=False), values)
+
+
+class Blocks(Mixed):
+    """The means of contiguous blocks of rows.
+
+    Args:
+        base: the operator of the rows.
+        n_blocks: number of blocks, whose sizes differ by one at most.
+    """
+
+    def __init__(self, base: SampleGradients, n_blocks: int) -> None:
+        super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
+
+    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
+        if fused is not None and self.xp is np:
+            base, count = self.base, self.n_samples
+            if isinstance(base, Joined):
+                parts = [Blocks(part, count) for part in base.parts]
+                return tuple(part.reduce(reduction, dtype, fused) for part in parts)
+            if type(base) is OuterProducts and base.n_positions == 1:
+                return base.grouped(count).reduce(reduction, dtype or self.dtype, fused)
+        return super().reduce(reduction, dtype, fused)

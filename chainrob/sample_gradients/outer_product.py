@@ -22,6 +22,9 @@ from chainrob.sample_gradients.base import (
 )
 from chainrob.sample_gradients.dense import Dense
 
+TRUST = 1e-6
+"""Share of the mean square below which a variance found as a difference is found otherwise."""
+
 
 class OuterProducts(SampleGradients):
     """Row n is sum_s gy[n, s] x[n, s]^T, a (Q, P) matrix, known from N * S * (Q + P) numbers.
@@ -73,6 +76,29 @@ class OuterProducts(SampleGradients):
             x, gy = self._matrices()
             return _products(x) * _products(gy)
         return self._positions_gram(centered=False)
+
+    def squared_norms(self) -> Array:
+        if self.n_positions != 1:
+            return super().squared_norms()
+        x, gy = self._matrices()
+        return (x * x).sum(axis=-1) * (gy * gy).sum(axis=-1)
+
+    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
+        """As ``SampleGradients.moments``, by two matrix products in float64 where S = 1; tile by
+        tile if a variance lost its digits to a large mean.
+        """
+        if self.n_positions != 1:
+            return super().moments(ddof)
+        x, gy = self._matrices()
+        xp, n = self.xp, self.n_samples
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = xp.matmul(gy.swapaxes(-1, -2), x) / n
+            second = xp.matmul((gy * gy).swapaxes(-1, -2), x * x) / n
+            variance = second - mean * mean
+        if bool(((variance > TRUST * second) | (second == 0.0)).all()):
+            dtype, share = self.compute_dtype, n / max(n - ddof, 1)
+            return mean.astype(dtype, copy=False), (variance * share).astype(dtype, copy=False)
+        return super().moments(ddof)
 
     def centered_gram(self) -> Array:
         if self.n_positions != 1:
@@ -131,6 +157,21 @@ class OuterProducts(SampleGradients):
                 out = out.reshape((*self.replicas, *self.shape))
                 return out.astype(dtype or self.dtype, copy=False)
         return super().reduce(reduction, dtype, fused)
+
+    def grouped(self, n_blocks: int) -> OuterProducts:
+        """The means of blocks as outer products: the samples of a block become its positions, with
+        zeros where a block is one sample short. For S = 1.
+        """
+        edges = (np.arange(n_blocks + 1) * self.n_samples) // n_blocks
+        counts = np.diff(edges)
+        index = np.minimum(edges[:-1, None] + np.arange(counts.max()), self.n_samples - 1)
+        inside = np.arange(counts.max()) < counts[:, None]
+        index, share = self.xp.asarray(index), self.xp.asarray(inside / counts[:, None])
+        x, gy = self.x[..., 0, :], self.gy[..., 0, :]
+        # What pads a block is zero in both factors: infinity times zero would be NaN.
+        x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
+        share = share.astype(self.compute_dtype, copy=False)[..., None]
+        return OuterProducts(x, self.xp.take(gy, index, axis=-2) * share)
 
     def take(self, rows: Array) -> OuterProducts:
         take = self.xp.take

@@ -55,7 +55,7 @@ def _differences(rows: Any, products: Any, along: Any) -> float:
     for i in range(n):
         sizes[i] = 0.0
         for p in range(k):
-            sizes[i] = max(sizes[i], abs(float(rows[i, p])))
+            sizes[i] = max(sizes[i], abs(np.float64(rows[i, p])))
         order[i] = sizes[i]
     middle = ranked(order, (n - 1) // 2)
     center = 0
@@ -69,10 +69,10 @@ def _differences(rows: Any, products: Any, along: Any) -> float:
     square = 0.0
     differences = order
     for p in range(k):
-        c = float(rows[center, p])
+        c = np.float64(rows[center, p])
         square += c * c
         for i in range(n):
-            differences[i] = float(rows[i, p]) - c
+            differences[i] = np.float64(rows[i, p]) - c
             along[i] += differences[i] * c
         for i in range(n):
             for j in range(n):
