@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 __all__ = ["Block", "Code", "Image", "Outcome", "Section", "Table", "Text", "Verdict"]
 
-Outcome = Literal["holds", "does not hold", "cannot be said"]
+Outcome = Literal["holds", "does not hold", "not shown", "cannot be said"]
+"""``'not shown'``: the data allow both; ``'cannot be said'``: fewer data than the rule is for."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,11 @@ class Verdict:
     found: str
 
     @classmethod
-    def of(cls, claim: str, holds: bool | None, rule: str, found: str) -> Verdict:
-        """A verdict from what a rule gave; None is for rules that need more trials."""
-        outcomes: dict[bool | None, Outcome] = {
-            True: "holds",
-            False: "does not hold",
-            None: "cannot be said",
-        }
-        return cls(claim, outcomes[None if holds is None else bool(holds)], rule, found)
+    def of(cls, claim: str, outcome: Outcome | bool, rule: str, found: str) -> Verdict:
+        """A verdict from what a rule gave, True and False being ``'holds'`` and not."""
+        if not isinstance(outcome, str):
+            outcome = "holds" if outcome else "does not hold"
+        return cls(claim, outcome, rule, found)
 
 
 Block = Text | Code | Table | Image | Verdict

@@ -30,7 +30,7 @@ code { background: #f4f4f4; }
 .verdict p { margin: .2rem 0; }
 .holds { border-color: #0072B2; background: #f2f8fc; }
 .doesnothold { border-color: #D55E00; background: #fdf5f0; border-left-style: double; }
-.cannotbesaid { border-color: #888; background: #f7f7f7; border-left-style: dotted; }
+.notshown, .cannotbesaid { border-color: #888; background: #f7f7f7; border-left-style: dotted; }
 """
 
 

@@ -12,7 +12,10 @@ from chainrob.experiments.reproduce.settings import QUICK, ReproduceSettings
 
 __all__ = ["add_arguments", "run"]
 
-_COUNTS = ("trials", "sweep_trials", "robustifier_trials", "slow_trials", "iterations", "seed")
+_COUNTS = (
+    "trials", "sweep_trials", "robustifier_trials", "slow_trials", "iterations",
+    "seed",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrob.experiments.report import Outcome
 from chainrob.experiments.reproduce.plan import Plan
 from chainrob.experiments.reproduce.settings import ReproduceSettings
 from chainrob.experiments.reproduce.variants import Variant
@@ -45,15 +46,15 @@ class Measured:
         last: Array = self.curves(question, name)[:, -1, 1]
         return last
 
-    def decided(self, holds: bool, *, sweep: bool = False) -> bool | None:
-        """A rule's answer, or None where there were fewer or shorter trials than it is for."""
+    def decided(self, outcome: Outcome | bool, *, sweep: bool = False) -> Outcome | bool:
+        """A rule's answer, unless there were fewer or shorter trials than it is for."""
         least = ReproduceSettings()
         enough = (
             self.settings.iterations >= least.iterations
             and self.settings.trials >= least.trials
             and (not sweep or self.settings.sweep_trials >= least.sweep_trials)
         )
-        return holds if enough else None
+        return outcome if enough else "cannot be said"
 
 
 def interval_text(values: Array, level: float = 0.95) -> str:
@@ -73,6 +74,7 @@ def span(values: Sequence[Array]) -> tuple[Array, Array]:
     return np.array([one.mean() for one in values]), ends
 
 
-def below(values: Array, bound: float = 0.0, level: float = 0.95) -> bool:
-    """Whether the interval of the mean lies below a bound."""
-    return bool(bootstrap_interval(values, level=level)[1] < bound)
+def below(values: Array, bound: float = 0.0, level: float = 0.95) -> Outcome:
+    """Whether a mean lies below a bound: its interval does, or lies above it, or holds it."""
+    low, high = bootstrap_interval(values, level=level)
+    return "holds" if high < bound else "does not hold" if low > bound else "not shown"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from chainrob.experiments.iris import IrisSettings, iris_settings
 from chainrob.experiments.reproduce.settings import ReproduceSettings
@@ -18,11 +22,20 @@ from chainrob.robustifiers import (
     names,
 )
 
-__all__ = ["DIFFERENCES", "PUSHES", "RATES", "SHARES", "Plan", "make_plan", "robustifiers_tried"]
+__all__ = [
+    "DIFFERENCES",
+    "PUSHES",
+    "RATES",
+    "SHARES",
+    "Plan",
+    "at_best_rates",
+    "make_plan",
+    "robustifiers_tried",
+]
 
 Plan = dict[str, dict[Any, Variant]]
 
-RATES = (0.005, 0.015, 0.05, 0.15, 0.5, 1.5, 5.0)
+RATES = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0)
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 PUSHES = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 
@@ -94,6 +107,27 @@ def make_plan(settings: ReproduceSettings) -> Plan:
         },
         "robustifiers": _robustifiers(text, settings),
     }
+
+
+def at_best_rates(
+    plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials: int
+) -> dict[Any, Variant]:
+    """Each method at the learning rate with the least mean test error at the end of the sweep.
+
+    Args:
+        plan (dict): With the question ``rates``.
+        errors (mapping): Variant to (trials, recorded times, 2), for these at least.
+        trials (int): How many trials the new variants have; the sweep's are the first of them.
+
+    Returns:
+        dict: Method to Variant.
+    """
+    chosen = {}
+    for method in dict.fromkeys(method for method, _ in plan["rates"]):
+        variants = [plan["rates"][method, rate] for rate in RATES]
+        best = min(variants, key=lambda variant: errors[variant][:, -1, 1].mean())
+        chosen[method] = replace(best, trials=trials)
+    return chosen
 
 
 _BOTH = ("released", "text")

@@ -14,7 +14,8 @@ class ReproduceSettings:
 
     Args:
         trials (int): For Figure 4, the ablation and the clean bound.
-        sweep_trials (int): For each setting of a sweep; the first half choose the learning rates.
+        sweep_trials (int): For each setting of a sweep, the first ones of ``trials``. They also
+            choose the learning rates, and the others judge them.
         robustifier_trials (int): For each robustifier.
         slow_trials (int): For each robustifier that takes seconds a trial.
         iterations (int): Updates in every trial.
@@ -36,7 +37,7 @@ class ReproduceSettings:
     def __post_init__(self) -> None:
         for name, least in (
             ("trials", 2),
-            ("sweep_trials", 4),
+            ("sweep_trials", 2),
             ("robustifier_trials", 2),
             ("slow_trials", 2),
             ("iterations", 1),
@@ -45,6 +46,11 @@ class ReproduceSettings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        if self.trials < self.sweep_trials + 2:
+            raise ValueError(
+                f"trials must exceed sweep_trials by at least 2, found {self.trials} and "
+                f"{self.sweep_trials}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
@@ -52,7 +58,7 @@ class ReproduceSettings:
 
 
 QUICK = {
-    "trials": 4,
+    "trials": 6,
     "sweep_trials": 4,
     "robustifier_trials": 2,
     "slow_trials": 2,

@@ -47,24 +47,30 @@ def contamination_sweeps(measured: Measured) -> Section:
     ):
         for method in ("deep-rob (released)", "trimmed mean 5%, all layers"):
             level = 1 - 0.05 / len(values)
-            better = [
-                value
-                for value in values
-                if below(
+            found = {
+                value: below(
                     measured.final(question, (method, value))
                     - measured.final(question, ("deep", value)),
                     0,
                     level,
                 )
-            ]
+                for value in values
+            }
+            better, worse = (
+                [f"{value:g}" for value in values if found[value] == outcome]
+                for outcome in ("holds", "does not hold")
+            )
             section.blocks.append(
                 Verdict.of(
                     f"`{method}` is better than `deep` at all {what}",
-                    measured.decided(len(better) == len(values), sweep=True),
+                    measured.decided(
+                        "does not hold" if worse else len(better) == len(values) or "not shown",
+                        sweep=True,
+                    ),
                     "the interval of the paired difference lies below 0 at every value (95% for "
-                    "all values together)",
-                    f"better at {', '.join(f'{v:g}' for v in better) or 'none'} "
-                    f"of {', '.join(f'{v:g}' for v in values)}",
+                    "all values together); it does not hold if one lies above 0",
+                    f"better at {', '.join(better) or 'none'}; worse at "
+                    f"{', '.join(worse) or 'none'}; of {', '.join(f'{v:g}' for v in values)}",
                 )
             )
     cost = measured.final("shares", ("deep-rob (released)", 0.0)) - measured.final(

@@ -17,7 +17,12 @@ from chainrob.experiments.report.html import to_html
 from chainrob.experiments.report.markdown import to_markdown
 from chainrob.experiments.reproduce import ReproduceSettings
 from chainrob.experiments.reproduce.measures import Measured
-from chainrob.experiments.reproduce.plan import DIFFERENCES, make_plan, robustifiers_tried
+from chainrob.experiments.reproduce.plan import (
+    DIFFERENCES,
+    at_best_rates,
+    make_plan,
+    robustifiers_tried,
+)
 from chainrob.experiments.reproduce.variants import SlowMean, Variant, jobs_of, results_of
 
 QUICK = ["reproduce", "--quick", "--iterations", "4", "--workers", "1"]
@@ -89,7 +94,7 @@ def test_a_second_run_without_interruption_gives_the_same_bytes(whole, tmp_path,
 
 
 def test_curves_are_those_of_the_iris_command(whole, tmp_path):
-    settings = iris_settings("released", trials=4, iterations=4, record_every=5)
+    settings = iris_settings("released", trials=6, iterations=4, record_every=5)
     run_iris(settings).write_csv(tmp_path / "curves.csv")
     assert (tmp_path / "curves.csv").read_text() == (whole / "curves_released.csv").read_text()
 
@@ -112,6 +117,19 @@ def test_plan_switches_one_difference_at_a_time():
     # All of them together lead from one to the other.
     released, text = (iris_settings(name).as_dict() for name in ("released", "text"))
     assert {k for k in text if text[k] != released[k]} == {*DIFFERENCES, "setting"}
+
+
+def test_best_rates_are_chosen_by_the_sweep_and_have_more_trials():
+    plan = make_plan(ReproduceSettings())
+    errors = {
+        variant: np.full((40, 2, 2), abs(rate - (0.2 if method == "deep" else 1.0)))
+        for (method, rate), variant in plan["rates"].items()
+    }
+    chosen = at_best_rates(plan, errors, 200)
+    assert {m: v.settings.learning_rate for m, v in chosen.items()} == {
+        method: 0.2 if method == "deep" else 1.0 for method, _ in plan["rates"]
+    }
+    assert {variant.trials for variant in chosen.values()} == {200}
 
 
 def test_every_robustifier_is_tried_or_refused_with_a_reason():
@@ -162,7 +180,8 @@ def made_up(deep, robust, slow):
     [
         ((0.4, 0.1, 0.13), ["holds", "holds"]),
         ((0.4, 0.1, 0.35), ["does not hold", "holds"]),
-        ((0.4, 0.1, 0.1), ["holds", "does not hold"]),
+        ((0.4, 0.1, 0.1), ["holds", "not shown"]),
+        ((0.4, 0.2, 0.1), ["holds", "does not hold"]),
     ],
 )
 def test_rules_of_the_ablation_can_go_either_way(levels, outcomes):
@@ -172,7 +191,7 @@ def test_rules_of_the_ablation_can_go_either_way(levels, outcomes):
 
 
 def test_documents_escape_what_they_show():
-    verdict = Verdict.of("c", None, "r", "f")
+    verdict = Verdict.of("c", "cannot be said", "r", "f")
     section = Section("A & `B`", [Text("1 < 2"), Code("<b>"), Table(["a|b"], [["x|y"]]), verdict])
     page = to_html("<T>", [section])
     assert "<h1>&lt;T&gt;</h1>" in page
@@ -197,6 +216,7 @@ def test_results_are_put_together_in_order():
     ("options", "fragment"),
     [
         (["--trials", "1"], "trials must be at least 2, found 1"),
+        (["--trials", "5"], "must exceed sweep_trials by at least 2, found 5 and 4"),
         (["--workers", "0"], "workers must be at least 1"),
         (["--device", "gpu"], "must be @numpy or @cupy:N"),
         (["figures"], "invalid choice: 'figures'"),
