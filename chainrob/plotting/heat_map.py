@@ -19,6 +19,7 @@ def heat_map(
     columns: Sequence[str],
     *,
     intervals: ArrayLike | None = None,
+    darkest: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a matrix as a shaded table; darker is larger, and every cell says its number.
@@ -27,6 +28,7 @@ def heat_map(
         values (array): Shape (rows, columns); NaN cells are left white.
         rows, columns (sequence of str): Their names.
         intervals (array or None): Shape (2, rows, columns), written below the numbers.
+        darkest (float or None): Values from here on have the darkest shade; None is the largest.
         ax (matplotlib.axes.Axes or None): Where to draw.
 
     Returns:
@@ -49,7 +51,8 @@ def heat_map(
         )
     axes = axes_of(ax, 2.5 + 0.9 * len(columns), 1.2 + 0.42 * len(rows))
     # A map of one hue whose lightness falls evenly: right in grey and for every kind of eye.
-    least, most = min(0.0, float(np.nanmin(table))), float(np.nanmax(table))
+    least = min(0.0, float(np.nanmin(table)))
+    most = float(np.nanmax(table)) if darkest is None else darkest
     axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)
     axes.grid(False)
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
