@@ -95,6 +95,10 @@ def test_heat_map_writes_every_number_and_leaves_gaps(ax):
     plotting.heat_map(values, ["a", "b"], ["x", "y"], intervals=ends, ax=ax)
     texts = [text.get_text() for text in ax.texts]
     assert texts == ["0.10\n0.05–0.15", "0.30\n0.25–0.35", "0.90\n0.85–0.95"]
+    ax.clear()
+    plotting.heat_map([[0.5, 9.0]], ["a"], ["x", "y"], darkest=1.0, ax=ax)
+    assert [text.get_text() for text in ax.texts] == ["0.50", "9.00"]
+    assert ax.images[0].get_clim() == (0, 1)
     with pytest.raises(ValueError, match="values must have shape"):
         plotting.heat_map(values, ["a"], ["x", "y"], ax=ax)
 
