@@ -22,7 +22,7 @@ from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
 from chainrob.kernels.threads import share
 
-PIECE = 1 << 17
+PIECE = 1 << 19
 """Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
 
 _sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
