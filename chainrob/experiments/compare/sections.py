@@ -77,12 +77,12 @@ def _ranks(results: CompareResults) -> Section:
     assert ranking is not None
     order = np.argsort(ranking.ranks, kind="stable")
     half = ranking.critical_difference / 2
-    with new_figure(6.0, 1.2 + 0.28 * len(order)) as figure:
+    with new_figure(7.0, 1.2 + 0.28 * len(order)) as figure:
         ax = figure.subplots()
         ranks = ranking.ranks[order]
         ends = np.stack([ranks - half, ranks + half])
         intervals(ranks, ends, [s.robustifiers[j] for j in order], ax=ax)
-        ax.set(xlabel="average rank ± half of Nemenyi's critical difference")
+        ax.set(xlabel="average rank ± half the critical difference")
     best = order[0]
     rows = [
         [f"`{s.robustifiers[j]}`", f"{ranking.ranks[j]:.2f}", f"{ranking.pairwise[best, j]:.3f}"]
