@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf, log, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise, as_operator
@@ -13,6 +15,9 @@ from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, Fused
 
 SQRT2 = sqrt(2.0)
+
+MAD_TO_SIGMA = 1.482602218505602
+"""Standard deviation of a Gaussian over its median absolute deviation."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,88 +85,131 @@ class SoftTruncation(CoordinateWise):
         return Fused("soft_truncation", (self.delta, self.pilot, self.min_variance))
 
     def reduce(self, values: Array) -> Array:
-        center, scale, units = self._standardised(values)
-        return (center + scale * psi(units).mean(axis=-2, keepdims=True))[..., 0, :]
+        xp = array_module(values)
+        pilot = self._pilot(values)
+        estimate = pilot.center + pilot.let_in.mean(axis=-2, keepdims=True)
+        # Every term lies between the pilot and its value, so only rounding could leave their range.
+        low, high = (end(pilot.values, axis=-2, keepdims=True) for end in (xp.min, xp.max))
+        return (xp.clip(estimate, low, high) * pilot.unit)[..., 0, :]
 
     def coordinate_weights(self, values: Array) -> Array:
-        _, _, units = self._standardised(values)
-        safe = array_module(units).where(units == 0.0, 1.0, units)
-        return psi(safe) / safe
+        pilot = self._pilot(values)
+        central = pilot.deviations == 0.0
+        safe = array_module(values).where(central, 1.0, pilot.deviations)
+        return array_module(values).where(central, 1.0, pilot.let_in / safe)
 
     def derivative(self, values: Array) -> Array:
-        xp = array_module(values)
-        n = values.shape[-2]
-        center, scale, units = self._standardised(values)
-        slopes = psi_slope(units)
-        of_center, of_scale = self._pilot_derivatives(values, center, scale)
+        pilot = self._pilot(values)
+        slopes = pilot.inside * (1.0 - 0.5 * pilot.units * pilot.units)
+        of_center, of_scale = self._pilot_derivatives(pilot)
         by_center = 1.0 - slopes.mean(axis=-2, keepdims=True)
-        by_scale = self._by_scale(units)
-        # Without a scale all values are one, and the estimate moves with their mean.
-        return slopes / n + by_center * of_center + by_scale * xp.where(scale > 0.0, of_scale, 0.0)
+        return slopes / values.shape[-2] + by_center * of_center + pilot.by_scale * of_scale
 
     def delta_derivative(self, gradients: Array | SampleGradients) -> Any:
         """Derivative of the estimate in delta: an array of the estimate's shape."""
 
         def reduce(values: Array) -> Array:
-            _, scale, units = self._standardised(values)
-            by_delta = scale / (2.0 * self.delta * log(1.0 / self.delta))
-            return (self._by_scale(units) * by_delta)[..., 0, :]
+            pilot = self._pilot(values)
+            by_log_delta = pilot.by_log_scale / (2.0 * log(1.0 / self.delta))
+            return (by_log_delta / self.delta * pilot.unit)[..., 0, :]
 
         return as_operator(gradients).reduce(reduce)
 
-    def _by_scale(self, units: Array) -> Array:
-        """Derivative of the estimate in the scale s, the pilot held: (*R, 1, d)."""
-        return (psi(units) - psi_slope(units) * units).mean(axis=-2, keepdims=True)
-
-    def _pilot_derivatives(self, values: Array, center: Array, scale: Array) -> tuple[Array, Array]:
+    def _pilot_derivatives(self, pilot: Pilot) -> tuple[Array, Array]:
         """Derivatives of pilot location and of s in each value, (*R, N, d) each."""
+        values, deviations = pilot.values, pilot.deviations
         xp = array_module(values)
         n = values.shape[-2]
         factor = n / (2.0 * log(1.0 / self.delta))
-        safe = xp.where(scale > 0.0, scale, 1.0)
-        deviations = values - center
         if self.pilot == "mean":
             of_center = xp.full(values.shape, 1.0 / n, values.dtype)
-            of_scale = deviations * (factor / max(n - 1, 1)) / safe
+            safe = xp.where(pilot.floored, 1.0, pilot.scale)
+            of_scale = deviations / safe * (factor / max(n - 1, 1))
         else:
             of_center = median_derivative(values)
             turns = median_derivative(xp.abs(deviations)) * xp.sign(deviations)
             of_mad = turns - turns.sum(axis=-2, keepdims=True) * of_center
-            of_scale = 1.482602218505602 * sqrt(factor) * of_mad
-        floored = scale * scale <= self.min_variance * factor * (1.0 + 1e-6)
-        return of_center, xp.where(floored, 0.0, of_scale)
+            of_scale = MAD_TO_SIGMA * sqrt(factor) * of_mad
+        # Without a scale all values are one, and the estimate moves with their mean.
+        return of_center, xp.where(pilot.floored, 0.0, of_scale)
 
-    def _standardised(self, values: Array) -> tuple[Array, Array, Array]:
-        """Pilot location, scale s, and u = (g - m) / s, where s = 0 gives u = 0."""
+    def _pilot(self, values: Array) -> Pilot:
+        """Location, scale and truncated deviations, at any size of the values.
+
+        No square, sum or quotient may overflow: values near the largest float are divided by a
+        power of two that leaves room for a sum over them, squares are those of shares of the
+        largest deviation, and a scale beyond all floats is infinite: nothing is truncated.
+        """
         xp = array_module(values)
         n = values.shape[-2]
+        largest = float(xp.finfo(values.dtype).max)
+        room = 2.0 ** (n.bit_length() + 2)
+        size = xp.abs(values).max(axis=-2, keepdims=True)
+        unit = xp.where(size > largest / room, room, 1.0).astype(values.dtype)
+        values = values / unit
         if self.pilot == "mean":
             center = values.mean(axis=-2, keepdims=True)
+            deviations = values - center
+            widest = xp.abs(deviations).max(axis=-2, keepdims=True)
+            shares = deviations / xp.where(widest > 0.0, widest, 1.0).astype(values.dtype)
+            mean_square = (shares * shares).sum(axis=-2, keepdims=True) / max(n - 1, 1)
+            sigma = widest * xp.sqrt(mean_square)
         else:
             center = xp.median(values, axis=-2, keepdims=True)
-        # In the unit of the largest deviation no square overflows or vanishes, at any scale.
-        deviations = values - center
-        unit = xp.abs(deviations).max(axis=-2, keepdims=True)
-        unit = xp.where(unit > 0.0, unit, values.dtype.type(1))
-        deviations = deviations / unit
-        if self.pilot == "mean":
-            variance = (deviations * deviations).sum(axis=-2, keepdims=True) / max(n - 1, 1)
-        else:
-            mad = xp.median(xp.abs(deviations), axis=-2, keepdims=True)
-            variance = (1.482602218505602 * mad) ** 2
-        floor = (sqrt(self.min_variance) / unit) ** 2
-        scale = xp.sqrt(xp.maximum(variance, floor) * (n / (2.0 * log(1.0 / self.delta))))
-        scale = scale.astype(values.dtype, copy=False)
-        units = deviations / xp.where(scale > 0.0, scale, 1.0)
-        units = xp.where(scale > 0.0, units, values.dtype.type(0))
-        return center, scale * unit, units
+            deviations = values - center
+            sigma = MAD_TO_SIGMA * xp.median(xp.abs(deviations), axis=-2, keepdims=True)
+        root = sqrt(n / (2.0 * log(1.0 / self.delta)))
+        sigma = sigma.astype(np.float64)
+        floor = sqrt(self.min_variance) / unit.astype(np.float64)
+        wanted, limit = xp.maximum(sigma, floor), largest / 2.0 / root
+        scale = xp.where(wanted > limit, inf, xp.minimum(wanted, limit) * root)
+        scale = scale.astype(values.dtype)
+        bound = SQRT2 * scale
+        clipped = xp.clip(deviations, -bound, bound)
+        units = clipped / xp.where(scale > 0.0, scale, 1.0).astype(values.dtype)
+        inside = (xp.abs(deviations) < bound) | (deviations == 0.0)
+        return Pilot(
+            values, unit, center, scale, floor >= sigma, deviations, clipped, units, inside
+        )
 
 
-def psi_slope(units: Array) -> Array:
-    """psi': 1 - u^2 / 2 inside [-sqrt 2, sqrt 2], 0 outside."""
-    xp = array_module(units)
-    clipped = xp.clip(units, -SQRT2, SQRT2)
-    return xp.maximum(1.0 - 0.5 * clipped * clipped, 0.0) * (xp.abs(units) < SQRT2)
+class Pilot(NamedTuple):
+    """A tile of values (*R, N, d) about its pilot location; (*R, 1, d) where there is one number a
+    coordinate.
+    """
+
+    values: Array
+    """In units of ``unit``, as are all numbers below that have one."""
+    unit: Array
+    center: Array
+    scale: Array
+    """s, with the floor."""
+    floored: Array
+    """Whether s is the floor (or zero) and moves with no value."""
+    deviations: Array
+    clipped: Array
+    """The deviations, clipped at sqrt(2) s."""
+    units: Array
+    """v: the clipped deviations over s; 0 where s is 0."""
+    inside: Array
+    """Whether a deviation is left unclipped."""
+
+    @property
+    def let_in(self) -> Array:
+        """s psi((g - m) / s)."""
+        return self.clipped * (1.0 - self.units * self.units / 6.0)
+
+    @property
+    def by_scale(self) -> Array:
+        """Derivative of the estimate in s, the pilot location held: psi(u) - u psi'(u) is v^3 / 3,
+        inside and outside.
+        """
+        return (self.units**3).mean(axis=-2, keepdims=True) / 3.0
+
+    @property
+    def by_log_scale(self) -> Array:
+        """The same in log s, which is finite where s is not."""
+        return (self.clipped * self.units * self.units).mean(axis=-2, keepdims=True) / 3.0
 
 
 def psi(units: Array) -> Array:
