@@ -38,12 +38,13 @@ def gram_matrix(
             than about 1e200 times the median one), or, without ``propagate``, rows are not finite.
             On a device nobody waits to see that, and such replicas are reported as bad.
     """
+    if not propagate and gradients.compute_dtype == np.float32:
+        # Products of finite float32 numbers always fit into float64.
+        return GramMatrix(gradients.centered_gram() if centered else gradients.gram(), 0, None)
     xp = gradients.xp
     with np.errstate(over="ignore", invalid="ignore"):
         scaled, exponent = normalized(gradients)
         products = scaled.centered_gram() if centered else scaled.gram()
-    if xp is not np and not propagate and gradients.compute_dtype != np.float64:
-        return GramMatrix(products, exponent, None)  # products of finite float32 numbers always fit
     bad = ~xp.isfinite(products).all(axis=(-2, -1))
     if xp is np and not bad.any():
         return GramMatrix(products, exponent, None)

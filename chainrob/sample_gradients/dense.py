@@ -93,6 +93,11 @@ class Dense(SampleGradients):
         axis = len(self.replicas)
         return Dense(self.xp.moveaxis(self.rows, axis + 1, axis), axis + 1)
 
+    def surely_finite(self) -> Array:
+        # One fast pass; an overflow of the sum is a doubt only.
+        flat = self.flat
+        return self.xp.isfinite(self.xp.vdot(flat, flat))
+
     def finite_rows(self) -> Array:
         return self.xp.isfinite(self.flat).all(axis=-1)
 

@@ -5,6 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -40,7 +41,9 @@ class OuterProducts(SampleGradients):
     def __init__(self, x: Array, gy: Array) -> None:
         self.x = x
         self.gy = gy
-        self.replicas = np.broadcast_shapes(x.shape[:-3], gy.shape[:-3])
+        self.replicas = gy.shape[:-3]
+        if x.shape[:-3] != self.replicas:
+            self.replicas = np.broadcast_shapes(x.shape[:-3], self.replicas)
         self.n_samples, self.n_positions = gy.shape[-3:-1]
         self.shape = (gy.shape[-1], x.shape[-1])
         self.dtype = np.promote_types(x.dtype, gy.dtype)
@@ -198,14 +201,12 @@ class OuterProducts(SampleGradients):
             return self.xp.isfinite((largest_x * largest_g).sum(axis=-1))
 
     def surely_finite(self) -> Array:
-        # Sums of squares are one fast pass each; their overflow is a doubt only.
-        dtype = self.compute_dtype
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = [
-                self.xp.vdot(array, array)
-                for array in (self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False))
-            ]
-            return self.xp.isfinite(squares[0] * squares[1])
+        # No product of factors is larger than the roots of their sums of squares, which are one fast
+        # pass each; their overflow is a doubt only.
+        dtype, vdot = self.compute_dtype, self.xp.vdot
+        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        limit = _root_of_largest(dtype)
+        return (vdot(x, x) < limit) & (vdot(gy, gy) < limit)
 
     # -- inside
 
@@ -269,6 +270,11 @@ class OuterProducts(SampleGradients):
             rows = values.astype(np.float64, copy=False)
             out += _products(rows - central_row(rows) if centered else rows)
         return out
+
+
+@cache
+def _root_of_largest(dtype: np.dtype) -> np.floating:
+    return np.sqrt(np.finfo(dtype).max)
 
 
 def _largest(array: Array) -> Array:

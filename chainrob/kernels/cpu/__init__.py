@@ -5,6 +5,8 @@ Numba is imported when the first of them is asked for, not with the package.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -14,6 +16,8 @@ import numpy as np
 from chainrob.kernels.cpu.registry import MODULES
 
 __all__ = ["fused"]
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def fused(
@@ -29,20 +33,28 @@ def fused(
     Returns:
         array (*R, Q, P).
     """
-    if name not in MODULES or x.dtype != gy.dtype or x.dtype not in (np.float32, np.float64):
+    if name not in MODULES or x.dtype != gy.dtype or x.dtype not in DTYPES:
         return None
     if x.size == 0 or gy.size == 0:
         return None
-    function = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
-    replicas = np.broadcast_shapes(x.shape[:-3], gy.shape[:-3])
+    replicas = gy.shape[:-3]
+    if x.shape[:-3] != replicas:
+        replicas = np.broadcast_shapes(x.shape[:-3], replicas)
+    function = _function(name)
     out = function(_flattened(x, replicas, share=True), _flattened(gy, replicas), *parameters)
     return None if out is None else out.reshape((*replicas, *out.shape[1:]))
 
 
+@lru_cache(maxsize=None)
+def _function(name: str) -> Callable[..., np.ndarray | None]:
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+
+
 def _flattened(array: np.ndarray, replicas: tuple[int, ...], share: bool = False) -> np.ndarray:
     """The array with one replica axis, of length 1 where all may share it."""
-    if share and prod(array.shape[:-3]) == 1:
+    own = array.shape[:-3]
+    if share and prod(own) == 1:
         replicas = (1,)
-    else:
+    elif own != replicas:
         array = np.broadcast_to(array, (*replicas, *array.shape[-3:]))
     return array.reshape((prod(replicas), *array.shape[-3:]))
