@@ -235,7 +235,7 @@ def nearest_neighbor_mixing(rows, f):
 
 def bucketing(rows, size, seed):
     order = np.random.default_rng(seed).permutation(len(rows))
-    return np.array([rows[order[i : i + size]].mean(axis=0) for i in range(0, len(rows), size)])
+    return block_means(rows[order], -(-len(rows) // size))
 
 
 def clip_norm(rows, limit):
