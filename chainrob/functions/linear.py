@@ -208,7 +208,8 @@ def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) 
     batch_shape = x.shape[: replicas + n_batch_axes]
     positions = 1
     if replicas <= 0 and (n_batch_axes > 1 or x.ndim > 2):
-        positions = prod(x.shape[1:n_batch_axes])
+        # Samples without positions have gradients of zero, which is what an empty batch has.
+        positions = max(prod(x.shape[1:n_batch_axes]), 1)
         x = chainer.functions.reshape(x, (prod(batch_shape), -1) if x.size else (0, W.shape[-1]))
     if aggregation.robustifier is None:
         aggregation = replace(aggregation, robustifier=Mean(nonfinite="propagate"), scope="layer")

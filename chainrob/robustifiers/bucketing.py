@@ -24,8 +24,8 @@ class Bucketing(Mixing):
     ``size`` times the variance of the others and ``size`` times the weight of any other row. With
     even buckets, as many of them, both ratios are at most 2, and near 1 for large buckets.)
 
-    Breakdown: f bad rows spoil f buckets at most, so the robustifier behind must stand f of M (several
-    of them may share a bucket; none is in two).
+    Breakdown: f bad rows spoil f buckets at most, so the robustifier behind must stand f of M
+    (several bad rows may share a bucket; none is in two).
 
     The permutation depends on the seed and on N alone: the same in every call, while the samples of
     a shuffled mini-batch differ (the paper draws it anew each round). The result depends on the
