@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,10 +23,17 @@ class Ranking(NamedTuple):
     critical_difference: float
     """Nemenyi: average ranks farther apart than this differ."""
     pairwise: Array
-    """(methods, methods): p-values of Wilcoxon's signed-rank test, by Holm's correction."""
+    """(methods, methods): p-values of single pairs, corrected for their number."""
 
 
-def rank_methods(losses: ArrayLike, *, level: float = 0.05) -> Ranking:
+def rank_methods(
+    losses: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    level: float = 0.05,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> Ranking:
     r"""Rank methods on each problem, average, and test.
 
     Friedman's test first asks whether there is any difference at all. Then, for single pairs,
@@ -38,16 +45,28 @@ def rank_methods(losses: ArrayLike, *, level: float = 0.05) -> Ranking:
     test with Holm's correction, which uses the sizes of the differences and does not depend on
     what other methods take part.
 
+    All this is for independent problems. Where some belong together, such as contaminations of one
+    data set, ``groups`` says which, and the tests permute instead: were the methods alike, each
+    group could have had its methods' ranks in any other order, the same one for all its problems.
+    Friedman's statistic, and the largest difference between two average ranks, are compared with
+    theirs under such permutations; the critical difference is a quantile of the latter, and a
+    pair's p-value how rarely any two methods differ as much. Groups count, not problems: of one
+    alone nothing follows.
+
     Args:
         losses (array): (problems, methods), smaller is better; a problem is what the methods are
-            paired by. Problems should be independent: average seeds of one problem first.
-        level (float): Of Nemenyi's critical difference.
+            paired by. Average the seeds of one problem first.
+        groups (array or None): The group of each problem, (problems,); None if all are independent.
+        level (float): Of the critical difference.
+        permutations (int): How many are drawn, with ``groups``.
+        seed (int): Of the permutations.
 
     Returns:
         Ranking: Ranks, p-values, critical difference.
 
     Raises:
-        ValueError: If there are fewer than two problems or methods, or a loss is not finite.
+        ValueError: If there are fewer than two problems or methods, a loss is not finite, or
+            ``groups`` has not one entry a problem.
 
     Example:
         >>> from chainrob.statistics import rank_methods
@@ -58,6 +77,7 @@ def rank_methods(losses: ArrayLike, *, level: float = 0.05) -> Ranking:
 
     References:
         J. Demsar (2006). Statistical comparisons of classifiers over multiple data sets. JMLR 7.
+        P. H. Westfall and S. S. Young (1993). Resampling-based multiple testing.
     """
     table = np.asarray(losses, np.float64)
     if table.ndim != 2 or min(table.shape) < 2:
@@ -69,6 +89,8 @@ def rank_methods(losses: ArrayLike, *, level: float = 0.05) -> Ranking:
     problems, methods = table.shape
     each = stats.rankdata(table, axis=1)
     ranks = each.mean(axis=0)
+    if groups is not None:
+        return _by_permutation(each, np.asarray(groups), level, permutations, seed)
     p_value = _friedman(each)
     quantile = stats.studentized_range.ppf(1 - level, methods, np.inf) / np.sqrt(2)
     difference = quantile * np.sqrt(methods * (methods + 1) / (6 * problems))
@@ -114,6 +136,31 @@ def _friedman(ranks: Array) -> float:
     effect = ((ranks.mean(axis=0) - (methods + 1) / 2) ** 2).sum()
     statistic = problems**2 * (methods - 1) * effect / spread
     return float(stats.chi2.sf(statistic, methods - 1))
+
+
+def _by_permutation(
+    each: Array, groups: NDArray[Any], level: float, permutations: int, seed: int
+) -> Ranking:
+    problems, methods = each.shape
+    if groups.shape != (problems,):
+        raise ValueError(f"groups must have shape ({problems},), found {groups.shape}")
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros((permutations, methods))
+    for group in np.unique(groups):
+        total = each[groups == group].sum(axis=0)
+        drawn += rng.permuted(np.broadcast_to(total, drawn.shape), axis=1)
+    drawn /= problems
+    ranks = each.mean(axis=0)
+
+    def p_value(found: Any, under_permutation: Array) -> Any:
+        as_large = under_permutation >= np.asarray(found)[..., None] - 1e-9
+        return (1 + as_large.sum(axis=-1)) / (1 + permutations)
+
+    middle = (methods + 1) / 2
+    widths = np.ptp(drawn, axis=1)
+    pairwise = p_value(np.abs(ranks[:, None] - ranks), widths)
+    overall = p_value(((ranks - middle) ** 2).sum(), ((drawn - middle) ** 2).sum(axis=1))
+    return Ranking(ranks, float(overall), float(np.quantile(widths, 1 - level)), pairwise)
 
 
 def _wilcoxon(differences: Array) -> float:

@@ -18,7 +18,31 @@ def test_agrees_with_scipy_on_a_bimodal_sample():
     theirs = stats.bootstrap(
         (sample,), np.mean, n_resamples=20000, method="percentile", rng=1
     ).confidence_interval
-    np.testing.assert_allclose(bootstrap_interval(sample, resamples=20000), theirs, atol=0.01)
+    ours = bootstrap_interval(sample, size=len(sample), resamples=20000)
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
+
+
+def test_tails_are_those_of_the_expanded_percentiles():
+    # Student's table has 2.262 for 9 degrees of freedom and 2.093 for 19; the normal distribution
+    # leaves 0.86% below -2.262 sqrt(10/9), and 1.59% below -2.093 sqrt(20/19).
+    for n, tail in ((10, 0.0086), (20, 0.0159), (1000, 0.025)):
+        sample = np.random.default_rng(n).normal(size=n)
+        theirs = stats.bootstrap(
+            (sample,), np.mean, n_resamples=40000, method="percentile", rng=1,
+            confidence_level=1 - 2 * tail,
+        ).confidence_interval  # fmt: skip
+        width = theirs.high - theirs.low
+        ours = bootstrap_interval(sample, resamples=40000)
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * width)
+
+
+@pytest.mark.parametrize(("n", "least"), [(5, 0.89), (8, 0.92), (20, 0.92)])
+def test_small_samples_are_covered_nearly_as_often_as_large_ones(n, least):
+    # 4000 runs gave 91.7%, 94.0% and 93.9%, and plain percentiles 83.5%, 87.2% and 91.7%; here
+    # 1000 runs with a binomial error of 0.8%.
+    runs = np.random.default_rng(6).normal(size=(n, 1000))
+    low, high = bootstrap_interval(runs, resamples=2000)
+    assert least <= ((low <= 0) & (high >= 0)).mean() <= 0.975
 
 
 def test_covers_the_truth_about_as_often_as_it_says():

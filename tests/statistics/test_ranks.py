@@ -44,6 +44,57 @@ def test_holm_rejects_what_the_step_down_rule_rejects():
     assert (holm(p) >= p).all()
 
 
+def test_permutations_agree_with_the_classical_tests_if_every_problem_is_its_own_group():
+    table = losses(40, 4, seed=3)
+    classical, permuted = (rank_methods(table, groups=g) for g in (None, np.arange(40)))
+    assert permuted.critical_difference == pytest.approx(classical.critical_difference, rel=0.03)
+    near = losses(40, 4, seed=3) - np.arange(4) * 0.45
+    p = [rank_methods(near, groups=g).p_value for g in (None, np.arange(40))]
+    assert p[1] == pytest.approx(p[0], abs=0.02)
+    assert 0.001 < p[0] < 0.9
+    np.testing.assert_array_equal(permuted.ranks, classical.ranks)
+
+
+def test_a_problem_said_five_times_over_is_no_more_evidence_than_said_once():
+    table = losses(6, 4)
+    once = rank_methods(table, groups=np.arange(6))
+    often = rank_methods(np.repeat(table, 5, axis=0), groups=np.repeat(np.arange(6), 5))
+    assert often.p_value == once.p_value
+    assert often.critical_difference == pytest.approx(once.critical_difference)
+    np.testing.assert_array_equal(often.pairwise, once.pairwise)
+    assert rank_methods(np.repeat(table, 5, axis=0)).p_value < once.p_value / 5
+
+
+def test_tests_by_permutation_keep_their_level_where_problems_of_a_group_are_alike():
+    # Methods alike on average, but one data set's problems share who is better there. Of 120 such
+    # comparisons about 6 may be refused (1 to 13: three deviations); the classical test refuses most.
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(6), 5)
+    refused = np.zeros(3)
+    for _ in range(120):
+        table = rng.normal(size=(6, 5))[groups] + 0.3 * rng.normal(size=(30, 5))
+        found = rank_methods(table, groups=groups, permutations=399)
+        classical = rank_methods(table)
+        farthest = np.ptp(found.ranks)
+        assert found.pairwise.min() == pytest.approx(found.pairwise[
+            found.ranks.argmin(), found.ranks.argmax()
+        ])  # fmt: skip
+        refused += [
+            found.p_value <= 0.05, farthest > found.critical_difference, classical.p_value <= 0.05
+        ]  # fmt: skip
+    assert 1 <= refused[0] <= 13
+    assert 1 <= refused[1] <= 13
+    assert refused[2] > 40
+
+
+def test_of_one_group_nothing_follows():
+    found = rank_methods(losses(5, 3), groups=[0] * 5)
+    assert found.p_value == 1
+    assert found.critical_difference == pytest.approx(np.ptp(found.ranks))
+    with pytest.raises(ValueError, match=r"groups must have shape \(5,\), found \(4,\)"):
+        rank_methods(losses(5, 3), groups=[0] * 4)
+
+
 @pytest.mark.parametrize("table", [[[1, 2]], [[1], [2]], [1, 2], [[1, 2], [np.nan, 1]]])
 def test_bad_tables(table):
     with pytest.raises(ValueError, match="losses must"):
