@@ -31,7 +31,7 @@ def fails_in_one_line(capsys, arguments, *fragments):
         (["--contamination", "2"], ["contamination must be between 0 and 1, found 2.0"]),
         (["--push", "nan"], ["push must be finite"]),
         (["--record-every", "0"], ["record_every must be at least 1"]),
-        (["--robustifier", "l1=medain"], ["unknown robustifier 'medain'", "trimmed_mean"]),
+        (["--robustifier", "l1=medain"], ["name must be one of", "found 'medain'", "trimmed_mean"]),
         (["--robustifier", "l7=mean"], ["l1, l2, l3 or all"]),
         (["--robustifier", "l1=trimmed_mean:fraction=2"], ["fraction"]),
         (["--device", "gpu"], ["must be @numpy or @cupy:N"]),
@@ -89,6 +89,13 @@ def test_a_run_prints_its_result_last_and_no_bar_without_a_terminal(capsys, tmp_
     assert lines[0] == "method,trial,iteration,cost_in_gradients,train_error,test_error"
     assert [line.split(",")[2] for line in lines[1:5]] == ["0", "2", "4", "5"]
     assert "TrimmedMean(" in (tmp_path / "settings.json").read_text()
+
+
+def test_a_pipeline_of_robustifiers(capsys, tmp_path):
+    text = "l1=nearest_neighbor_mixing(f=3) >> geometric_median"
+    assert main([*QUICK, "--robustifier", text, "--out", str(tmp_path)]) == 0
+    settings = (tmp_path / "settings.json").read_text()
+    assert "NearestNeighborMixing(f=3) >> GeometricMedian(" in settings
 
 
 def test_progress_bar_when_asked_for_is_on_standard_error(capsys, tmp_path):

@@ -20,7 +20,7 @@ from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
 from chainrob.experiments.errors import UsageError
 from chainrob.experiments.files import prepare_folder, write_json
-from chainrob.experiments.specs import parse_layers
+from chainrob.experiments.specs import GRAMMAR, parse_layers
 from chainrob.experiments.versions import versions
 
 __all__ = ["DigitsSettings", "add_arguments", "digits_data", "make_model", "run", "train"]
@@ -38,7 +38,7 @@ class DigitsSettings:
         hidden: units of each of the two hidden layers.
         learning_rate: step of SGD with momentum 0.9.
         flips: share of the training labels that are replaced by wrong ones.
-        robustifier: ``LAYER=NAME[:PARAMETER=VALUE,...]``, see ``chainrob iris``.
+        robustifier: texts as ``chainrob.experiments.specs.parse_layers`` reads them.
         seed: of split, flips, initial weights and order.
     """
 
@@ -88,9 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--robustifier",
         action="append",
-        metavar="LAYER=NAME[:PARAMETER=VALUE,...]",
-        help="robustifier of a layer, l1, l2, l3 or all, 'none' for the plain sum; may be repeated "
-        f"(default: {' '.join(defaults.robustifier)})",
+        metavar="LAYER=ROBUSTIFIER",
+        help="robustifier of a layer, l1, l2, l3 or all: none (the plain sum), "
+        f"{GRAMMAR}; may be repeated (default: {' '.join(defaults.robustifier)})",
     )
     add(
         "--distributed",

@@ -1,17 +1,18 @@
-"""Robustifiers written as text, for command lines: ``NAME:PARAMETER=VALUE,...``."""
+"""Robustifiers of layers, written as text for command lines: ``LAYER=ROBUSTIFIER``."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from chainrob import robustifiers
 
-__all__ = ["parse_layers", "parse_robustifier"]
+__all__ = ["GRAMMAR", "parse_layers", "parse_robustifier"]
 
 Maker = Callable[..., Any]
+
+GRAMMAR = "NAME, NAME:PARAMETER=VALUE,..., 'NAME(PARAMETER=VALUE, ...)' or 'A >> B'"
+"""For help texts: the forms that ``chainrob.robustifiers.grammar`` explains."""
 
 
 def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
@@ -21,8 +22,7 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
     seen to diverge and does not stop the others.
 
     Args:
-        text (str): ``NAME`` or ``NAME:PARAMETER=VALUE,PARAMETER=VALUE``; values are Python
-            literals, anything else is taken as a string.
+        text (str): In the grammar of ``chainrob.robustifiers.grammar``, or ``none``.
         extra (mapping or None): Further names, and what makes their robustifiers.
 
     Returns:
@@ -35,30 +35,26 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
         >>> from chainrob.experiments.specs import parse_robustifier
         >>> parse_robustifier("soft_truncation:delta=0.01,pilot=median").delta
         0.01
+        >>> parse_robustifier("nearest_neighbor_mixing(f=3) >> geometric_median")
+        NearestNeighborMixing(f=3) >> GeometricMedian(nonfinite='propagate')
     """
-    name, _, rest = text.partition(":")
-    if name == "none":
-        if rest:
-            raise ValueError(f"'none' takes no parameters, found {rest!r}")
+    if text.strip() == "none":
         return None
-    parameters: dict[str, Any] = {"nonfinite": "propagate"}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals or not key.isidentifier():
-            raise ValueError(f"parameters are written NAME=VALUE, found {item!r}")
-        try:
-            parameters[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parameters[key] = value
-    extra = extra or {}
-    if name not in [*extra, *robustifiers.names()]:
-        known = ", ".join(["none", *sorted([*extra, *robustifiers.names()])])
-        raise ValueError(f"unknown robustifier {name!r}; known are {known}")
-    make = extra.get(name) or partial(robustifiers.get, name)
+    known = {**(extra or {}), "none": _none}
     try:
-        return make(**parameters)
-    except (TypeError, ValueError) as error:
+        made = robustifiers.parse(text, extra=known, nonfinite="propagate")
+    except ValueError as error:
         raise ValueError(f"robustifier {text!r}: {error}") from error
+    if isinstance(made, robustifiers.PreAggregation):
+        raise ValueError(
+            f"robustifier {text!r}: a pre-aggregation gives many gradients; write what makes one "
+            f"of them behind it, as in '{text.strip()} >> mean'"
+        )
+    return made
+
+
+def _none(*arguments: Any, **parameters: Any) -> Any:
+    raise ValueError("'none' takes no parameters and joins nothing")
 
 
 def parse_layers(

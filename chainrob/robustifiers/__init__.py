@@ -27,7 +27,7 @@ from chainrob.robustifiers.nearest_neighbor_mixing import NearestNeighborMixing
 from chainrob.robustifiers.per_replica import PerReplica
 from chainrob.robustifiers.phocas import Phocas
 from chainrob.robustifiers.pre_aggregation import Pipeline, PreAggregation
-from chainrob.robustifiers.registry import default, get, names, register
+from chainrob.robustifiers.registry import default, get, names, parse, register
 from chainrob.robustifiers.smea import SMEA
 from chainrob.robustifiers.soft_truncation import SoftTruncation
 from chainrob.robustifiers.trimmed_mean import TrimmedMean
@@ -73,5 +73,6 @@ __all__ = [
     "default",
     "get",
     "names",
+    "parse",
     "register",
 ]

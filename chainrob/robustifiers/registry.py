@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import reduce
 from math import ceil
 from typing import Any
 
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Policy, Robustifier
+from chainrob.robustifiers.grammar import Step, read_steps
 from chainrob.robustifiers.pre_aggregation import PreAggregation
 
 Entry = Robustifier | PreAggregation
@@ -33,8 +34,8 @@ def get(name: str, **parameters: Any) -> Any:
 
     Args:
         name: class name in snake case (see ``names()``) or as it is; or a whole expression such as
-            ``'nearest_neighbor_mixing(f=3) >> geometric_median'``, with literals as parameters. So
-            what ``repr`` prints is understood.
+            ``'nearest_neighbor_mixing(f=3) >> geometric_median'``, with literals as parameters, in
+            the grammar of ``chainrob.robustifiers.grammar``. So what ``repr`` prints is understood.
         parameters: its arguments, where the name is a name alone.
 
     Returns:
@@ -50,21 +51,50 @@ def get(name: str, **parameters: Any) -> Any:
         TrimmedMean(fraction=0.05)
         >>> chainrob.robustifiers.get('nearest_neighbor_mixing(f=3) >> geometric_median')
         NearestNeighborMixing(f=3) >> GeometricMedian()
+        >>> chainrob.robustifiers.get('soft_truncation:delta=0.01,pilot=median')
+        SoftTruncation(delta=0.01, pilot='median')
     """
     if name.isidentifier():
-        return _make(name, [], parameters)
+        return _make(Step(name, (), parameters))
     if parameters:
         raise ValueError(f"parameters belong inside the expression {name!r}, found {parameters}")
-    try:
-        tree = ast.parse(name.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(
-            f"name must be a name or an expression like 'krum(f=2)', found {name!r}"
-        ) from error
-    return _evaluate(tree, name)
+    return parse(name)
 
 
-def default(name: str, n_samples: int, contamination: float = 0.1) -> Any:
+def parse(
+    text: str,
+    *,
+    extra: Mapping[str, Callable[..., Any]] | None = None,
+    nonfinite: Policy | None = None,
+) -> Any:
+    """What an expression of the grammar names: ``get`` for programs that read it from a user.
+
+    Args:
+        text: in the grammar of ``chainrob.robustifiers.grammar``.
+        extra: further names, and what makes their robustifiers.
+        nonfinite: given to the robustifier where the text says nothing of it.
+
+    Returns:
+        A ``Robustifier``; a pre-aggregation where nothing follows one.
+
+    Raises:
+        ValueError: as ``get``.
+
+    Example:
+        >>> from chainrob.robustifiers import parse
+        >>> parse('bucketing:size=3 >> krum:f=1', nonfinite='raise')
+        Bucketing(size=3, seed=0) >> Krum(nonfinite='raise', f=1)
+    """
+    return reduce(_join, [_make(step, extra or {}, nonfinite) for step in read_steps(text)])
+
+
+def default(
+    name: str,
+    n_samples: int,
+    contamination: float = 0.1,
+    *,
+    nonfinite: Policy | None = None,
+) -> Any:
     """A robustifier whose parameters follow from the batch size and a share of bad samples.
 
     With N = ``n_samples`` and f = ceil(contamination * N), the number of bad rows that a batch
@@ -84,9 +114,11 @@ def default(name: str, n_samples: int, contamination: float = 0.1) -> Any:
 
     Args:
         name: a name of ``names()``, or several joined by ``>>``. Behind ``bucketing`` N is the
-            number of buckets.
+            number of buckets. Parts with parameters, as in ``'bucketing(size=2) >> krum'``, keep
+            them.
         n_samples: N, the batch size.
         contamination: share of bad samples, in [0, 0.5).
+        nonfinite: given to the robustifier where ``name`` says nothing of it.
 
     Raises:
         ValueError: an unknown name, one without a default (``clip_norm``: its limit has a unit), a
@@ -106,15 +138,16 @@ def default(name: str, n_samples: int, contamination: float = 0.1) -> Any:
     f = ceil(contamination * n_samples - 1e-9)
     result: Any = None
     rows = int(n_samples)
-    for part in (piece.strip() for piece in name.split(">>")):
-        cls = _class(part)
-        rule = _DEFAULTS.get(_snake(cls.__name__))
-        if rule is None:
-            raise ValueError(f"{part} has no default; give its parameters to get")
-        entry = cls(**rule(rows, f))
+    for step in read_steps(name):
+        if step.parameters is None:
+            rule = _DEFAULTS.get(_snake(_class(step.name).__name__))
+            if rule is None:
+                raise ValueError(f"{step.name} has no default; give its parameters to get")
+            step = step._replace(parameters=rule(rows, f))
+        entry = _make(step, nonfinite=nonfinite)
         entry.check(rows)
         rows = entry.n_mixed(rows) if isinstance(entry, PreAggregation) else rows
-        result = entry if result is None else result >> entry
+        result = entry if result is None else _join(result, entry)
     return result
 
 
@@ -155,43 +188,57 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _class(name: str) -> type[Any]:
-    cls = _REGISTRY.get(name) or _REGISTRY.get(_snake(name))
+def _class(name: str, extra: Mapping[str, Any] | None = None) -> Any:
+    cls = (extra or {}).get(name) or _REGISTRY.get(name) or _REGISTRY.get(_snake(name))
     if cls is None:
-        raise ValueError(f"name must be one of {', '.join(names())}; found {name!r}")
+        known = sorted({*names(), *(extra or {})})
+        raise ValueError(f"name must be one of {', '.join(known)}; found {name!r}")
     return cls
 
 
-def _make(name: str, arguments: list[Any], parameters: dict[str, Any]) -> Any:
-    cls = _class(name)
-    known = [item.name for item in fields(cls) if item.init]
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        raise ValueError(f"{name}: parameters are {', '.join(known)}; found {', '.join(unknown)}")
+def _make(
+    step: Step, extra: Mapping[str, Any] | None = None, nonfinite: Policy | None = None
+) -> Any:
+    name = step.name
+    cls = _class(name, extra)
+    parameters = dict(step.parameters or {})
+    if isinstance(cls, type):
+        _check_names(name, cls, step.arguments, parameters)
+    if nonfinite is not None and not (isinstance(cls, type) and issubclass(cls, PreAggregation)):
+        parameters.setdefault("nonfinite", nonfinite)
     try:
-        return cls(*arguments, **parameters)
+        return cls(*step.arguments, **parameters)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _evaluate(node: ast.expr, text: str) -> Any:
-    """A name, a call with literals, or two of these joined by ``>>``."""
-    if isinstance(node, ast.Name):
-        return _make(node.id, [], {})
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.RShift):
-        left, right = _evaluate(node.left, text), _evaluate(node.right, text)
-        try:
-            return left >> right
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        try:
-            arguments = [ast.literal_eval(item) for item in node.args]
-            # ``**`` has no name: left out, it would be a parameter that silently does nothing.
-            if any(item.arg is None for item in node.keywords):
-                raise ValueError("** in a call")
-            parameters = {str(item.arg): ast.literal_eval(item.value) for item in node.keywords}
-        except ValueError as error:
-            raise ValueError(f"parameters must be literals, found {text!r}") from error
-        return _make(node.func.id, arguments, parameters)
-    raise ValueError(f"name must be a name or an expression like 'krum(f=2)', found {text!r}")
+def _check_names(
+    name: str, cls: type[Any], arguments: tuple[Any, ...], parameters: dict[str, Any]
+) -> None:
+    """Raise ValueError for a parameter that the class has not, and for one that it has to have."""
+    known = [item for item in fields(cls) if item.init]
+    unknown = sorted(set(parameters) - {item.name for item in known})
+    if unknown:
+        names = ", ".join(item.name for item in known)
+        raise ValueError(f"{name}: parameters are {names}; found {', '.join(unknown)}")
+    by_position = [item for item in known if not item.kw_only]
+    given = {item.name for item in by_position[: len(arguments)]} | set(parameters)
+    for item in known:
+        if item.name in given or item.default is not MISSING or item.default_factory is not MISSING:
+            continue
+        rule = (
+            f", or take chainrob.robustifiers.default({name!r}, n_samples), which finds it from "
+            f"the batch size"
+            if _snake(cls.__name__) in _DEFAULTS
+            else ""
+        )
+        raise ValueError(
+            f"{name}: parameter {item.name!r} is missing; write {name}({item.name}=...){rule}"
+        )
+
+
+def _join(left: Any, right: Any) -> Any:
+    try:
+        return left >> right
+    except TypeError as error:
+        raise ValueError(str(error)) from error

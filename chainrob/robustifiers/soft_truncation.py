@@ -10,6 +10,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise, as_operator
+from chainrob.robustifiers.parameters import require_choice, require_open_unit
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, Fused
@@ -67,14 +68,8 @@ class SoftTruncation(CoordinateWise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.delta < 1.0:
-            raise ValueError(
-                f"SoftTruncation: delta must lie strictly between 0 and 1, found {self.delta!r}"
-            )
-        if self.pilot not in ("mean", "median"):
-            raise ValueError(
-                f"SoftTruncation: pilot must be 'mean' or 'median', found {self.pilot!r}"
-            )
+        require_open_unit(self, "delta")
+        require_choice(self, "pilot", ("mean", "median"))
         if not 0.0 <= self.min_variance < inf:
             raise ValueError(
                 f"SoftTruncation: min_variance must be at least 0 and finite, found "

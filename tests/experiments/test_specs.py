@@ -33,17 +33,38 @@ def test_layers():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "l1=nearest_neighbor_mixing(f=3) >> geometric_median",
+        "l1=nearest_neighbor_mixing:f=3 >> geometric_median",
+        "l1=nearest_neighbor_mixing:f=3>>GeometricMedian()",
+        "l1=NearestNeighborMixing(3) >> GeometricMedian(nonfinite='propagate')",
+    ],
+)
+def test_one_grammar_for_every_form(text):
+    median = chainrob.GeometricMedian(nonfinite="propagate")
+    expected = chainrob.NearestNeighborMixing(3) >> median
+    assert parse_layers([text], 3) == (expected, None, None)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("l4=mean", "LAYER one of l1, l2, l3 or all, found 'l4=mean'"),
         ("mean", "given as LAYER=NAME"),
-        ("l1=medain", "unknown robustifier 'medain'; known are none, .*soft_truncation"),
+        ("l1=medain", "'medain': name must be one of .*none.*soft_truncation.*; found 'medain'"),
         ("l1=trimmed_mean:fraction", "written NAME=VALUE, found 'fraction'"),
         ("l1=trimmed_mean:fractoin=0.1", "fractoin"),
         ("l1=trimmed_mean:fraction=0.9", "fraction"),
         ("l1=soft_truncation:delta=2", "delta"),
         ("l1=soft_truncation:delta=abc", "robustifier 'soft_truncation:delta=abc'"),
         ("l1=none:delta=2", "'none' takes no parameters"),
+        ("l1=none >> mean", "'none' takes no parameters and joins nothing"),
+        ("l1=bucketing(size=2) >> none", "'none' takes no parameters and joins nothing"),
+        ("l1=bucketing", "'bucketing': a pre-aggregation .* as in 'bucketing >> mean'"),
+        ("l1=krum", r"krum: parameter 'f' is missing; write krum\(f=...\)"),
+        ("l1=nearest_neighbor_mixing(f=3) >> ", "must be a name or an expression like"),
+        ("l1=mean >> krum(f=1)", "Mean gives one gradient, so nothing can follow it"),
         ("l1=released_soft_truncation:delta=2", "delta"),
         ("l1=released_soft_truncation:floor=2", "floor"),
     ],

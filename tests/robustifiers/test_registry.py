@@ -55,6 +55,12 @@ def test_every_public_robustifier_is_registered_and_documented():
             chainrob.ClipNorm(1.5) >> chainrob.Bucketing(3, 1) >> chainrob.TrimmedMean(count=1),
         ),
         ("clip_norm(1.0)", chainrob.ClipNorm(1.0)),
+        ("krum:f=2,neighbors=n-f", chainrob.Krum(2, neighbors="n-f")),
+        ("krum: f = 2", chainrob.Krum(2)),
+        (
+            "bucketing:size=3,seed=1 >> clip_norm(1.5) >> TrimmedMean:count=1",
+            chainrob.Bucketing(3, 1) >> chainrob.ClipNorm(1.5) >> chainrob.TrimmedMean(count=1),
+        ),
     ],
 )
 def test_expressions(text, expected):
@@ -71,7 +77,11 @@ def test_parameters():
     [
         ("crum", {}, r"name must be one of adaptive_robust_clipping, .*; found 'crum'"),
         ("krum", {"g": 1}, "krum: parameters are .*f, .*; found g"),
-        ("krum", {}, "krum: .*missing.*'f'"),
+        ("krum", {}, r"krum: parameter 'f' is missing; write krum\(f=...\), or take .*default"),
+        ("clip_norm", {}, r"clip_norm: .*'max_norm' is missing; write clip_norm\(max_norm=...\)$"),
+        ("krum:f", {}, "parameters are written NAME=VALUE, found 'f'"),
+        ("krum(f=2):f=3", {}, "must be a name or an expression"),
+        ("krum(1, 2, 3, 4)", {}, "krum: .*positional"),
         ("krum", {"f": -1}, "f must be an integer of at least 0, found -1"),
         ("krum(f=2", {}, "name must be a name or an expression"),
         ("krum(f=2)", {"f": 2}, "parameters belong inside the expression"),
@@ -136,6 +146,8 @@ def fits(name, n, f):
             0.1,
             "NearestNeighborMixing(f=2) >> TrimmedMean(count=2)",
         ),
+        ("bucketing:size=3 >> krum", 30, 0.1, "Bucketing(size=3, seed=0) >> Krum(f=3)"),
+        ("trimmed_mean(0.25)", 20, 0.1, "TrimmedMean(fraction=0.25)"),
     ],
 )
 def test_the_rules(name, n, contamination, expected):
@@ -149,6 +161,7 @@ def test_the_rules(name, n, contamination, expected):
         (("krum", 0, 0.1), "n_samples must be a positive integer, found 0"),
         (("krum", 10, 0.45), r"2f \+ 2 must be below the number of samples, found f=5 with 10"),
         (("clip_norm", 10, 0.1), "clip_norm has no default"),
+        (("mean >> krum", 10, 0.1), "Mean gives one gradient, so nothing can follow it"),
         (("smea", 100, 0.1), "1.73e[+]13 subsets of 100, over the limit of 50000"),
     ],
 )

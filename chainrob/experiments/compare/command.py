@@ -9,6 +9,7 @@ from typing import Any
 
 from chainrob.experiments.compare.settings import CompareSettings, read_settings
 from chainrob.experiments.errors import UsageError
+from chainrob.experiments.specs import GRAMMAR
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", nargs="?", metavar="FILE.toml", help="settings, one key an option below")
     meanings = {
         "data": "data sets that scikit-learn ships",
-        "robustifiers": "NAME, 'A >> B', or NAME:PARAMETER=VALUE,...",
+        "robustifiers": f"{GRAMMAR}; a name alone has its defaults by batch size",
         "contaminations": "NAME or NAME:PARAMETER=VALUE,... of none, push, labels, noise, leverage",
         "learning_rates": "rates to choose among on validation data",
     }

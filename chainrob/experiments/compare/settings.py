@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from chainrob.experiments.compare.problems import DATA, parse_contamination
 from chainrob.experiments.errors import UsageError
-from chainrob.experiments.specs import parse_robustifier
 from chainrob.robustifiers import Mean, Robustifier, default
 
 if sys.version_info >= (3, 11):
@@ -27,8 +26,8 @@ class CompareSettings:
 
     Args:
         data (tuple of str): Names of data sets that scikit-learn ships.
-        robustifiers (tuple of str): ``NAME`` for its defaults by batch size and ``assumed``,
-            ``A >> B`` for pre-aggregations, ``NAME:PARAMETER=VALUE,...`` for other parameters.
+        robustifiers (tuple of str): In the grammar of ``chainrob.robustifiers.grammar``; a name
+            alone has its defaults by batch size and ``assumed``.
         contaminations (tuple of str): As ``parse_contamination`` reads them.
         learning_rates (tuple of float): Each is tried; the best for the worst contamination is
             chosen on validation data.
@@ -103,19 +102,11 @@ def make_robustifier(text: str, n_samples: int, assumed: float) -> Robustifier:
         >>> make_robustifier("multi_krum", 50, 0.1)
         MultiKrum(nonfinite='propagate', f=5)
     """
-    if ":" in text:
-        made = parse_robustifier(text)
-        made.check(n_samples)
-        return made if isinstance(made, Robustifier) else made >> Mean(nonfinite="propagate")
-    *mixings, last = (default(part.strip(), n_samples, assumed) for part in text.split(">>"))
-    if isinstance(last, Robustifier):
-        last = replace(last, nonfinite="propagate")
-    else:
-        last = last >> Mean(nonfinite="propagate")
-    for mixing in reversed(mixings):
-        last = mixing >> last
-    last.check(n_samples)
-    result: Robustifier = last
+    made = default(text, n_samples, assumed, nonfinite="propagate")
+    result: Robustifier = (
+        made if isinstance(made, Robustifier) else made >> Mean(nonfinite="propagate")
+    )
+    result.check(n_samples)
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from chainrob.experiments.errors import UsageError
 from chainrob.experiments.iris.running import run_iris
 from chainrob.experiments.iris.settings import SETTINGS, iris_settings
+from chainrob.experiments.specs import GRAMMAR
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,9 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--robustifier",
         action="append",
         default=[],
-        metavar="LAYER=NAME[:PARAMETER=VALUE,...]",
+        metavar="LAYER=ROBUSTIFIER",
         help="robustifier of a layer of deep-rob, in place of the setting's; LAYER is l1, l2, l3 "
-        "or all; may be repeated (example: l1=trimmed_mean:fraction=0.05)",
+        f"or all, ROBUSTIFIER is none (the plain sum), {GRAMMAR}; may be repeated (example: "
+        "l1=trimmed_mean:fraction=0.05)",
     )
     add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
     add(

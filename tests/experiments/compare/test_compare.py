@@ -215,6 +215,9 @@ def test_names_stand_for_robustifiers_that_propagate_divergence():
     assert "propagate" in repr(make_robustifier("bucketing >> trimmed_mean", 50, 0.1))
     assert "propagate" in repr(make_robustifier("nearest_neighbor_mixing", 50, 0.1))
     assert make_robustifier("trimmed_mean:fraction=0.1", 50, 0.1).fraction == 0.1
+    mixed = make_robustifier("nearest_neighbor_mixing:f=2 >> multi_krum", 50, 0.1)
+    assert repr(mixed) == "NearestNeighborMixing(f=2) >> MultiKrum(nonfinite='propagate', f=5)"
+    assert make_robustifier("krum(f=2, nonfinite='raise')", 50, 0.1).nonfinite == "raise"
 
 
 def test_run_without_a_folder_writes_none(tmp_path, monkeypatch):
