@@ -2,20 +2,23 @@
 //
 // The threads of a block are coroutines of one thread of the host, which change places only where they wait: at a
 // barrier of the block or of the warp. So a run is the same every time, a barrier that not all threads reach is found,
-// and running them in the opposite order shows where the order matters. Blocks run one after the other, or, in a
+// and letting every warp run ahead of the others, in both orders, shows where a barrier is missing. Blocks run one after the other, or, in a
 // cooperative launch, each in a thread of the host.
 
 #include <setjmp.h>
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <thread>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -24,6 +27,7 @@ using std::exp;
 using std::fabs;
 using std::fmax;
 using std::fmin;
+using std::ldexp;
 using std::log;
 using std::log1p;
 using std::memcpy;
@@ -88,6 +92,19 @@ inline double __shfl_down_sync(unsigned, double value, int distance) {
     return found;
 }
 
+inline unsigned __ballot_sync(unsigned, bool flag) {
+    const int self = block->current, first = self / 32 * 32, last = std::min<int>(first + 32, block->fibers.size());
+    block->fibers[self].exchange = flag;
+    wait(AT_WARP);
+    unsigned bits = 0;
+    for (int i = first; i < last; ++i)
+        if (block->fibers[i].exchange != 0.0) bits |= 1u << (i - first);
+    wait(AT_WARP);
+    return bits;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 inline unsigned atomicAdd(unsigned *address, unsigned value) {
     if (value == 0) usleep(20);  // a look at it, while other blocks are at work
     return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
@@ -136,15 +153,26 @@ inline bool run_block(Index at, Index shape, bool backwards, int shared, const s
         }
         return there > 0;
     };
+    // One warp after the other goes on as far as it can without the others: what it writes too early, they will miss.
+    const int n_warps = (n + 31) / 32;
     for (;;) {
-        for (int k = 0; k < n; ++k) {
-            const int i = backwards ? n - 1 - k : k;
-            if (own.fibers[i].state != READY) continue;
-            own.current = i;
-            threadIdx = {i % own.width, i / own.width, 0};
-            resume(own, own.fibers[i]);
-        }
         bool moved = false;
+        for (int k = 0; k < n_warps; ++k) {
+            const int first = 32 * (backwards ? n_warps - 1 - k : k), last = std::min(first + 32, n);
+            for (bool ready = true; ready;) {
+                for (int j = 0; j < last - first; ++j) {
+                    const int i = backwards ? last - 1 - j : first + j;
+                    if (own.fibers[i].state != READY) continue;
+                    own.current = i;
+                    threadIdx = {i % own.width, i / own.width, 0};
+                    resume(own, own.fibers[i]);
+                    moved = true;
+                }
+                ready = all(first, last, AT_WARP);
+                for (int i = first; ready && i < last; ++i)
+                    if (own.fibers[i].state == AT_WARP) own.fibers[i].state = READY;
+            }
+        }
         if (all(0, n, AT_BLOCK)) {
             own.n_flags = 0;
             for (Fiber &fiber : own.fibers) {
@@ -152,13 +180,6 @@ inline bool run_block(Index at, Index shape, bool backwards, int shared, const s
                 fiber.flag = false;
                 if (fiber.state == AT_BLOCK) fiber.state = READY;
             }
-            moved = true;
-        }
-        for (int first = 0; first < n; first += 32) {
-            const int last = first + 32 < n ? first + 32 : n;
-            if (!all(first, last, AT_WARP)) continue;
-            for (int i = first; i < last; ++i)
-                if (own.fibers[i].state == AT_WARP) own.fibers[i].state = READY;
             moved = true;
         }
         if (!moved) {
@@ -172,6 +193,21 @@ inline bool run_block(Index at, Index shape, bool backwards, int shared, const s
 template <class... A, std::size_t... I>
 std::function<void()> bound(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
     return [=] { kernel(*(A *)arguments[I]...); };
+}
+
+// What a kernel takes, one code an argument: f4 for a float, i8 for a long long, Pf8 for a pointer to double, as NumPy
+// names kinds and sizes of numbers.
+template <class A> std::string code() {
+    using Plain = std::remove_cv_t<A>;
+    if constexpr (std::is_pointer_v<Plain>) return "P" + code<std::remove_pointer_t<Plain>>();
+    const char kind = std::is_floating_point_v<Plain> ? 'f' : std::is_signed_v<Plain> ? 'i' : 'u';
+    return kind + std::to_string(sizeof(Plain));
+}
+
+template <class... A> const char *signature(void (*)(A...)) {
+    static thread_local std::string codes;
+    codes = ((code<A>() + " ") + ...);
+    return codes.c_str();
 }
 
 // dims: grid x, y, z; block x, y; bytes of dynamic shared memory; cooperative; backwards.

@@ -255,10 +255,22 @@ class Emulation:
     backwards = False
 
 
+def _code(argument: Any) -> str:
+    """The type of a kernel's argument, as cuda_on_host.hpp writes it."""
+    if isinstance(argument, ndarray):
+        return f"P{argument.dtype.kind}{argument.itemsize}"
+    assert isinstance(argument, np.generic), "Python numbers have a width of CuPy's choice"
+    return f"{argument.dtype.kind}{argument.itemsize}"
+
+
 class RawKernel:
     def __init__(self, code: str, name: str, options: tuple = ()) -> None:
         if Emulation.on:
-            self.function = getattr(emulated(code, *options), f"launch_{name}")
+            found = emulated(code, *options)
+            self.function = getattr(found, f"launch_{name}")
+            signature = getattr(found, f"signature_{name}")
+            signature.restype = ctypes.c_char_p
+            self.codes = signature().decode().split()
         else:
             self.function = getattr(library(code), name)
         self.max_dynamic_shared_size_bytes = 48 << 10
@@ -273,6 +285,13 @@ class RawKernel:
         assert np.prod(block) <= 1024
         assert shared_mem <= self.max_dynamic_shared_size_bytes <= 232448
         assert all(isinstance(one, int) and one >= 1 for one in (*grid, *block))
+        assert max(*grid[1:], 1) <= 65535, "only the first axis of a grid has room for more"
+        if Emulation.on:
+            # A device reads each argument with the kernel's own type, whatever was handed over.
+            given = [_code(one) for one in args]
+            assert len(given) == len(self.codes), "a wrong number of arguments"
+            for number, (one, code) in enumerate(zip(given, self.codes, strict=True)):
+                assert one == code or (one, code[0]) == ("u8", "P"), f"argument {number}: {one}"
         found = []
         for one in args:
             if isinstance(one, ndarray):
@@ -289,7 +308,7 @@ class RawKernel:
             )
             assert status == 0, "threads wait at different barriers"
             return
-        replicas = grid[-1] if len(grid) > 1 else 1
+        replicas = grid[2] if len(grid) == 3 else grid[0]
         self.function(*found, ctypes.c_int(replicas))
 
 

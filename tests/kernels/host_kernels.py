@@ -47,7 +47,9 @@ EMULATOR = Path(__file__).with_name("cuda_on_host.hpp")
 
 
 def emulated(source: str, *options: str) -> ctypes.CDLL:
-    """A source with an entry ``launch_NAME(dims, arguments)`` a kernel, see cuda_on_host.hpp."""
+    """A source with two entries a kernel, ``launch_NAME(dims, arguments)`` and
+    ``signature_NAME()``, see cuda_on_host.hpp.
+    """
     names = re.findall(r"^BOTH\((\w+),", source, flags=re.MULTILINE)
     names = [f"{name}_{dtype}" for name in names for dtype in ("float32", "float64")]
     names += re.findall(r"^ENTRY\((\w+),", source, flags=re.MULTILINE)
@@ -55,7 +57,10 @@ def emulated(source: str, *options: str) -> ctypes.CDLL:
     source = source.replace(
         "extern __shared__ double vectors[];", "double *vectors = dynamic_shared;"
     )
-    entry = 'extern "C" int launch_{0}(const int *d, void **a) {{ return launch({0}, d, a); }}'
+    entry = (
+        'extern "C" int launch_{0}(const int *d, void **a) {{ return launch({0}, d, a); }}\n'
+        'extern "C" const char *signature_{0}() {{ return signature({0}); }}'
+    )
     entries = "\n".join(entry.format(name) for name in names)
     return library(f"{EMULATOR.read_text()}\n{source}\n{entries}\n", *options)
 

@@ -25,6 +25,9 @@ class Compiler:
 
     def __init__(self, library: Path) -> None:
         self.lib = ctypes.CDLL(str(library))
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+        self.version = major.value, minor.value
 
     def compile(self, source: str, architecture: str, options: tuple[str, ...]) -> bytes:
         program = ctypes.c_void_p()

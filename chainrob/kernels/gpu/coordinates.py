@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.gpu.loading import kernel
+from chainrob.kernels.gpu import moments
+from chainrob.kernels.gpu.loading import launch
 
 Array = Any
 
@@ -83,8 +84,8 @@ class _Batch:
         out = cupy.empty((self.replicas, self.n_outputs, self.n_inputs), dtype)
         grid = (-(-self.n_inputs // edges[0]), -(-self.n_outputs // edges[1]), self.replicas)
         sizes = tuple(np.int32(size) for size in (self.n_samples, self.n_inputs, self.n_outputs))
-        launch = kernel(source, f"{name}_{dtype.name}", wide)
-        launch(grid, block, (self.x, self.gy, *before, out, *sizes, *self.strides, *after))
+        arguments = (self.x, self.gy, *before, out, *sizes, *self.strides, *after)
+        launch(source, f"{name}_{dtype.name}", grid, block, arguments, wide)
         return out
 
 
@@ -118,6 +119,8 @@ def _soft_truncation(parameters: tuple[Any, ...], batch: _Batch) -> Array:
     factor = n / (2.0 * log(1.0 / delta))
     if pilot == "median":
         return _coordinate("soft_truncation", batch, 1, factor, min_variance)
+    if batch.replicas == 1 and moments.pays(n, batch.n_outputs, batch.n_inputs, delta):
+        return moments.soft_truncation(batch.x[0], batch.gy[0], delta, min_variance)[None]
     import cupy
 
     scalar = batch.x.dtype.type
@@ -125,11 +128,11 @@ def _soft_truncation(parameters: tuple[Any, ...], batch: _Batch) -> Array:
     mean = cupy.matmul(transposed, batch.x) / scalar(n)
     second = cupy.matmul(cupy.square(transposed), cupy.square(batch.x)) / scalar(n)
     shape = (batch.replicas, batch.n_outputs, batch.n_inputs)
-    moments = tuple(
+    both = tuple(
         cupy.ascontiguousarray(cupy.broadcast_to(moment, shape)) for moment in (mean, second)
     )
     after = (scalar(factor), scalar(min_variance), scalar(DOUBT[batch.x.dtype]))
-    return batch.launch("soft_truncation", "soft_truncation_mean", after, moments, edge=64)
+    return batch.launch("soft_truncation", "soft_truncation_mean", after, both, edge=64)
 
 
 _LAUNCHERS: dict[str, Callable[[tuple[Any, ...], _Batch], Array]] = {

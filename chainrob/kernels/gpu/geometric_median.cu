@@ -134,7 +134,6 @@ DEVICE_FUNCTION void start(const Team &team, double unit, double *w, double *pla
 // Each iteration is a Weiszfeld step, which always descends, and a Newton step along which it searches for the minimum.
 DEVICE void minimize(Team &team, int center, double unit, double smoothing, double tolerance, int max_iterations,
                      int &iteration, double &residual) {
-    const int n = team.n;
     double *w = team.vector(0), *products_w = team.vector(1), *inverse = team.vector(2), *gradient = team.vector(3);
     double *newton = team.vector(4), *trial = team.vector(5), *products_newton = team.vector(6);
     double *more = team.vector(7);
@@ -294,11 +293,11 @@ DEVICE double median_square(const double *products, int n, int i) {
 extern "C" __global__ void __launch_bounds__(THREADS) geometric_median_float64(ARGUMENTS) {
     __shared__ double partial[THREADS];
     extern __shared__ double vectors[];
-    of_replica(GIVEN, blockIdx.y, blockIdx.x, partial, work ? nullptr : vectors);
+    of_replica(GIVEN, blockIdx.x, blockIdx.y, partial, work ? nullptr : vectors);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) median_squares_float64(const double *products, double *out, int n) {
-    const long long replica = blockIdx.y, row = blockIdx.x;
+    const long long replica = blockIdx.x, row = blockIdx.y;
     const double square = median_square(products + replica * n * n, n, (int)row);
     if (threadIdx.x == 0) out[replica * n + row] = square;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
 WIDE = ("-DWIDE",)
 SOURCES = {path.stem: path for path in sorted(FOLDER.glob("*.cu"))}
+
+log = logging.getLogger(__name__)
+"""Told at level DEBUG which kernels are queued."""
 
 
 @cache
@@ -33,6 +37,25 @@ def kernel(name: str, entry: str, wide: bool = False) -> Any:
         wide: whether the form for a single output is wanted, see values.cuh.
     """
     return _module(name, wide).get_function(entry)
+
+
+def launch(
+    name: str,
+    entry: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    wide: bool = False,
+) -> None:
+    """Queue a kernel.
+
+    Args:
+        name, entry, wide: as for ``kernel``.
+        grid, block: numbers of blocks, and of threads in one.
+        arguments: arrays of the device, and NumPy scalars of the width that the kernel expects.
+    """
+    log.debug("%s", entry)
+    kernel(name, entry, wide)(grid, block, arguments)
 
 
 @cache

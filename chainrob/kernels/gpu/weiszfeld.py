@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.gpu.loading import kernel
+from chainrob.kernels.gpu.loading import kernel, launch, log
 
 Array = Any
 
@@ -43,8 +43,9 @@ def geometric_median(
         return weights, iterations, residuals
     radii = cupy.empty((replicas, n), np.float64)
     size = np.int32(n)
-    medians = kernel("geometric_median", "median_squares_float64")
-    medians((n, replicas), (THREADS,), (products, radii, size))
+    # Replicas lie along the grid's first axis, the only one with room for more than 65,535.
+    medians = (products, radii, size)
+    launch("geometric_median", "median_squares_float64", (replicas, n), (THREADS,), medians)
     centers = cupy.argmin(radii, axis=-1).astype(np.int64)
     squares = radii.min(axis=-1)
     n_processors, shared_memory = _limits(cupy.cuda.Device().id)
@@ -64,8 +65,9 @@ def geometric_median(
         np.float64(smoothing),
     )  # fmt: skip
     # Blocks that wait for each other must all be running: a cooperative launch sees to it.
+    log.debug("geometric_median_float64")
     solver.kernel(
-        (n_blocks, replicas),
+        (replicas, n_blocks),
         (THREADS,),
         arguments,
         shared if fits else 0,
