@@ -21,6 +21,14 @@ MIXES_SAMPLES = (
 )
 
 
+ONE_STEP = {
+    "LSTM": "chainer.links.LSTM",
+    "GRU": "chainer.links.StatefulGRU",
+    "RNN": "a chainer.links.Linear of input and state",
+}
+"""What runs one step of what Chainer's NStep links run in one function, by a part of their name."""
+
+
 class UnsupportedLinkWarning(UserWarning):
     """Some links have no robust form and keep their plain gradients."""
 
@@ -45,6 +53,11 @@ def robustify(
     ``forward``: derive such a class from the robust form instead. A class of your own gets a robust
     form by deriving from ``chainrob.links.RobustLink`` with ``stock = YourLink``.
 
+    A link that a model calls several times in a pass, as a loop over time steps of one's own does,
+    estimates the gradient of each call by itself, and the estimates add up: only ``scope='model'``
+    adds up each sample's gradients first. (Nothing warns, for calls on different samples, as a
+    discriminator has them, look the same from within.)
+
     Args:
         model: a Link, Chain, ChainList or Sequential.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None makes the links
@@ -63,8 +76,8 @@ def robustify(
         the model itself.
 
     Raises:
-        ValueError: links without a robust form; a bad ``scope``, ``loss_reduction`` or
-            ``on_unsupported``.
+        ValueError: links without a robust form; ``layers`` that choose no link; a bad ``scope``,
+            ``loss_reduction`` or ``on_unsupported``.
         KeyError: a name, or a number, that no link has.
         TypeError: a model that is no Link, or a robustifier that is not callable.
 
@@ -87,6 +100,12 @@ def robustify(
         )
     check_options(robustifier, loss_reduction, scope)
     chosen = _chosen(model, layers)
+    if layers is not None and not chosen:
+        found_layers = "a predicate that holds for none" if callable(layers) else repr(layers)
+        raise ValueError(
+            f"robustify: layers must choose at least one link, found {found_layers}; the links "
+            f"that hold parameters are {[name for name, _ in named_layers(model)]}"
+        )
     reasons = {name: _unsupported(model, name, link, scope) for name, link in chosen}
     found = [
         f"{name} ({type(link).__name__}): {reasons[name]}" for name, link in chosen if reasons[name]
@@ -220,6 +239,15 @@ def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str)
                 f"the sum over the steps; use scope='model', which estimates it after the pass"
             )
         return ""
+    container = _recurrent_container(model, name)
+    if container is not None and isinstance(container, chainer.links.rnn.n_step_rnn.NStepRNNBase):
+        kind = type(container).__name__
+        step = next((one for part, one in ONE_STEP.items() if part in kind), ONE_STEP["RNN"])
+        return (
+            f"it is a part of {kind}, which runs all its layers and time steps in one function; "
+            f"build the recurrence from {step}, called once a step, and convert that with "
+            f"scope='model'"
+        )
     for stock, form in robust_forms().items():
         if isinstance(link, stock):
             return (

@@ -130,7 +130,6 @@ def test_every_stock_link_has_its_robust_form(case):
         ([-1, 4], ["/l10", "/tail/1/bias"]),
         (lambda name, link: isinstance(link, L.Linear), ["/l1", "/l10", "/l2"]),
         (lambda name, link: name.startswith("/l1"), ["/l1", "/l10"]),
-        ([], []),
         ("/", ORDER),
     ],
 )
@@ -222,6 +221,44 @@ def test_recurrent_links_need_the_whole_pass():
     assert robust_names(model) == ["/lstm/upward", "/lstm/lateral", "/out"]
     for recurrent in (L.GRU(2, 3), L.StatelessLSTM(2, 3), L.StatefulZoneoutLSTM(2, 3)):
         chainrob.robustify(recurrent, chainrob.Mean(), scope="model")
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [
+        (L.NStepLSTM, "chainer.links.LSTM"),
+        (L.NStepBiLSTM, "chainer.links.LSTM"),
+        (L.NStepGRU, "chainer.links.StatefulGRU"),
+        (L.NStepBiGRU, "chainer.links.StatefulGRU"),
+        (L.NStepRNNTanh, "a chainer.links.Linear of input and state"),
+    ],
+)
+def test_recurrences_in_one_function_are_refused_with_what_to_do(make, step):
+    model = Holder(r=make(2, 3, 4, 0.0), out=L.Linear(4, 2))
+    message = f"/r/0 .Link.: it is a part of {make.__name__}, .* from {step}, called once a step"
+    with pytest.raises(ValueError, match=message):
+        chainrob.robustify(model, chainrob.Mean())
+    assert robust_names(model) == []
+    chainrob.robustify(model, chainrob.Mean(), layers="out")
+    assert robust_names(model) == ["/out"]
+    chainrob.robustify(Holder(r=L.StatefulGRU(3, 4)), chainrob.Mean(), scope="model")
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        ([], r"\[\]"),
+        ((), r"\(\)"),
+        (lambda name, link: False, "a predicate that holds for none"),
+        (lambda name, link: name == "l1", "a predicate that holds for none"),  # names begin with /
+    ],
+)
+def test_layers_that_choose_none(layers, found):
+    model = Net()
+    message = f"layers must choose at least one link, found {found}; .*'/stem', .*'/l1'"
+    with pytest.raises(ValueError, match=message):
+        chainrob.robustify(model, chainrob.Mean(), layers=layers)
+    assert robust_names(model) == []
 
 
 def test_a_link_in_two_places_is_one():
