@@ -171,9 +171,13 @@ class RobustMLP(BaseEstimator):
         return min(200 if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
     def _robustifier(self) -> Callable[[Any], Any] | None:
-        if isinstance(self.robustifier, str):
-            return robustifiers.get(self.robustifier)
-        return self.robustifier
+        if not isinstance(self.robustifier, str):
+            return self.robustifier
+        try:
+            made = robustifiers.parse(self.robustifier)
+        except ValueError as error:
+            raise ValueError(f"robustifier={self.robustifier!r}: {error}") from error
+        return made
 
     # -- predicting
 
@@ -244,7 +248,9 @@ class RobustMLP(BaseEstimator):
             or callable(self.robustifier)
         ):
             _refuse("robustifier", "be a robustifier, a name of one, or None", self.robustifier)
-        self._robustifier()
+        if isinstance(self._robustifier(), robustifiers.PreAggregation):
+            rule = "end in what makes one gradient, as in 'bucketing(size=2) >> coordinate_median'"
+            _refuse("robustifier", rule, self.robustifier)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -27,7 +27,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
     Args:
         hidden_layer_sizes: Units of the hidden layers, an integer or a sequence.
         robustifier: A ``chainrob.Robustifier``, any callable (N, D) -> (D,), the name of a
-            robustifier (``chainrob.robustifiers.names()``), or None for the plain mean.
+            robustifier (``chainrob.robustifiers.names()``) or an expression such as
+            ``'krum(f=3)'`` (``chainrob.robustifiers.grammar``), or None for the plain mean.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
             weighting robustifier.
         loss: ``'log_loss'`` (cross entropy), or, of the difference between the class probabilities

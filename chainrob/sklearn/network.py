@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import chainer
 import chainer.functions as F
+from chainrob.functions import huber, mean_absolute_error, mean_squared_error
 from chainrob.functions.estimate import Scope
 from chainrob.links import MLP
 
@@ -70,7 +71,8 @@ def sample_losses(
     r"""The loss of every sample: (N,).
 
     For classes, with p the softmax of the scores and e the unit vector of the class: cross entropy,
-    or the sum over the classes of the loss of p - e. For numbers: the mean over the outputs.
+    or the sum over the classes of the loss of p - e. For numbers: the mean over the outputs. The
+    squared error is halved, as in scikit-learn.
 
     Args:
         loss: A name in ``LOSSES``.
@@ -86,8 +88,9 @@ def sample_losses(
         onehot[np.arange(len(targets)), targets] = 1
         scores, targets = F.softmax(scores), onehot
     if loss == "huber":
-        each = F.huber_loss(scores, targets, delta, reduce="no")
+        means = huber(scores, targets, delta, reduce="no")
+    elif loss == "absolute_error":
+        means = mean_absolute_error(scores, targets, reduce="no")
     else:
-        errors = scores - targets
-        each = F.absolute(errors) if loss == "absolute_error" else 0.5 * errors * errors
-    return F.sum(each, axis=1) if classes else F.mean(each, axis=1)
+        means = 0.5 * mean_squared_error(scores, targets, reduce="no")
+    return scores.shape[1] * means if classes else means

@@ -268,6 +268,14 @@ def test_partial_fit_says_what_it_needs():
         quick(RobustMLPRegressor, early_stopping=True).partial_fit(X, R)
 
 
+def test_robustifiers_by_expression():
+    text = "bucketing:size=2 >> trimmed_mean(count=5)"
+    named = quick(RobustMLPClassifier, robustifier=text).fit(X, Y)
+    robust = chainrob.Bucketing(2) >> chainrob.TrimmedMean(count=5)
+    made = quick(RobustMLPClassifier, robustifier=robust).fit(X, Y)
+    np.testing.assert_array_equal(named.predict_proba(X), made.predict_proba(X))
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -285,8 +293,23 @@ def test_partial_fit_says_what_it_needs():
         ({"alpha": np.nan}, "alpha must be a number of at least 0, found nan"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie strictly"),
-        ({"robustifier": "medoid"}, "found 'medoid'"),
-        ({"robustifier": "trimmed_mean"}, "fraction"),
+        (
+            {"robustifier": "medoid"},
+            "robustifier='medoid': name must be one of .*krum.*trimmed_mean.*; found 'medoid'",
+        ),
+        (
+            {"robustifier": "trimmed_mean"},
+            "robustifier='trimmed_mean': TrimmedMean: give either fraction or count",
+        ),
+        (
+            {"robustifier": "krum"},
+            r"robustifier='krum': krum: parameter 'f' is missing; write krum\(f=...\), or take "
+            r"chainrob.robustifiers.default\('krum', n_samples\)",
+        ),
+        (
+            {"robustifier": "bucketing"},
+            r"robustifier must end in what makes one gradient.*found 'bucketing'",
+        ),
         ({"robustifier": 3}, "robustifier must be a robustifier, a name of one, or None, found 3"),
         ({"robustifier": chainrob.Mean}, "robustifier must be"),
         ({"early_stopping": True, "validation_fraction": 0.001}, "validation|test_size|classes"),
