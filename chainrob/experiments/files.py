@@ -1,15 +1,16 @@
-"""Files that are there whole or not at all."""
+"""The files of a run: folders that can be written, JSON and figures, each file whole or not at
+all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chainrob.atomic_files import atomic_path
 from chainrob.experiments.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,38 +33,6 @@ def prepare_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write to the folder {path}: {error.strerror}") from error
     return path
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` when the block ends well.
-
-    Whoever reads ``path`` finds the old file or the whole new one; a kill in between leaves at most
-    a hidden temporary file behind.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> from chainrob.experiments.files import atomic_path
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> with atomic_path(folder / "a.txt") as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> [file.name for file in folder.iterdir()]
-        ['a.txt']
-    """
-    target = Path(path)
-    # The suffix stays, because matplotlib and NumPy choose the format by it.
-    descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-    )
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -94,9 +63,3 @@ def save_figure(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> 
     for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
         with atomic_path(f"{os.fspath(path_without_suffix)}.{suffix}") as temporary:
             figure.savefig(temporary, dpi=160, metadata=metadata)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

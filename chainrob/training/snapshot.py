@@ -17,8 +17,8 @@ import numpy as np
 
 import chainer
 from chainer.serializers import DictionarySerializer, NpzDeserializer
+from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training import random_state
-from chainrob.training.replace import remove_leftovers, replacing
 from chainrob.training.shuffle import SeededShuffle
 
 __all__ = ["Snapshot", "SnapshotWarning", "resume"]
@@ -139,7 +139,7 @@ class Snapshot(chainer.training.Extension):
         folder = Path(trainer.out)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.prefix}{trainer.updater.iteration}"
-        with replacing(path) as stream:
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, **serializer.target)
         if self.keep is not None:
             others = [old for old in self.files(folder) if old != path]

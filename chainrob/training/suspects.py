@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 import chainer
 from chainer.training import trigger as triggers
+from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
 from chainrob.training.observation import Observation, Watch, observe
-from chainrob.training.replace import remove_leftovers, replacing
 from chainrob.training.suspect_files import draw_suspects, suspect_table
 from chainrob.training.tally import WeightTally
 
@@ -169,14 +169,14 @@ class SuspectReport(chainer.training.Extension):
     def write_table(self, folder: str | Path) -> None:
         """Write the CSV file, in one piece."""
         if self.filename is not None:
-            with replacing(Path(folder) / self.filename) as stream:
-                stream.write(suspect_table(self._tally).encode())
+            with atomic_path(Path(folder) / self.filename) as temporary:
+                temporary.write_bytes(suspect_table(self._tally).encode())
 
     def write_figure(self, folder: str | Path) -> None:
         """Write the figure, in one piece; nothing where no layer was heard of."""
         if self.plot_name is not None and self._tally.layers:
-            with replacing(Path(folder) / self.plot_name) as stream:
-                draw_suspects(self._tally).savefig(stream, format="png", dpi=160)
+            with atomic_path(Path(folder) / self.plot_name) as temporary:
+                draw_suspects(self._tally).savefig(temporary, format="png", dpi=160)
 
     def serialize(self, serializer: Any) -> None:
         """Read or write the sums."""
