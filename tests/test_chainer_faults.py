@@ -80,6 +80,27 @@ def test_fix_and_the_backward_of_fmod():
     numpy.testing.assert_array_equal(divisor.grad, [1, 0, 0, -1])  # minus the whole quotient
 
 
+@pytest.mark.parametrize("function", [F.maximum, F.minimum])
+@pytest.mark.parametrize(
+    "shapes", [((), ()), ((1,), (1,)), ((3,), (3,)), ((2, 3), (3,)), ((3,), (2, 3)), ((2, 1), (3,))]
+)
+@pytest.mark.parametrize("variable", [(0, 1), (0,), (1,)], ids=["both", "first", "second"])
+def test_second_derivatives_of_maximum_and_minimum(function, shapes, variable):
+    """Also where one of the two is a constant, and where one is broadcast."""
+    rng = RNG(4)
+    xs = [rng.normal(size=shape) for shape in shapes]
+    others = {index: xs[index] for index in (0, 1) if index not in variable}
+
+    def cube(*variables):
+        given = dict(zip(variable, variables, strict=True)) | others
+        return function(given[0], given[1]) ** 3
+
+    given = [xs[index] for index in variable]
+    gy = rng.normal(size=numpy.broadcast_shapes(*shapes))
+    ggs = [rng.normal(size=x.shape) for x in given]
+    gradient_check.check_double_backward(cube, given, gy, ggs, atol=1e-4, rtol=1e-4, eps=1e-4)
+
+
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 @pytest.mark.parametrize("samples", [(), (5,)])
 def test_categorical_log_prob(batch, samples):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -50,6 +52,35 @@ def _sparse_matmul(module: Any) -> None:
 def _fix(module: Any) -> None:
     # NumPy deprecates fix, whose other name is trunc; CuPy has both.
     rename(module.fix, fix="trunc")
+
+
+def _gradient_of_a_choice(node: Any, first_chosen: Callable[[Any], Any]) -> None:
+    """The second derivative of maximum or minimum, where one of the two sides may be a constant."""
+
+    def backward(self: Any, indexes: Any, grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Chainer hands both to `where`, which has no use for the None of a side without gradient;
+        # and maximum's answer is no tuple, so that its rows are counted as if each were a gradient.
+        functions = importlib.import_module("chainer.functions")
+        given = next(one for one in grad_outputs if one is not None)
+        condition = given.xp.asarray(first_chosen(self))
+        zeros = given.xp.zeros(condition.shape, given.dtype)
+        sides = (
+            zeros if one is None else functions.broadcast_to(one, condition.shape)
+            for one in grad_outputs
+        )
+        return (functions.where(condition, *sides),)
+
+    node.backward = backward
+
+
+@mends("chainer.functions.math.maximum")
+def _maximum(module: Any) -> None:
+    _gradient_of_a_choice(module.MaximumGrad, lambda node: node.cond)
+
+
+@mends("chainer.functions.math.minimum")
+def _minimum(module: Any) -> None:
+    _gradient_of_a_choice(module.MinimumGrad, lambda node: node.x1 <= node.x2)
 
 
 @mends("chainer.distributions.categorical")

@@ -84,6 +84,20 @@ def test_hessian_blocks_and_products():
     np.testing.assert_allclose(pw, yx @ v + yy @ w, rtol=1e-12)
 
 
+def test_through_the_larger_and_the_smaller_of_a_variable_and_a_constant():
+    x, v = np.array([1.5, -2.0, 3.0]), np.array([1.0, 2.0, -1.0])
+    zero = np.zeros(3)
+    positive, negative = 6 * x * (x > 0), 6 * x * (x < 0)
+    for function, curvature in (
+        (lambda x: F.sum(F.maximum(x, zero) ** 3), positive),
+        (lambda x: F.sum(F.maximum(zero, x) ** 3), positive),
+        (lambda x: F.sum(F.minimum(x, zero) ** 3), negative),
+        (lambda x: F.sum(F.maximum(x, 2 * x) ** 3), positive * 8 + negative),
+    ):
+        np.testing.assert_allclose(hessian_vector_product(function, x, v), curvature * v)
+        np.testing.assert_allclose(hessian(function, x), np.diag(curvature))
+
+
 def test_linear_and_constant_dependence():
     np.testing.assert_array_equal(hessian(F.sum, X), np.zeros((3, 3)))
     found = jacobian(lambda x, y: F.sum(x), (X, Y))
