@@ -45,6 +45,8 @@ def main() -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)
     sys.path.insert(0, str(ROOT))
+    import chainrob  # noqa: F401 (before NumPy, as README asks)
+
     results: dict[str, Any] = {"machine": machine(options.threads), "sizes": {}}
     print(json.dumps(results["machine"], indent=2))
     for text in options.sizes.split(","):

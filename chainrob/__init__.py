@@ -21,8 +21,14 @@ per-sample gradients on) -> ``sample_gradients`` (as an operator, never as an ar
 ``robustifiers`` (N gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# After a matrix product OpenBLAS keeps its threads spinning for 2^26 ticks, some 25 ms, on the
+# processors that our kernels then share with them. 2^20 ticks still bridge the pause between two
+# products. It is read when NumPy is loaded: too late where that came first.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 from chainrob import _chainer
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrob as c
-from chainrob.kernels.cpu import moments, network, soft_truncation
+from chainrob.kernels.cpu import network, soft_truncation
 from chainrob.sample_gradients import Dense, OuterProducts
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
@@ -161,9 +161,8 @@ def test_nan_stays_in_its_coordinates():
 
 @pytest.fixture
 def by_moments(monkeypatch):
-    """Even small problems go by moments, in several chunks."""
+    """Even small problems go by moments."""
     monkeypatch.setattr(soft_truncation, "FEW", 0)
-    monkeypatch.setattr(moments, "CHUNK", 300)
 
 
 MOMENT_CASES = {

@@ -3,11 +3,11 @@
 Two ways to the same numbers:
 
 - *By columns*: all N values of some coordinates in a buffer, passed over four times.
-- *By moments*: where no value of a coordinate is truncated the estimate is
-  m - mu3 / (6 s^2), which three matrix products give for all coordinates at once. What a truncated
-  value adds to that is put right value by value; candidates are found from a bound per block of
-  inputs. Coordinates whose moments lose their digits (a mean large against the spread, or squares
-  that underflow) are taken by columns.
+- *By moments*: where no value of a coordinate is truncated the estimate is m - mu3 / (6 s^2), which
+  the sums of the first three powers of the values give, formed in registers in one pass. What a
+  truncated value adds to that is put right value by value; candidates are found from a bound per
+  vector of inputs. Coordinates whose moments lose their digits (a mean large against the spread, or
+  squares that underflow) are taken by columns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.cpu import moments, simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, sort, total
+from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, prepare, sort, total
 from chainrob.kernels.cpu.columns import solve as solve_columns
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
+from chainrob.kernels.cpu.powers import WORD, padded, scaled
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
@@ -33,12 +34,23 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
 )
+from chainrob.kernels.threads import share
 
 FEW = 1 << 18
-"""N * Q * P up to which columns cost less than the calls of the matrix products."""
+"""N * Q * P up to which columns cost less than preparing the factors."""
 
-BATCH = 64
-"""Columns whose truncated values are searched for at a time."""
+BATCH = 8
+"""Pairs of units whose truncated values are put right together."""
+
+BLOCK = 256
+"""Samples whose powers are added up before they join the sums of the blocks before, so that
+rounding does not grow with N."""
+
+TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
+"""The least variance over mean square at which the central moments still have their digits."""
+
+LEAST = 1e-12
+"""The least mean square of scaled values whose third power is still far from underflow."""
 
 MAD_TO_SIGMA = 1.482602218505602
 
@@ -46,7 +58,9 @@ MAD_TO_SIGMA = 1.482602218505602
 def soft_truncation(
     x: np.ndarray, gy: np.ndarray, delta: float, pilot: str, min_variance: float
 ) -> np.ndarray | None:
-    """The estimate (T, Q, P) from x (Tx, N, S, P) and gy (T, N, S, Q)."""
+    """The estimate (T, Q, P) from x (Tx, N, S, P) and gy (T, N, S, Q); None where intermediate
+    numbers do not fit into the dtype, or where the sorting networks end.
+    """
     n = gy.shape[1]
     dtype = x.dtype.type
     # s^2 = factor * sigma^2
@@ -58,10 +72,49 @@ def soft_truncation(
         program = selection(n, low, n - low)
         scale, floor = dtype(MAD_TO_SIGMA * factor**0.5), dtype((min_variance * factor) ** 0.5)
         return solve_columns(_median_pilot, x, gy, *program, low, scale, floor)
-    scale, floor = dtype((factor / max(n - 1, 1)) ** 0.5), dtype((min_variance * factor) ** 0.5)
+    overflow = np.zeros(1, np.int32)
+    scale = dtype((factor / max(n - 1, 1)) ** 0.5)
+    with np.errstate(over="ignore"):
+        floor = dtype((min_variance * factor) ** 0.5)
     if gy.shape[2] > 1 or gy.shape[0] > 1 or n < 16 or gy.size * x.shape[-1] <= FEW:
-        return solve_columns(_mean_pilot, x, gy, scale, floor)
-    return moments.estimate(_moments, x[0, :, 0], gy[0, :, 0], factor, min_variance, scale, floor)
+        out = solve_columns(_mean_pilot, x, gy, scale, floor, overflow)
+    else:
+        out = _by_moments(x[0, :, 0], gy[0, :, 0], factor, min_variance, scale, floor, overflow)
+    return None if overflow[0] else out
+
+
+def _by_moments(
+    x: np.ndarray, gy: np.ndarray, factor: float, min_variance: float, scale: Any, floor: Any,
+    overflow: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """The estimate (1, Q, P) from x (N, P) and gy (N, Q)."""
+    dtype = x.dtype.type
+    n, n_inputs = x.shape
+    n_outputs = gy.shape[1]
+    problem = prepare(x[None, :, None], gy[None, :, None])
+    b = scaled(problem.x.reshape(n, -1))
+    a = scaled(gy)
+    # One unit's factors lie along the samples.
+    columns = padded(a.values.swapaxes(1, 2), WORD)
+    floors = np.empty(0, dtype)
+    if min_variance > 0:
+        with np.errstate(over="ignore"):
+            inverse = [unit.astype(np.float64) ** -2 for unit in (b.units, a.units)]
+            floors = np.concatenate([min_variance * factor * inverse[0], inverse[1]]).astype(dtype)
+    lanes = simd.lanes(x.dtype)
+    least_x = b.least.reshape(-1, lanes).min(axis=1)
+
+    def work(start: int, stop: int) -> None:
+        _mean_pilot_by_moments(
+            problem.x, problem.gy, problem.out, problem.sizes, problem.shared, start, stop,
+            b.values.ravel(), columns.ravel(), b.units, a.units, b.reach.ravel(), b.even,
+            least_x, a.least, floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST),
+            scale, floor, overflow,
+        )  # fmt: skip
+
+    pairs = -(-n_outputs // 2)
+    share(work, pairs * problem.sizes[3], max(1, 8 * PIECE // (2 * n * lanes)))
+    return np.ascontiguousarray(problem.out.reshape(1, n_outputs, -1)[..., :n_inputs])
 
 
 @jit
@@ -114,15 +167,27 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
 @Kernel
 def _mean_pilot(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    scale: Any, floor: Any,
+    scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
+    memory, base = buffer(x, sizes[0])
     for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        estimate = mean_pilot(memory, base, n, scale, floor)
-        store(out, column * lanes, keep_nan(estimate, doubt))
+        _column(memory, base, x, gy, out, sizes, shared, column, scale, floor, overflow)
+
+
+@jit
+def _column(
+    memory: Any, base: int, x: Any, gy: Any, out: Any, sizes: Any, shared: bool, column: int,
+    scale: Any, floor: Any, overflow: Any,
+) -> None:  # fmt: skip
+    """Estimate one column, and say so where sums of its values do not fit into the dtype."""
+    dtype = x.dtype.type
+    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
+    doubt = fill(memory, base, x, gy, sizes, shared, column)
+    estimate = mean_pilot(memory, base, sizes[0], scale, floor)
+    lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
+    if simd.largest(choose(doubt, one, lost, zero)) > 0:
+        overflow[0] = 1
+    store(out, column * (simd.LINE // x.itemsize), keep_nan(estimate, doubt))
 
 
 @Kernel
@@ -151,96 +216,128 @@ def _median_pilot(
 
 
 @Kernel
-def _moments(
+def _mean_pilot_by_moments(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    means: Any, squares: Any, cubes: Any, q_low: int, q_high: int,
-    b: Any, columns: Any, units_x: Any, units_gy: Any, reach: Any, even: Any,
+    b: Any, a: Any, units_x: Any, units_gy: Any, reach: Any, even: Any,
     least_x: Any, least_gy: Any, floors: Any, factor: Any, trust: Any, least: Any,
-    scale: Any, floor: Any,
+    scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
-    """From the sums of a b, a^2 b^2 and a^3 b^3 over the samples to the estimate.
+    """The names are those of ``_by_moments``.
 
-    The names are those of ``moments.estimate``. Columns of the units q_low to q_high - 1 are
-    numbered with the units fastest: the inputs of one vector, which the search for truncated values
-    reads here and there, then stay in the first-level cache. They are taken ``BATCH`` at a time:
-    the processor cannot guess where a value is truncated, so these places are collected first,
-    without a branch, and put right afterwards.
+    Units go in pairs, so that additions need not wait for one another, and pairs are numbered
+    before vectors of inputs: the inputs of one vector then stay in the first-level cache. The
+    processor cannot guess where a value is truncated, so these places are collected, without a
+    branch, for ``BATCH`` pairs, and put right afterwards.
     """
-    n, _, _, vectors = sizes
+    n, _, n_outputs, vectors = sizes
     dtype = x.dtype.type
     lanes = simd.LINE // x.itemsize
-    width = vectors * lanes
-    padded = columns.size // units_gy.size
-    groups = padded // lanes
+    pairs = (n_outputs + 1) // 2
+    padded = reach.size // vectors
     memory, base = buffer(x, n)
+    sums = np.empty(6 * lanes, x.dtype)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     two, three = splat(dtype(2)), splat(dtype(3))
-    share = splat(dtype(1.0 / n))
+    count, share = splat(dtype(n)), splat(dtype(1.0 / n))
     unbiased = splat(dtype(factor * n / (n - 1)))
-    m_of, threshold_of = np.empty(BATCH * lanes, x.dtype), np.empty(BATCH * lanes, x.dtype)
-    sixth_of, extra_of = np.empty(BATCH * lanes, x.dtype), np.empty(BATCH * lanes, x.dtype)
-    unit_of, vector_of = np.empty(BATCH, np.int64), np.empty(BATCH, np.int64)
-    # A place is a column of the batch, a group of samples, and a bit for each of its samples.
-    column_at = np.empty(BATCH * groups + 1, np.int64)
-    group_at = np.empty(BATCH * groups + 1, np.int64)
-    bits_at = np.empty(BATCH * groups + 1, np.int64)
-    for first in range(start, stop, BATCH):
-        size, n_places = 0, 0
-        for number in range(first, min(first + BATCH, stop)):
-            unit, vector = q_low + number % (q_high - q_low), number // (q_high - q_low)
-            column = unit * vectors + vector
-            at = (unit - q_low) * width + vector * lanes
-            m = load(means, at) * share
-            e2 = load(squares, at) * share
-            e3 = load(cubes, at) * share
-            variance = e2 - m * m
-            # Without underflow a sum of squares that is zero means that all values are zero.
-            empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
-            fine = choose(e2 * splat(trust), variance, one, zero)  # zero where NaN
-            fine = choose(splat(least), e2, fine, zero)
-            fine = choose(e2, infinite, fine, zero)
-            fine = choose(empty, e2, fine, one)
-            if not simd.smallest(fine) > 0:
-                doubt = fill(memory, base, x, gy, sizes, shared, column)
-                estimate = mean_pilot(memory, base, n, scale, floor)
-                store(out, column * lanes, keep_nan(estimate, doubt))
-                continue
-            s2 = variance * unbiased
-            if floors.size:
-                s2 = larger(s2, load(floors, vector * lanes) * splat(floors[width + unit]))
-            s2 = choose(zero, e2, s2, infinite)
-            threshold = simd.sqrt(two * s2)
-            sixth = zero - one / (s2 * splat(dtype(6)))
-            extra = (e3 - m * (three * e2 - two * m * m)) * splat(dtype(n)) * sixth
-            store(m_of, size * lanes, m)
-            store(threshold_of, size * lanes, threshold)
-            store(sixth_of, size * lanes, sixth)
-            store(extra_of, size * lanes, extra)
-            unit_of[size], vector_of[size] = unit, vector
-            # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its least,
-            # in units in which the b of all lanes are of one size.
-            limit = (threshold - absolute(m)) * load(even, vector * lanes)
-            limit = splat(simd.smallest(limit))
-            for group in range(groups):
-                a = absolute(load(columns, unit * padded + group * lanes))
-                bits = simd.exceeding(a * load(reach, vector * padded + group * lanes), limit)
-                column_at[n_places], group_at[n_places], bits_at[n_places] = size, group, bits
-                n_places += bits != 0
-            size += 1
+    m_of, threshold_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
+    sixth_of, extra_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
+    column_of = np.empty(2 * BATCH, np.int64)
+    # A place is a column of the batch, a run of WORD samples, and a bit for each of them.
+    column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
+    low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
+    for begin in range(start, stop, BATCH):
+        n_columns, n_places = 0, 0
+        for number in range(begin, min(begin + BATCH, stop)):
+            vector, pair = number // pairs, number % pairs
+            _power_sums(b, a, vector * n * lanes, 2 * pair * padded, n, padded, sums)
+            for unit in range(2 * pair, min(2 * pair + 2, n_outputs)):
+                at = (unit - 2 * pair) * 3 * lanes
+                m = load(sums, at) * share
+                e2 = load(sums, at + lanes) * share
+                e3 = load(sums, at + 2 * lanes) * share
+                variance = e2 - m * m
+                # Without underflow a sum of squares that is zero means that all values are zero.
+                empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
+                fine = choose(e2 * splat(trust), variance, one, zero)  # zero where NaN
+                fine = choose(splat(least), e2, fine, zero)
+                fine = choose(e2, infinite, fine, zero)
+                fine = choose(empty, e2, fine, one)
+                column = unit * vectors + vector
+                if not simd.smallest(fine) > 0:
+                    _column(memory, base, x, gy, out, sizes, shared, column, scale, floor, overflow)
+                    continue
+                s2 = variance * unbiased
+                if floors.size:
+                    s2 = larger(
+                        s2, load(floors, vector * lanes) * splat(floors[units_x.size + unit])
+                    )
+                s2 = choose(zero, e2, s2, infinite)
+                threshold = simd.sqrt(two * s2)
+                sixth = zero - one / (s2 * splat(dtype(6)))
+                k = n_columns * lanes
+                store(m_of, k, m)
+                store(threshold_of, k, threshold)
+                store(sixth_of, k, sixth)
+                store(extra_of, k, (e3 - m * (three * e2 - two * m * m)) * count * sixth)
+                # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its
+                # least, in units in which the b of all lanes are of one size.
+                limit = (threshold - absolute(m)) * load(even, vector * lanes)
+                limit = splat(simd.smallest(limit))
+                for low in range(0, padded, WORD):
+                    bits = 0
+                    for i in range(0, WORD, lanes):
+                        size = absolute(load(a, unit * padded + low + i))
+                        product = size * load(reach, vector * padded + low + i)
+                        bits |= simd.exceeding(product, limit) << i
+                    column_at[n_places], low_at[n_places] = n_columns, low
+                    bits_at[n_places] = bits
+                    n_places += bits != 0
+                column_of[n_columns] = column
+                n_columns += 1
         for place in range(n_places):
-            k, group, bits = column_at[place], group_at[place], bits_at[place]
-            unit, vector = unit_of[k], vector_of[k]
-            m, threshold = load(m_of, k * lanes), load(threshold_of, k * lanes)
-            sixth, extra = load(sixth_of, k * lanes), load(extra_of, k * lanes)
+            k, bits = column_at[place] * lanes, bits_at[place]
+            unit, vector = (
+                column_of[column_at[place]] // vectors,
+                column_of[column_at[place]] % vectors,
+            )
+            m, threshold = load(m_of, k), load(threshold_of, k)
+            sixth, extra = load(sixth_of, k), load(extra_of, k)
             while bits:
-                i = group * lanes + simd.lowest_bit(bits)
+                i = low_at[place] + simd.lowest_bit(bits)
                 bits &= bits - 1
-                d = splat(columns[unit * padded + i]) * load(b, i * width + vector * lanes) - m
+                d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
                 v = larger(smaller(d, threshold), zero - threshold)
                 extra = extra + (fma(v * v * v, sixth, v) - fma(d * d * d, sixth, d))
-            store(extra_of, k * lanes, extra)
-        for k in range(size):
-            estimate = fma(load(extra_of, k * lanes), share, load(m_of, k * lanes))
-            back = splat(units_gy[unit_of[k]]) * load(units_x, vector_of[k] * lanes)
-            column = unit_of[k] * vectors + vector_of[k]
-            store(out, column * lanes, estimate * back)
+            store(extra_of, k, extra)
+        for column in range(n_columns):
+            estimate = fma(load(extra_of, column * lanes), share, load(m_of, column * lanes))
+            unit, vector = column_of[column] // vectors, column_of[column] % vectors
+            back = splat(units_gy[unit]) * load(units_x, vector * lanes)
+            store(out, column_of[column] * lanes, estimate * back)
+
+
+@jit
+def _power_sums(b: Any, a: Any, at_b: int, at_a: int, n: int, padded: int, sums: Any) -> None:
+    """Sums of u, u^2 and u^3 over the samples, u = a b, for two neighbouring units: six vectors."""
+    lanes = simd.LINE // b.itemsize
+    zero = splat(b.dtype.type(0))
+    for k in range(6):
+        store(sums, k * lanes, zero)
+    for low in range(0, n, BLOCK):
+        first, second, third = zero, zero, zero
+        next_first, next_second, next_third = zero, zero, zero
+        for i in range(low, min(low + BLOCK, n)):
+            inputs = load(b, at_b + i * lanes)
+            u = splat(a[at_a + i]) * inputs
+            v = splat(a[at_a + padded + i]) * inputs
+            square, next_square = u * u, v * v
+            first, next_first = first + u, next_first + v
+            second, next_second = second + square, next_second + next_square
+            third, next_third = fma(square, u, third), fma(next_square, v, next_third)
+        store(sums, 0, load(sums, 0) + first)
+        store(sums, lanes, load(sums, lanes) + second)
+        store(sums, 2 * lanes, load(sums, 2 * lanes) + third)
+        store(sums, 3 * lanes, load(sums, 3 * lanes) + next_first)
+        store(sums, 4 * lanes, load(sums, 4 * lanes) + next_second)
+        store(sums, 5 * lanes, load(sums, 5 * lanes) + next_third)
