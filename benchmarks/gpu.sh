@@ -31,7 +31,8 @@ for folder in folders:
         if importlib.util.find_spec("chainer") is None and not (site / "chainer").exists():
             with tarfile.open(archive) as source:
                 top = archive.name.removesuffix(".tar.gz")
-                parts = [one for one in source if one.name.startswith((f"{top}/chainer/", f"{top}/chainermn/"))]
+                packages = tuple(f"{top}/{name}/" for name in ("chainer", "chainermn", "chainerx"))
+                parts = [one for one in source if one.name.startswith(packages)]
                 for one in parts:
                     one.name = one.name.split("/", 1)[1]
                 source.extractall(site, members=parts, filter="data")

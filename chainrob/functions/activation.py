@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 import chainer
 from chainer.functions.activation import prelu as stock_prelu
 from chainer.functions.activation import swish as stock_swish
@@ -46,7 +44,7 @@ class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> dict[int, SampleGradients]:
         x, gy = arrays
-        below = array_module(x).where(x >= 0, np.zeros((), x.dtype), x * gy)
+        below = array_module(x).where(x >= 0, x.dtype.type(0), x * gy)
         return {1: self.rows(below)}
 
     def row_products(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import chainrob
+from chainrob.kernels.gpu import moments
 from chainrob.robustifiers import convergence
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.gpu.conftest import NAME, assert_close
@@ -74,6 +75,41 @@ def test_scales(device, robustifier, scale):
     assert_close(found, robustifier(make(np.array)["outer"]))
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_soft_truncation_from_moments(device, monkeypatch, dtype, scale):
+    """Blocks at the edges, rows that are truncated, and columns that are taken value by value."""
+    monkeypatch.setattr(moments, "MANY", 1)
+    rng = np.random.default_rng(4)
+    x, gy = rng.normal(size=(700, 90)), rng.normal(size=(700, 70))
+    gy[:60] *= 50.0
+    x[:, 40:43] = 1.0 + 1e-3 * x[:, 40:43]
+    gy[:, 30] = 2.0 + 1e-3 * gy[:, 30]
+    x[:, 7], gy[:, 9] = 0.0, 0.0
+    x, gy = ((one[:, None] * scale).astype(dtype) for one in (x, gy))
+    robustifier = chainrob.SoftTruncation(0.05)
+    found = robustifier(OuterProducts(device.send(x), device.send(gy)))
+    assert_close(found, robustifier(OuterProducts(x, gy)))
+
+
+def test_a_large_layer(device):
+    """Large enough for the moments by the library's own choice."""
+    rng = np.random.default_rng(4)
+    x, gy = (rng.standard_t(3, size=(1024, 1, k)).astype(np.float32) for k in (1030, 1020))
+    assert moments.pays(1024, 1020, 1030, 0.005)
+    robustifier = chainrob.SoftTruncation()
+    found = robustifier(OuterProducts(device.send(x), device.send(gy)))
+    assert_close(found, robustifier(OuterProducts(x, gy)))
+
+
+def test_many_replicas(device):
+    """More than the second and third axis of a grid hold."""
+    make = operators("float32", n=3, p=2, q=1, replicas=(70_000,))
+    for robustifier in (chainrob.GeometricMedian(), chainrob.CoordinateMedian()):
+        found = robustifier(make(device.send)["outer"])
+        assert_close(found, robustifier(make(np.array)["outer"]))
+
+
 @pytest.mark.parametrize("n", [100, 200, 700])
 def test_geometric_median_of_many_rows(device, n):
     """More rows than one block takes: blocks of a team wait for each other."""
@@ -119,14 +155,16 @@ CAPTURED = [
 
 
 @pytest.mark.skipif(NAME == "@numpy", reason="NumPy has no streams")
+@pytest.mark.parametrize("n", [40, 400])
 @pytest.mark.parametrize("robustifier", CAPTURED, ids=repr)
-def test_nothing_waits(device, robustifier):
+def test_nothing_waits(device, monkeypatch, robustifier, n):
     """A stream that is being captured refuses every wait and every copy to the host."""
     import cupy
 
+    monkeypatch.setattr(moments, "MANY", 1)  # the larger batch takes this way
     robustifier = without_looking(robustifier, "propagate")
     convergence.check_convergence()
-    operator = operators("float32", n=40, p=30, q=20)(device.send)["outer"]
+    operator = operators("float32", n=n, p=30, q=20)(device.send)["outer"]
     stream = cupy.cuda.Stream(non_blocking=True)
     expected = robustifier(operator)  # compiles, and fills the pool of memory
     device.device.synchronize()

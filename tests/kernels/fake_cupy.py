@@ -224,6 +224,8 @@ for _name, _keywords in {
 
 UPLOADS = ("asarray", "array", "ascontiguousarray")
 WAITING = ("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal")
+UFUNC_METHODS = {"add": ("reduceat", "at"), "maximum": ("at",), "minimum": ("at",)}
+"""Those that CuPy has and the library uses."""
 MISSING = ("nanquantile", "block", "vecdot", "errstate", "float_power", "from_dlpack")
 LIMITED = {"max": "axis out keepdims", "min": "axis out keepdims", "sum": "axis dtype out keepdims"}
 
@@ -245,6 +247,8 @@ def _function(name: str, function: Any):
         kwargs = {key: unwrap(value) for key, value in kwargs.items()}
         return wrap(function(*args, **kwargs))
 
+    for method in UFUNC_METHODS.get(name, ()):
+        setattr(call, method, _function(f"{name}.{method}", getattr(function, method)))
     return call
 
 
@@ -342,6 +346,9 @@ def make() -> types.ModuleType:
     _forward(module, np)
     module.linalg = types.ModuleType("cupy.linalg")
     _forward(module.linalg, np.linalg)
+    tricks = types.SimpleNamespace()
+    tricks.as_strided = _function("as_strided", np.lib.stride_tricks.as_strided)
+    module.lib = types.SimpleNamespace(stride_tricks=tricks)
     module.cuda = types.ModuleType("cupy.cuda")
     module.cuda.Device = _Device
     return module

@@ -2,6 +2,12 @@
 
 import importlib.util
 import json
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +58,27 @@ def test_one_json_and_one_table(script, monkeypatch, tmp_path, capsys):
     assert "gpu.json" in capsys.readouterr().out
 
 
+def test_the_table_names_what_ran(script):
+    """Also where the tests of the device could not start: figures are not lost with them."""
+    log = logging.getLogger("chainrob.kernels.gpu.loading")
+    with script.kernels_launched() as kernels:
+        log.debug("%s", "soft_truncation_moments_float32")
+    log.debug("%s", "after it")
+    assert kernels == {"soft_truncation_moments_float32"}
+    entry = {"robustifier": "A()", "seconds": 2.0, "ratio": 1.5, "goal": 3.0}
+    record = {
+        "device": {"name": "a device"},
+        "sizes": {"width": 3, "rows": 4},
+        "layers": [{**entry, "kernels": sorted(kernels)}, {"robustifier": "B()", "refused": "no"}],
+        "iris": {"trials": 2, "iterations": 3, "seconds": 4.0, "goal": None},
+        "tests": {"error": "the tests did not start"},
+    }
+    text = script.table(record)
+    assert "| A() | 2000.000 | 1.50 | at most 3 | soft_truncation_moments_float32 |" in text
+    assert "| B() | | | | no |" in text
+    assert "Tests on the device: the tests did not start." in text
+
+
 def test_tests_run_by_themselves(script):
     """Where there is no device they skip, each with the reason; none fails to be collected."""
     found = script.run_tests("@cupy:0")
@@ -63,3 +90,31 @@ def test_every_robustifier_is_timed(script):
     timed = " ".join(map(repr, script.robustifiers(100)))
     for name in chainrob.robustifiers.names():
         assert "".join(part.title() for part in name.split("_")).lower() in timed.lower()
+
+
+def test_what_the_shell_script_unpacks(tmp_path):
+    """A wheel that is missing and the packages of Chainer's source archive, nothing else."""
+    folder, out = tmp_path / "wheels", tmp_path / "out"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "missing_here-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("missing_here/__init__.py", "")
+    with zipfile.ZipFile(folder / "json-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("json/__init__.py", "")
+    with tarfile.open(folder / "chainer-7.8.1.tar.gz", "w:gz") as archive:
+        for name in ("chainer", "chainermn", "chainerx", "tests"):
+            archive.addfile(tarfile.TarInfo(f"chainer-7.8.1/{name}/__init__.py"))
+        archive.addfile(tarfile.TarInfo("chainer-7.8.1/setup.py"))
+    # A Python without packages, which shows what it was given instead of measuring.
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} -S "$@"; fi\n'
+        f'ls "${{PYTHONPATH%%:*}}" > {out}\necho "$@" >> {out}\n'
+    )
+    python.chmod(0o755)
+    environment = {**os.environ, "WHEELS": str(folder), "PYTHON": str(python)}
+    subprocess.run(
+        ["sh", str(ROOT / "benchmarks" / "gpu.sh"), "--no-tests"], env=environment, check=True
+    )
+    *found, call = out.read_text().splitlines()
+    assert found == ["chainer", "chainermn", "chainerx", "missing_here"]
+    assert call == f"{ROOT / 'benchmarks' / 'gpu.py'} --no-tests"

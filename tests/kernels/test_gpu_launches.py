@@ -167,6 +167,14 @@ def test_geometric_median(kind, n, d):
     np.testing.assert_allclose(cost(weights), cost(expected), rtol=1e-9, atol=1e-12)
 
 
+def test_more_replicas_than_most_axes_of_a_grid_hold():
+    rows = rows_of("normal", 2, 3, 70_000)
+    with fake_cupy.installed(), fake_cupy.transfers(0):
+        gram = fake_cupy.asarray(rows @ rows.swapaxes(-1, -2))
+        weights, _, _ = weiszfeld.geometric_median(gram, 1e-9, 200, 1e-9)
+    np.testing.assert_allclose(fake_cupy.held(weights), 0.5)
+
+
 def test_blocks_of_a_team_run_together():
     assert weiszfeld._blocks(100, 1, 132) == 1
     assert weiszfeld._blocks(1024, 1, 132) == 128

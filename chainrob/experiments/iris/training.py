@@ -64,7 +64,8 @@ def train(
     )
     model.to_device(device)
     optimizer = chainer.optimizers.SGD(settings.learning_rate).setup(model)
-    errors = device.xp.empty((len(methods) * len(data), len(settings.recorded), 2))
+    with chainer.using_device(device):
+        errors = device.xp.empty((len(methods) * len(data), len(settings.recorded), 2))
     column = {time: index for index, time in enumerate(settings.recorded)}
     # A trial may diverge: its numbers overflow, and that is what it is to show.
     with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
