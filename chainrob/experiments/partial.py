@@ -76,6 +76,10 @@ class PartialResults:
             ) from error
         return result
 
+    def count(self) -> int:
+        """How many parts are there."""
+        return sum(not file.name.startswith(".") for file in self._folder.glob("*.npy"))
+
     def remove(self) -> None:
         """Remove what was kept; the run is complete, or begins anew."""
         if not self._folder.exists():

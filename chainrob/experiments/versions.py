@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import re
+from pathlib import Path
 
 import chainrob
 
-__all__ = ["versions"]
+__all__ = ["machine", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -19,7 +22,7 @@ def versions() -> dict[str, str]:
         '7.8.1'
     """
     found = {"chainrob": chainrob.__version__, "python": platform.python_version()}
-    packages = ("chainer", "numpy", "numba", "scikit-learn", "matplotlib")
+    packages = ("chainer", "numpy", "scipy", "numba", "scikit-learn", "matplotlib")
     for package in (*packages, "cupy-cuda12x", "cupy-cuda13x"):
         try:
             found[package] = importlib.metadata.version(package)
@@ -27,3 +30,20 @@ def versions() -> dict[str, str]:
             continue
     found["machine"] = f"{platform.system()} {platform.machine()}"
     return found
+
+
+def machine() -> str:
+    """The processor and how many there are, for the record of a duration.
+
+    Example:
+        >>> from chainrob.experiments.versions import machine
+        >>> "processor" in machine()
+        True
+    """
+    name = platform.processor() or platform.machine()
+    try:  # Linux names the model here and nowhere else
+        listed = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        listed = None
+    number = os.cpu_count()
+    return f"{listed[1] if listed else name}, {number} processor{'' if number == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def computation_graph(
         >>> with new_figure(5, 3) as figure:
         ...     ax = computation_graph(evaluation_trace(lambda x: x * x, 3.0), ax=figure.subplots())
         >>> [text.get_text() for text in ax.texts if text.get_text()]
-        ['u0 = x1\n3.0000', 'u1 = u0 * u0\n9.0000']
+        ['u₀ = x₁\n3.0000', 'u₁ = u₀ * u₀\n9.0000']
     """
     if mode not in ("evaluation", "forward", "reverse"):
         raise ValueError(f"mode must be 'evaluation', 'forward' or 'reverse', found {mode!r}")
@@ -48,20 +49,7 @@ def computation_graph(
             places[name] = (float(rank), (len(here) - 1) / 2 - index)
     axes = axes_of(ax, 8.0, 3.0)
     axes.set_axis_off()
-    for step in trace.steps:
-        for source in dict.fromkeys(step.inputs):
-            if source not in places:
-                continue  # a constant is written in the expression
-            ends = (places[step.name], places[source])
-            head, tail = ends[::-1] if mode == "reverse" else ends
-            arrow = {
-                "arrowstyle": "-|>",
-                "color": PALETTE[1] if mode == "reverse" else "black",
-                "linestyle": "--" if mode == "reverse" else "-",
-                "shrinkA": 24,
-                "shrinkB": 24,
-            }
-            axes.annotate("", head, tail, arrowprops=arrow)
+    boxes = {}
     for name, place in places.items():
         value = values[name]
         number = f"{value:.4f}" if isinstance(value, float) else f"array {value.shape}"
@@ -71,9 +59,31 @@ def computation_graph(
             "edgecolor": PALETTE[0],
             "linewidth": 2.0 if name == trace.output else 1.0,
         }
-        text = f"{name} = {trace.expression(name)}\n{number}"
-        axes.text(*place, text, ha="center", va="center", fontsize=8, bbox=box)
+        text = f"{_subscripted(f'{name} = {trace.expression(name)}')}\n{number}"
+        boxes[name] = axes.text(*place, text, ha="center", va="center", fontsize=8, bbox=box)
+    backwards = mode == "reverse"
+    for step in trace.steps:
+        for source in dict.fromkeys(step.inputs):
+            if source not in places:
+                continue  # a constant is written in the expression
+            tail, head = (step.name, source) if backwards else (source, step.name)
+            arrow = {
+                "arrowstyle": "-|>",
+                "color": PALETTE[1] if backwards else "black",
+                "linestyle": "--" if backwards else "-",
+                "patchA": boxes[tail].get_bbox_patch(),  # from the edge of one box ...
+                "patchB": boxes[head].get_bbox_patch(),  # ... to that of the other
+                "shrinkA": 0,
+                "shrinkB": 1,
+            }
+            axes.annotate("", places[head], places[tail], arrowprops=arrow)
     spread = [y for _, y in places.values()]
     axes.set_xlim(-0.5, max(ranks.values()) + 0.5)
-    axes.set_ylim(min(spread) - 0.6, max(spread) + 0.6)
+    axes.set_ylim(min(spread) - 0.4, max(spread) + 0.4)
     return axes
+
+
+def _subscripted(text: str) -> str:
+    """Indices below the line: u-1 would read as a difference."""
+    digits = str.maketrans("-0123456789", "₋₀₁₂₃₄₅₆₇₈₉")
+    return re.sub(r"\b([ux])(-?\d+)\b", lambda m: m[1] + m[2].translate(digits), text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from chainrob.plotting.style import axes_of
 
@@ -53,7 +53,8 @@ def heat_map(
     # A map of one hue whose lightness falls evenly: right in grey and for every kind of eye.
     least = min(0.0, float(np.nanmin(table)))
     most = float(np.nanmax(table)) if darkest is None else darkest
-    axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)
+    image = axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)
+    shades = np.asarray(image.cmap(image.norm(table)))
     axes.grid(False)
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), rows)
@@ -64,9 +65,15 @@ def heat_map(
         if intervals is not None:
             low, high = np.asarray(intervals)[:, i, j]
             text += f"\n{low:.2f}–{high:.2f}"
-        dark = value - least > 0.55 * (most - least)
         size = "x-small" if intervals is not None else "small"
-        axes.text(
-            j, i, text, ha="center", va="center", fontsize=size, color="white" if dark else "black"
-        )
+        ink = _ink(shades[i, j])
+        axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
     return axes
+
+
+def _ink(background: NDArray[np.float64]) -> str:
+    """Black or white, whichever has more contrast (WCAG's relative luminance)."""
+    rgb = background[:3]
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"

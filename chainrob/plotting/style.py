@@ -58,6 +58,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         "axes.grid": True,
         "grid.alpha": 0.25,
         "legend.frameon": False,
+        "legend.handlelength": 3.0,  # long enough to tell the dashes apart
         "pdf.fonttype": 42,  # text stays text
     }
     with rc_context(style):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -68,9 +70,19 @@ def bootstrap_interval(
     if size is None and n > 1:
         tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(1 - tail, n - 1))
     drawn = n if size is None else size
-    rng = np.random.default_rng(seed)
     # How often each trial is drawn says everything, so one matrix product gives all means.
-    counts = rng.multinomial(drawn, np.full(n, 1 / n), size=resamples)
-    means = counts @ sample.reshape(n, -1) / drawn
+    means = _draws(n, drawn, resamples, seed) @ sample.reshape(n, -1) / drawn
     ends = np.quantile(means, [tail, 1 - tail], axis=0)
     return ends.reshape(2, *sample.shape[1:])
+
+
+@lru_cache(maxsize=4)
+def _draws(n: int, size: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """How often each of n trials is drawn, (resamples, n): a report asks for the same ones often.
+
+    float32 holds counts exactly, in half the room.
+    """
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(size, np.full(n, 1 / n), size=resamples).astype(np.float32)
+    counts.flags.writeable = False
+    return counts

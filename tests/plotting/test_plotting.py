@@ -117,11 +117,41 @@ def test_graph_shows_every_value_and_edge(ax):
     shown = [text.get_text() for text in ax.texts if text.get_text()]
     assert len(shown) == len(trace.inputs) + len(trace.steps)
     adjoints = trace.reverse()
-    assert all(f"{adjoints[text.split(' ')[0]]:.4f}" in text for text in shown)
+    plain = str.maketrans("₋₀₁₂₃₄₅₆₇₈₉", "-0123456789")
+    assert shown[0].startswith("u₋₁ = x₁\n")
+    assert all(f"{adjoints[text.translate(plain).split(' ')[0]]:.4f}" in text for text in shown)
     arrows = [text for text in ax.texts if not text.get_text()]
     assert len(arrows) == sum(len(set(step.inputs) & set(adjoints)) for step in trace.steps)
     with pytest.raises(ValueError, match="mode must be"):
         plotting.computation_graph(trace, "sideways", ax=ax)
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "reverse"])
+def test_arrows_of_a_graph_end_at_the_boxes_and_not_below_them(ax, mode):
+    trace = evaluation_trace(lambda a, b: a**3 / b + chainer.functions.sin(a * b), 1.5, 3.0)
+    plotting.computation_graph(trace, mode, ax=ax)
+    ax.figure.savefig(io.BytesIO(), format="png", dpi="figure")  # places boxes and arrows
+    boxes = [t.get_bbox_patch().get_window_extent() for t in ax.texts if t.get_text()]
+    for arrow in (text.arrow_patch for text in ax.texts if not text.get_text()):
+        for end in arrow.get_path().vertices[[0, 2]]:  # in pixels; between them the bend
+            inside = [box.expanded(0.9, 0.9).contains(*end) for box in boxes]
+            near = [box.padded(6).contains(*end) for box in boxes]
+            assert sum(near) == 1
+            assert not any(inside)
+
+
+def test_numbers_of_a_heat_map_can_be_read_on_every_shade(ax):
+    def luminance(colour):
+        rgb = np.array(colors.to_rgb(colour))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722] + 0.05
+
+    values = np.linspace(0, 1, 41)[None]
+    plotting.heat_map(values, ["a"], [""] * 41, ax=ax)
+    image = ax.images[0]
+    for text, value in zip(ax.texts, values[0], strict=True):
+        pair = luminance(text.get_color()), luminance(image.cmap(image.norm(value)))
+        assert max(pair) / min(pair) > 4.5  # WCAG 2, level AA
 
 
 def test_without_axes_pyplot_makes_them():

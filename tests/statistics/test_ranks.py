@@ -66,8 +66,9 @@ def test_a_problem_said_five_times_over_is_no_more_evidence_than_said_once():
 
 
 def test_tests_by_permutation_keep_their_level_where_problems_of_a_group_are_alike():
-    # Methods alike on average, but one data set's problems share who is better there. Of 120 such
-    # comparisons about 6 may be refused (1 to 13: three deviations); the classical test refuses most.
+    # Methods alike on average, but one data set's problems share who is better there. About 6 of
+    # 120 such comparisons may be refused (1 to 13: three deviations); the classical test refuses
+    # most.
     rng = np.random.default_rng(4)
     groups = np.repeat(np.arange(6), 5)
     refused = np.zeros(3)

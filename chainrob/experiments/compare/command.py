@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
         return 130
     ranking = results.ranking()
     if ranking is not None:
-        print(f"Friedman's test that all robustifiers are alike: p = {ranking.p_value:.2g}")
+        print(
+            f"all robustifiers are alike: p = {ranking.p_value:.2g}; average ranks differ if more "
+            f"than {ranking.critical_difference:.2f} apart (5%)"
+        )
         for rank, name in sorted(zip(ranking.ranks, settings.robustifiers, strict=True)):
             print(f"  average rank {rank:.2f}  {name}")
     print(f"results are in {out}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from chainrob.experiments.compare.settings import CompareSettings
 from chainrob.experiments.tables import write_csv
@@ -74,10 +75,17 @@ class CompareResults:
         return picked
 
     def ranking(self) -> Ranking | None:
-        """Ranks over all pairs of data set and contamination, seeds averaged; None if too few."""
+        """Ranks over all pairs of data set and contamination, seeds averaged; None if too few.
+
+        The contaminations of one data set are not independent problems, so the tests permute whole
+        data sets.
+        """
         means = self.chosen().mean(axis=2)
         problems = means.transpose(0, 2, 1).reshape(-1, means.shape[1])
-        return rank_methods(problems) if min(problems.shape) > 1 else None
+        if min(problems.shape) < 2:
+            return None
+        groups = np.repeat(np.arange(len(means)), means.shape[2])
+        return rank_methods(problems, groups=groups)
 
     def best(self) -> dict[str, Best]:
         """For each data set, and for ``all``, the best setting under its worst contamination.
@@ -93,7 +101,7 @@ class CompareResults:
         for i, data in enumerate(s.data):
             found[data] = self._judged([i], int(worst[i].argmin()), test, rates)
         if len(s.data) > 1:
-            ranks = worst.argsort(axis=1).argsort(axis=1).mean(axis=0)
+            ranks = stats.rankdata(worst, axis=1).mean(axis=0)
             found["all"] = self._judged(list(range(len(s.data))), int(ranks.argmin()), test, rates)
         return found
 

@@ -17,7 +17,7 @@ from chainrob.experiments.jobs import Job, check_workers, run_jobs
 from chainrob.experiments.partial import PartialResults
 from chainrob.experiments.progress import progress_bar
 from chainrob.experiments.report import write_report
-from chainrob.experiments.versions import versions
+from chainrob.experiments.versions import machine, versions
 
 __all__ = ["run_compare"]
 
@@ -60,10 +60,11 @@ def run_compare(
     start = time.monotonic()
     processes = check_workers(workers)
     folder = None if out is None else prepare_folder(out)
-    kept = None
+    kept, found_before = None, 0
     if folder is not None:
         named = {f"version of {name}": version for name, version in versions().items()}
         kept = PartialResults(folder, {**settings.as_dict(), **named}, resume=resume)
+        found_before = kept.count()
     cells = [
         (data, robustifier, seed)
         for robustifier in settings.robustifiers
@@ -98,10 +99,13 @@ def run_compare(
         }
         write_json(folder / "summary.json", summary)
         record = {
-            **settings.as_dict(),
-            **versions(),
+            **{f"setting: {name}": value for name, value in settings.as_dict().items()},
+            **{f"version: {name}": version for name, version in versions().items()},
+            "device": "@numpy",
             "workers": processes,
-            "seconds": round(time.monotonic() - start, 1),
+            "processor": machine(),
+            "duration of this run, in seconds": round(time.monotonic() - start, 1),
+            "parts taken over from an earlier run": found_before,
         }
         write_report("Comparison of robustifiers", compare_sections(results, record), folder)
     return results

@@ -22,17 +22,36 @@ def compare_sections(results: CompareResults, record: dict[str, Any]) -> list[Se
     sections = [_best(results), _worst_case(results)]
     if results.ranking() is not None:
         sections.append(_ranks(results))
+    each = Text(
+        "Test errors at each robustifier's learning rate (in brackets), means over seeds, below "
+        "them 95% intervals."
+    )
+    sections.append(Section("Every contamination of every data set", [each]))
     sections += [_data_set(results, i) for i in range(len(results.settings.data))]
-    rows = [[key, str(value)] for key, value in record.items()]
-    return [*sections, Section("How this was run", [Table(["what", "value"], rows)])]
+    rows = [[key, _listed(value)] for key, value in record.items()]
+    text = Text(
+        "Every random number follows from the seed; a second run gives the same errors.csv, bit by "
+        "bit. All intervals are bootstrap intervals over seeds, by percentiles expanded for few "
+        "seeds."
+    )
+    return [*sections, Section("How this was run", [text, Table(["what", "value"], rows)])]
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _best(results: CompareResults) -> Section:
     rows = []
+    ends = {min(results.settings.learning_rates), max(results.settings.learning_rates)}
     for data, one in results.best().items():
-        low, high = one.interval or (float("nan"), float("nan"))
-        rate = "each data set's own" if np.isnan(one.learning_rate) else f"{one.learning_rate:g}"
-        shown = f"{one.test_error:.3f} [{low:.3f}, {high:.3f}]"
+        rate = "each data set's own"
+        if not np.isnan(one.learning_rate):
+            at_an_end = one.learning_rate in ends and len(ends) > 1
+            rate = f"{one.learning_rate:g}" + (", at the end of the range" if at_an_end else "")
+        shown = f"{one.test_error:.3f}"
+        if one.interval is not None:
+            shown += f" [{one.interval[0]:.3f}, {one.interval[1]:.3f}]"
         rows.append([data, f"`{one.robustifier}`", rate, one.worst_contamination, shown])
     s = results.settings
     made = [
@@ -44,13 +63,15 @@ def _best(results: CompareResults) -> Section:
         [
             Text(
                 "For each data set, the robustifier and learning rate whose worst mean validation "
-                "error over the contaminations is least; the error given is on test data, under "
-                "the contamination that is worst for it there, with a 95% bootstrap interval over "
-                f"{s.seeds} seeds. Errors are shares of misclassified points, or 1 - R^2 for a "
-                f"regression (cut off at {ERROR_LIMIT:g})."
+                "error over the contaminations is least. The error is that on test data under the "
+                f"contamination that is worst for it there: mean and 95% interval over {s.seeds} "
+                "seeds. 'all': the least average rank of these worst cases over the data sets, and "
+                "the average of its errors. Errors are shares of misclassified points, or 1 - R^2 "
+                f"for a regression (cut off at {ERROR_LIMIT:g}); 1 or the cut-off is a network "
+                "that diverged."
             ),
             Table(["data", "robustifier", "learning rate", "worst contamination", "error"], rows),
-            Text("What the names stand for in full batches:"),
+            Text(f"What the names stand for in batches of {s.batch}:"),
             Table(["name", "robustifier"], made),
         ],
     )
@@ -85,24 +106,28 @@ def _ranks(results: CompareResults) -> Section:
         ax.set(xlabel="average rank ± half the critical difference")
     best = order[0]
     rows = [
-        [f"`{s.robustifiers[j]}`", f"{ranking.ranks[j]:.2f}", f"{ranking.pairwise[best, j]:.3f}"]
+        [f"`{s.robustifiers[j]}`", f"{ranking.ranks[j]:.2f}",
+         "" if j == best else f"{ranking.pairwise[best, j]:.3f}"]
         for j in order
-    ]
+    ]  # fmt: skip
     text = (
-        f"Over {len(s.data) * len(s.contaminations)} pairs of data set and contamination (seeds "
-        f"averaged). Friedman's test that all are alike: p = {ranking.p_value:.2g}. Nemenyi's "
-        f"critical difference at 5%: {ranking.critical_difference:.2f}. The last column: "
-        "Wilcoxon's signed-rank test against the first, by Holm's correction for all pairs. The "
-        "pairs of one data set are not quite independent, so the tests are somewhat optimistic."
+        f"Average ranks over the {len(s.data) * len(s.contaminations)} pairs of data set and "
+        "contamination (seeds averaged; 1 is the best). The contaminations of one data set share "
+        "its points, so the tests permute whole data sets: all are alike with "
+        f"p = {ranking.p_value:.2g} (Friedman's statistic), and two average ranks differ at 5% if "
+        f"they are more than {ranking.critical_difference:.2f} apart (the largest difference by "
+        f"chance, for all pairs together). {len(s.data)} data sets are few: what is not shown to "
+        "differ may differ still."
     )
     return Section(
         "Ranks",
         [
             Text(text),
             Table(["robustifier", "average rank", "p against the first"], rows),
-            Image("ranks", figure, "Average ranks; those whose bars overlap do not differ"),
+            Image("ranks", figure, "Average ranks; those whose bars overlap are not shown to "
+                  "differ"),
         ],
-    )
+    )  # fmt: skip
 
 
 def _data_set(results: CompareResults, i: int) -> Section:

@@ -55,7 +55,7 @@ class CompareSettings:
         "nearest_neighbor_mixing >> trimmed_mean",
     )
     contaminations: tuple[str, ...] = ("none", "push", "labels", "noise", "leverage")
-    learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
+    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     seeds: int = 8
     assumed: float = 0.2
     updates: int = 300
@@ -69,6 +69,8 @@ class CompareSettings:
             if isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a list with at least one entry, found {value!r}")
             object.__setattr__(self, name, tuple(value))
+            if len(set(value)) < len(value):
+                raise ValueError(f"{name} must not repeat an entry, found {value!r}")
         for name, least in (("seeds", 1), ("updates", 1), ("batch", 2), ("hidden", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:

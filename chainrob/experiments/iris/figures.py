@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from chainrob.datasets import load_iris
 from chainrob.experiments.iris.published import published_figure4
@@ -21,6 +22,12 @@ __all__ = ["METHOD_STYLES", "figure3", "figure4"]
 METHOD_STYLES: dict[str, dict[str, Any]] = {
     "deep": {"color": PALETTE[1], "linestyle": "--"},
     "deep-rob": {"color": PALETTE[0], "linestyle": "-"},
+}
+
+# Thin and dark, with marks: told from each other and from ours in grey too.
+_PUBLISHED_STYLES: dict[str, dict[str, Any]] = {
+    "deep": {"color": "#7A3600", "marker": "s"},
+    "deep-rob": {"color": "#003A5C", "marker": "o"},
 }
 
 _PUBLISHED_TRIALS = 20
@@ -95,22 +102,24 @@ def figure4(results: IrisResults) -> Figure:
         axes = figure.subplots(1, 2, sharey=True)
         for part, (ax, name) in enumerate(zip(axes, ("train", "test"), strict=True)):
             for method in results.errors:
-                style = METHOD_STYLES[method]
                 curve = published[method, name]
                 shown = curve.cost_in_gradients <= limit
                 ax.plot(
                     np.maximum(curve.cost_in_gradients[shown], 0),
                     curve.error[shown],
-                    color=style["color"],
-                    alpha=0.45,
-                    linewidth=0.9,
+                    linewidth=0.7,
+                    markersize=3,
+                    markerfacecolor="white",
+                    markevery=max(1, int(shown.sum()) // 14),
                     label=f"{method}, published",
+                    **_PUBLISHED_STYLES[method],
                 )
             trials = {method: errors[:, :, part] for method, errors in results.errors.items()}
             learning_curves(results.costs, trials, size=size, styles=METHOD_STYLES, ax=ax)
             ax.set_title({"train": "Training error", "test": "Test error"}[name])
             ax.set_xlabel("cost in gradients")
             ax.set_xlim(0, limit)
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
         axes[0].set_ylim(0, None)  # shared, so only now: it ends the automatic choice of limits
         axes[0].set_ylabel("misclassification rate")
         handles, labels = axes[0].get_legend_handles_labels()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-__all__ = ["Block", "Code", "Image", "Outcome", "Section", "Table", "Text", "Verdict"]
+__all__ = [
+    "Block",
+    "Code",
+    "Image",
+    "Outcome",
+    "Section",
+    "Table",
+    "Text",
+    "Verdict",
+    "verdicts_by_rule",
+]
 
 Outcome = Literal["holds", "does not hold", "not shown", "cannot be said"]
 """``'not shown'``: the data allow both; ``'cannot be said'``: fewer data than the rule is for."""
@@ -76,3 +86,24 @@ class Section:
     def verdicts(self) -> list[Verdict]:
         """The verdicts of the section, in order."""
         return [block for block in self.blocks if isinstance(block, Verdict)]
+
+
+def verdicts_by_rule(blocks: Iterable[Block]) -> list[Block | list[Verdict]]:
+    """The blocks, with verdicts that follow each other by one rule put together.
+
+    Example:
+        >>> from chainrob.experiments.report.document import Text, Verdict, verdicts_by_rule
+        >>> a, b, c = (Verdict(n, "holds", r, "") for n, r in (("a", "r"), ("b", "r"), ("c", "s")))
+        >>> [len(g) if isinstance(g, list) else 0 for g in verdicts_by_rule([Text("t"), a, b, c])]
+        [0, 2, 1]
+    """
+    result: list[Block | list[Verdict]] = []
+    for block in blocks:
+        last = result[-1] if result else None
+        if not isinstance(block, Verdict):
+            result.append(block)
+        elif isinstance(last, list) and last[-1].rule == block.rule:
+            last.append(block)
+        else:
+            result.append([block])
+    return result

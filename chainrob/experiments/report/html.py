@@ -6,8 +6,19 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
+from typing import get_args
 
-from chainrob.experiments.report.document import Block, Code, Image, Section, Table, Text
+from chainrob.experiments.report.document import (
+    Block,
+    Code,
+    Image,
+    Outcome,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    verdicts_by_rule,
+)
 
 __all__ = ["to_html"]
 
@@ -17,7 +28,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
 nav ul { columns: 2; padding-left: 1.2rem; }
 nav li.sub { margin-left: 1.2rem; }
-.table { overflow-x: auto; }
+.table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: left;
          vertical-align: top; }
@@ -26,11 +37,15 @@ figure { margin: 1rem 0; } img { max-width: 100%; }
 figcaption { color: #444; font-size: .9rem; }
 pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 code { background: #f4f4f4; }
-.verdict { border-left: .4rem solid #666; padding: .3rem .9rem; margin: 1rem 0; }
-.verdict p { margin: .2rem 0; }
-.holds { border-color: #0072B2; background: #f2f8fc; }
-.doesnothold { border-color: #D55E00; background: #fdf5f0; border-left-style: double; }
-.notshown, .cannotbesaid { border-color: #888; background: #f7f7f7; border-left-style: dotted; }
+.rule { margin: 1rem 0; } .rule p { margin: .3rem 0; }
+.verdict { border-left: .4rem solid #666; padding: .3rem .9rem; }
+td.holds, td.doesnothold, td.notshown, td.cannotbesaid { white-space: nowrap; }
+.holds { border-left-color: #0072B2; background: #eaf4fb; }
+.doesnothold { border-left-color: #D55E00; background: #fdf0e8; border-left-style: double; }
+td.doesnothold { font-weight: bold; border-left-style: none; }
+.notshown, .cannotbesaid { border-left-color: #888; background: #f4f4f4; }
+p.notshown, p.cannotbesaid { border-left-style: dotted; }
+td.notshown, td.cannotbesaid { font-style: italic; }
 """
 
 
@@ -60,7 +75,7 @@ def to_html(
         kind = ' class="sub"' if section.level > 2 else ""
         contents.append(f'<li{kind}><a href="#s{number}">{_inline(section.title)}</a></li>')
         body.append(f'<{tag} id="s{number}">{_inline(section.title)}</{tag}>')
-        body += [_block(block, pictures or {}) for block in section.blocks]
+        body += [_block(block, pictures or {}) for block in verdicts_by_rule(section.blocks)]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -76,7 +91,7 @@ def _inline(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text, quote=False))
 
 
-def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
+def _block(block: Block | list[Verdict], pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, Text):
         return f"<p>{_inline(block.text)}</p>"
     if isinstance(block, Code):
@@ -89,13 +104,24 @@ def _block(block: Block, pictures: Mapping[str, bytes]) -> str:
         )
     if isinstance(block, Table):
         head = "".join(f"<th>{_inline(str(cell))}</th>" for cell in block.columns)
-        rows = "\n".join(
-            "<tr>" + "".join(f"<td>{_inline(str(cell))}</td>" for cell in row) + "</tr>"
-            for row in block.rows
-        )
+        rows = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in block.rows)
         return f'<div class="table"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
-    return (
-        f'<div class="verdict {block.outcome.replace(" ", "")}">'
-        f"<p><strong>{block.outcome}</strong>: {_inline(block.claim)}</p>"
-        f"<p>Rule: {_inline(block.rule)}</p><p>Found: {_inline(block.found)}</p></div>"
+    verdicts = block if isinstance(block, list) else [block]
+    found = [
+        f'<p class="verdict {_class(v.outcome)}"><strong>{v.outcome}</strong>: {_inline(v.claim)}. '
+        f"Found: {_inline(v.found)}</p>"
+        for v in verdicts
+    ]
+    return "\n".join(
+        ['<div class="rule">', f"<p>Rule: {_inline(verdicts[0].rule)}</p>", *found, "</div>"]
     )
+
+
+def _cell(cell: object) -> str:
+    text = str(cell)
+    kind = f' class="{_class(text)}"' if text in get_args(Outcome) else ""
+    return f"<td{kind}>{_inline(text)}</td>"
+
+
+def _class(outcome: str) -> str:
+    return outcome.replace(" ", "")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chainrob.experiments.report.document import Block, Code, Image, Section, Table, Text
+from chainrob.experiments.report.document import (
+    Block,
+    Code,
+    Image,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    verdicts_by_rule,
+)
 
 __all__ = ["to_markdown"]
 
@@ -31,11 +40,11 @@ def to_markdown(title: str, sections: Iterable[Section]) -> str:
     parts = [f"# {title}"]
     for section in sections:
         parts.append(f"{'#' * section.level} {section.title}")
-        parts += [_block(block) for block in section.blocks]
+        parts += [_block(block) for block in verdicts_by_rule(section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
-def _block(block: Block) -> str:
+def _block(block: Block | list[Verdict]) -> str:
     if isinstance(block, Text):
         return block.text
     if isinstance(block, Code):
@@ -45,8 +54,10 @@ def _block(block: Block) -> str:
     if isinstance(block, Table):
         lines = [_row(block.columns), _row(["---"] * len(block.columns))]
         return "\n".join([*lines, *(_row(row) for row in block.rows)])
-    return (
-        f"> **{block.outcome}**: {block.claim}\n>\n> Rule: {block.rule}\n>\n> Found: {block.found}"
+    verdicts = block if isinstance(block, list) else [block]
+    rule = f"> Rule: {verdicts[0].rule}"
+    return "\n>\n".join(
+        [rule, *(f"> **{v.outcome}**: {v.claim}. Found: {v.found}" for v in verdicts)]
     )
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="few and short trials: a look at the report")
     number: dict[str, Any] = {"type": int, "metavar": "N"}
     meanings = {
-        "trials": "for Figure 4, ablation and clean bound; for rgd, default 250",
+        "trials": "for Figure 4, differences, ablation and clean bound; for rgd, default 250",
         "sweep_trials": "for each setting of a sweep",
         "robustifier_trials": "for each robustifier",
         "slow_trials": "for each slow robustifier",

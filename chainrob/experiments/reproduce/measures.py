@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,17 @@ from chainrob.experiments.reproduce.settings import ReproduceSettings
 from chainrob.experiments.reproduce.variants import Variant
 from chainrob.statistics import bootstrap_interval
 
-__all__ = ["METHOD_ORDER", "Measured", "below", "interval_text", "span", "with_interval"]
+__all__ = [
+    "METHOD_ORDER",
+    "Measured",
+    "all_of",
+    "below",
+    "interval_text",
+    "p_text",
+    "span",
+    "with_interval",
+    "within",
+]
 
 Array = NDArray[np.float64]
 
@@ -46,13 +56,16 @@ class Measured:
         last: Array = self.curves(question, name)[:, -1, 1]
         return last
 
-    def decided(self, outcome: Outcome | bool, *, sweep: bool = False) -> Outcome | bool:
+    def decided(
+        self, outcome: Outcome | bool, *, sweep: bool = False, robustifiers: bool = False
+    ) -> Outcome | bool:
         """A rule's answer, unless there were fewer or shorter trials than it is for."""
-        least = ReproduceSettings()
+        now, least = self.settings, ReproduceSettings()
         enough = (
-            self.settings.iterations >= least.iterations
-            and self.settings.trials >= least.trials
-            and (not sweep or self.settings.sweep_trials >= least.sweep_trials)
+            now.iterations >= least.iterations
+            and now.trials >= least.trials
+            and (not sweep or now.sweep_trials >= least.sweep_trials)
+            and (not robustifiers or now.robustifier_trials >= least.robustifier_trials)
         )
         return outcome if enough else "cannot be said"
 
@@ -78,3 +91,23 @@ def below(values: Array, bound: float = 0.0, level: float = 0.95) -> Outcome:
     """Whether a mean lies below a bound: its interval does, or lies above it, or holds it."""
     low, high = bootstrap_interval(values, level=level)
     return "holds" if high < bound else "does not hold" if low > bound else "not shown"
+
+
+def within(values: Array, margin: float, level: float = 0.95) -> Outcome:
+    """Whether a mean lies between -margin and margin: its interval does, or lies outside."""
+    low, high = bootstrap_interval(values, level=level)
+    if low > margin or high < -margin:
+        return "does not hold"
+    return "holds" if -margin < low and high < margin else "not shown"
+
+
+def all_of(outcomes: Iterable[Outcome]) -> Outcome:
+    """The outcome of several claims together: the worst of them."""
+    found = set(outcomes)
+    worst: tuple[Outcome, ...] = ("does not hold", "not shown")
+    return next((outcome for outcome in worst if outcome in found), "holds")
+
+
+def p_text(p: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

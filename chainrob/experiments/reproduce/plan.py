@@ -84,7 +84,7 @@ def make_plan(settings: ReproduceSettings) -> Plan:
         "figure4": {
             (name, method): Variant.of(main[name], method) for name in _BOTH for method in _METHODS
         },
-        "differences": _differences(sweep),
+        "differences": _differences(main),
         "ablation": {
             "deep": Variant.of(released, "deep"),
             "deep-rob": Variant.of(released),
@@ -100,10 +100,11 @@ def make_plan(settings: ReproduceSettings) -> Plan:
         "shares": _swept(sweep["released"], "contamination", SHARES),
         "pushes": _swept(sweep["released"], "push", PUSHES),
         "clean": {
-            "deep, no contamination": Variant.of(replace(released, contamination=0.0), "deep"),
-            "deep": Variant.of(released, "deep"),
-            "deep-rob": Variant.of(released),
-            "trimmed mean 5%, all layers": Variant(released, TRIMMED, settings.trials),
+            (method, share): Variant(
+                replace(released, contamination=share), _rivals()[method], settings.trials
+            )
+            for share in (0.0, released.contamination)
+            for method in ("deep", "deep-rob (released)", "trimmed mean 5%, all layers")
         },
         "robustifiers": _robustifiers(text, settings),
     }
@@ -148,17 +149,19 @@ def _rivals() -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _differences(sweep: dict[str, IrisSettings]) -> dict[Any, Variant]:
+def _differences(settings: dict[str, IrisSettings]) -> dict[Any, Variant]:
     """Each setting as it is, and with one field of the other, for both methods."""
     variants = {}
     for start in _BOTH:
-        other = sweep["text" if start == "released" else "released"]
+        other = settings["text" if start == "released" else "released"]
         changes: dict[str, dict[str, Any]] = {"nothing": {}}
         changes |= {name: {name: getattr(other, name)} for name in DIFFERENCES}
         changes["initial_weights"] = {"initial_weights": "lecun_normal"}
         for name, change in changes.items():
             for method in _METHODS:
-                variants[start, name, method] = Variant.of(replace(sweep[start], **change), method)
+                variants[start, name, method] = Variant.of(
+                    replace(settings[start], **change), method
+                )
     return variants
 
 

@@ -2,120 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
-from chainrob.experiments.report.document import Image, Outcome, Section, Table, Text, Verdict
+from chainrob.experiments.report.document import Block, Image, Section, Table, Text, Verdict
+from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.measures import (
-    METHOD_ORDER,
+    Array,
     Measured,
+    all_of,
     below,
     interval_text,
     span,
     with_interval,
+    within,
 )
 from chainrob.experiments.reproduce.plan import DIFFERENCES, RATES
 from chainrob.plotting import intervals, learning_curves, line_style, marker_style, new_figure
 
 __all__ = ["ablation", "differences", "learning_rates"]
 
+_MATTERS = 0.1
+_MARGIN = 0.02
+_FROM = {"released": "the program", "text": "the text"}
+
+_IN_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
+    "estimate_scale": (
+        "scale of the estimate", {"sample": "of one sample's gradient", "batch": "1/n of that"}
+    ),
+    "variance_ddof": ("variance divided by", {0: "n", 1: "n - 1"}),
+    "variance_floor": ("least variance", {0.0: "none", 0.001: "0.001"}),
+    "small_batches": ("fewer than 3 samples", {"estimate": "estimate", "sum": "plain sum"}),
+    "components_from": ("principal components of", {"train": "training points", "all": "all"}),
+    "scaling_from": ("min-max scaling by", {"train": "training points", "all": "all"}),
+    "initial_weights": ("initial weights", {"lecun_normal": "Chainer's default"}),
+}  # fmt: skip
+"""Fields of IrisSettings, and their values, as the report calls them."""
+
 
 def differences(measured: Measured) -> Section:
     """Each difference between text and program, switched alone, from either end."""
-    section = Section(
-        "Text and released program: each difference alone",
-        [
-            Text(
-                "Six fields differ; each is given the other's value alone, from the released "
-                "program's settings and from the text's. The text does not give the initial "
-                "weights, so Chainer's default is tried as a seventh. Changes are paired by trial; "
-                "their intervals are at 95% for all seven together (Bonferroni)."
-            )
-        ],
+    names = [*DIFFERENCES, "initial_weights"]
+    level = 1 - 0.05 / len(names)
+    changes = {
+        (start, name): measured.final("differences", (start, name, "deep-rob"))
+        - measured.final("differences", (start, "nothing", "deep-rob"))
+        for start in _FROM
+        for name in names
+    }
+    scale, weights = (
+        [changes[start, name] for start in _FROM] for name in ("estimate_scale", "initial_weights")
     )
-    names = ["nothing", *DIFFERENCES, "initial_weights"]
-    level = 1 - 0.05 / 7
-    moved: dict[tuple[str, str], Any] = {}
-    for start in ("released", "text"):
-        rows = []
-        base = measured.final("differences", (start, "nothing", "deep-rob"))
-        for name in names:
-            plain = measured.final("differences", (start, name, "deep"))
-            robust = measured.final("differences", (start, name, "deep-rob"))
-            change = moved[start, name] = robust - base
-            same = not change.any()
-            shown = "-" if name == "nothing" else "none" if same else with_interval(change, level)
-            value = getattr(
-                measured.plan["differences"][start, name, "deep-rob"].settings, name, ""
-            )
-            label = f"{name} = {value}" if name != "nothing" else f"{start} as it is"
-            rows.append([label, with_interval(plain), with_interval(robust), shown])
-        columns = ["changed", "deep", "deep-rob", "change of deep-rob"]
-        section.blocks.append(Table(columns, rows))
-    with new_figure(8, 3.4) as figure:
-        axes = figure.subplots(1, 2, sharex=True)
-        for ax, start in zip(axes, ("released", "text"), strict=True):
+    others = {
+        key: c for key, c in changes.items() if key[1] in DIFFERENCES and key[1] != "estimate_scale"
+    }
+    largest = max(others, key=lambda key: abs(float(others[key].mean())))
+    blocks: list[Block] = [
+        Text(
+            "Text and program differ in six ways. Each is switched alone, from the program's "
+            "settings and from the text's. The text gives no initial weights, so Chainer's "
+            "default is tried in place of the program's as a seventh. Changes are paired by "
+            "trial; their intervals are at 95% for all seven together (Bonferroni)."
+        ),
+        *(_changes_table(measured, start, names, changes, level) for start in _FROM),
+        Image(
+            "differences",
+            _differences_figure(measured, ["nothing", *names]),
+            "Each difference switched alone: final test error with 95% intervals",
+        ),
+        Verdict.of(
+            "Of the differences, the scale of the estimate decides how well `deep-rob` does",
+            measured.decided(all_of([below(-scale[0], 0, level), below(scale[1], 0, level)])),
+            "giving the program the text's scale raises its error, and giving the text the "
+            "program's lowers it, both intervals clear of 0",
+            _from_both(scale, level),
+        ),
+        Verdict.of(
+            f"None of the other five changes the error of `deep-rob` by more than {_MATTERS}",
+            measured.decided(all_of(within(c, _MATTERS, level) for c in others.values())),
+            f"all ten intervals of the change lie between -{_MATTERS} and {_MATTERS}; it does not "
+            "hold if one lies outside",
+            f"the largest: {_IN_WORDS[largest[1]][0]}, from {_FROM[largest[0]]}, "
+            f"{with_interval(others[largest], level)}",
+        ),
+        Verdict.of(
+            "`deep-rob` does as well from Chainer's default initial weights",
+            measured.decided(all_of(below(c, _MARGIN, level) for c in weights)),
+            f"both intervals of the change lie below {_MARGIN}; it does not hold if one lies above",
+            _from_both(weights, level),
+        ),
+    ]
+    return Section("Text and released program: each difference alone", blocks)
+
+
+def _from_both(changes: Sequence[Array], level: float) -> str:
+    return "; ".join(
+        f"from {start} {with_interval(change, level)}"
+        for start, change in zip(_FROM.values(), changes, strict=True)
+    )
+
+
+def _changes_table(
+    measured: Measured,
+    start: str,
+    names: Sequence[str],
+    changes: Mapping[tuple[str, str], Array],
+    level: float,
+) -> Table:
+    rows = []
+    for name in ["nothing", *names]:
+        errors = [measured.final("differences", (start, name, m)) for m in ("deep", "deep-rob")]
+        label, change = "nothing", ""
+        if name != "nothing":
+            settings = measured.plan["differences"][start, name, "deep-rob"].settings
+            what, values = _IN_WORDS[name]
+            label = f"{what}: {values[getattr(settings, name)]}"
+            moved = changes[start, name]
+            change = with_interval(moved, level) if moved.any() else "none"
+        rows.append([label, *map(with_interval, errors), change])
+    return Table([f"changed from {_FROM[start]}", "deep", "deep-rob", "change of deep-rob"], rows)
+
+
+def _differences_figure(measured: Measured, names: Sequence[str]) -> Figure:
+    labels = [_IN_WORDS[name][0].removesuffix(" of").removesuffix(" by") if name in _IN_WORDS
+              else name for name in names]  # fmt: skip
+    with new_figure(8.4, 3.8) as figure:
+        axes = figure.subplots(1, 2, sharex=True, sharey=True)
+        for ax, start in zip(axes, _FROM, strict=True):
             for index, method in enumerate(("deep", "deep-rob")):
                 values = [measured.final("differences", (start, n, method)) for n in names]
                 intervals(
-                    *span(values), names, offset=0.2 * index, label=method, ax=ax,
+                    *span(values), labels, offset=0.2 * index - 0.1, label=method, ax=ax,
                     **marker_style(1 - index),
                 )  # fmt: skip
-            ax.set(title=f"from {start}", xlabel="test error at the end")
-        axes[1].set_yticklabels([])
-        axes[0].legend(loc="best")
-    section.blocks.append(
-        Image("differences", figure, "Each difference switched alone (95% intervals)")
-    )
-    scale = moved["released", "estimate_scale"]
-    back = moved["text", "estimate_scale"]
-    section.blocks.append(
-        Verdict.of(
-            "Of the differences, the scale of the estimate decides how well `deep-rob` does",
-            measured.decided(_both(below(-scale, 0, level), below(back, 0, level)), sweep=True),
-            "giving the released program the text's scale raises its error, and giving the text "
-            "the program's scale lowers it, both intervals clear of 0",
-            f"released: {with_interval(scale, level)}; text: {with_interval(back, level)}",
-        )
-    )
-    others = [n for n in DIFFERENCES if n != "estimate_scale"]
-    matter = [
-        f"{n} (from {s})"
-        for s in ("released", "text")
-        for n in others
-        if below(moved[s, n], 0, level) != "not shown"
-    ]
-    section.blocks.append(
-        Verdict.of(
-            "No other of the six differences changes the final error of `deep-rob` measurably",
-            measured.decided(not matter, sweep=True),
-            "all their intervals of the change contain 0",
-            "those that do not: " + (", ".join(matter) or "none"),
-        )
-    )
-    weights = [moved[start, "initial_weights"] for start in ("released", "text")]
-    section.blocks.append(
-        Verdict.of(
-            "`deep-rob` does as well from Chainer's default initial weights",
-            measured.decided(
-                "does not hold"
-                if any(below(-change, 0, level) == "holds" for change in weights)
-                else "not shown",
-                sweep=True,
-            ),
-            "it does not if an interval of the change lies above 0",
-            f"from released: {with_interval(weights[0], level)}; from text: "
-            f"{with_interval(weights[1], level)}",
-        )
-    )
-    return section
-
-
-def _both(one: Outcome, other: Outcome) -> Outcome:
-    """The outcome of two claims together."""
-    worst: tuple[Outcome, ...] = ("does not hold", "not shown")
-    return next((outcome for outcome in worst if outcome in (one, other)), "holds")
+            ax.set(title=f"from {_FROM[start]}", xlabel="test error after the last update")
+        axes[0].set_ylabel("changed")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 def ablation(measured: Measured) -> Section:
@@ -128,8 +155,9 @@ def ablation(measured: Measured) -> Section:
         curves = {name: measured.curves("ablation", name)[:, :, 1] for name in names}
         styles = {name: line_style(index) for name, index in zip(names, (1, 0, 2), strict=True)}
         ax = learning_curves(times, curves, styles=styles, ax=figure.subplots())
-        ax.set(xlabel="cost in gradients", ylabel="test error")
-        ax.legend()
+        ax.set(xlabel="cost in gradients", ylabel="test error", ylim=(0, None))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.legend(loc="lower left")
     gain, without = deep - robust, deep - slow
     rest = slow - robust
     return Section(
@@ -148,12 +176,12 @@ def ablation(measured: Measured) -> Section:
                     [names[2], with_interval(slow), with_interval(without)],
                 ],
             ),
-            Image("ablation", figure, "Test error with 95% bands of the mean"),
+            Image("ablation", figure, "Test error: mean of all trials with its 95% band"),
             Verdict.of(
                 "Most of the published gain is the learning rate of the first layer",
                 measured.decided(below(gain / 2 - without)),
-                "the plain mean at 1/100 keeps more than half of the gain: the 95% interval of "
-                "(half the gain) - (gain kept) lies below 0",
+                "the plain mean at 1/100 keeps more than half of the gain of `deep-rob`: the 95% "
+                "interval of (half the gain) - (gain kept) lies below 0",
                 f"{without.mean() / gain.mean():.0%} of the gain kept; "
                 f"interval {interval_text(gain / 2 - without)}"
                 if gain.any()
@@ -162,8 +190,9 @@ def ablation(measured: Measured) -> Section:
             Verdict.of(
                 "Beyond the learning rate, the released estimator adds something",
                 measured.decided(below(-rest)),
-                "the 95% interval of (ablation - `deep-rob`), paired by trial, lies above 0",
-                f"{with_interval(rest)}",
+                "the 95% interval of (error of the plain mean at 1/100) - (error of `deep-rob`), "
+                "paired by trial, lies above 0",
+                with_interval(rest),
             ),
         ],
     )
@@ -175,18 +204,13 @@ def learning_rates(measured: Measured) -> Section:
     first = measured.settings.sweep_trials
     level = 1 - 0.05 / (len(methods) - 1)
     rows, best = [], {}
-    with new_figure(6.4, 3.6) as figure:
-        ax = figure.subplots()
-        for index, method in zip(METHOD_ORDER, methods, strict=True):
-            means, ends = span([measured.final("rates", (method, rate)) for rate in RATES])
-            style = line_style(index)
-            ax.plot(RATES, means, label=method, marker=marker_style(index)["marker"], **style)
-            ax.fill_between(RATES, *ends, color=style["color"], alpha=0.12, linewidth=0)
-            chosen = measured.plan["best rates"][method].settings.learning_rate
-            best[method] = measured.final("best rates", method)[first:]
-            rows.append([method, f"{chosen:g}", with_interval(best[method])])
-        ax.set(xscale="log", xlabel="learning rate", ylabel="test error at the end")
-        figure.legend(loc="outside lower center", ncols=2)
+    for method in methods:
+        chosen = measured.plan["best rates"][method].settings.learning_rate
+        best[method] = measured.final("best rates", method)[first:]
+        at_the_end = ", at the end of the range" if chosen in (RATES[0], RATES[-1]) else ""
+        rows.append([method, f"{chosen:g}{at_the_end}", with_interval(best[method])])
+    errors = {m: [measured.final("rates", (m, rate)) for rate in RATES] for m in methods}
+    figure = sweep_figure(errors, [f"{rate:g}" for rate in RATES], "learning rate")
     verdicts = []
     for method in methods[1:]:
         difference = best[method] - best["deep"]
@@ -194,8 +218,8 @@ def learning_rates(measured: Measured) -> Section:
             Verdict.of(
                 f"At each one's best learning rate, `{method}` is better than `deep`",
                 measured.decided(below(difference, 0, level), sweep=True),
-                f"rates chosen on {first} trials, compared on {len(difference)} others: the "
-                f"interval of the paired difference ({level:.2%}: 95% for all) lies below 0",
+                f"rates chosen on {first} trials, compared on the other {len(difference)}: the "
+                "interval of the difference, paired by trial, lies below 0 (95% for all together)",
                 with_interval(difference, level),
             )
         )
@@ -203,12 +227,11 @@ def learning_rates(measured: Measured) -> Section:
         "Each method at its best learning rate",
         [
             Text(
-                "The released setting with other learning rates (0.5 is the published one). The "
-                "best rate of each method is chosen on some trials and judged on others, so that "
-                "the choice does not flatter."
+                "The program's settings at other learning rates (0.5 is the published one). Each "
+                "method's best rate is chosen on some trials and judged on the others."
             ),
             Table(["method", "best rate", "test error on the other trials"], rows),
-            Image("learning_rates", figure, "Final test error by learning rate (95% bands)"),
+            Image("learning_rates", figure, "Final test error by learning rate (95% intervals)"),
             *verdicts,
         ],
     )

@@ -13,7 +13,8 @@ class ReproduceSettings:
     """Numbers of trials; the defaults take about ten minutes on two cores.
 
     Args:
-        trials (int): For Figure 4, the ablation and the clean bound.
+        trials (int): For Figure 4, the differences between text and program, the ablation and the
+            clean bound.
         sweep_trials (int): For each setting of a sweep, the first ones of ``trials``. They also
             choose the learning rates, and the others judge them.
         robustifier_trials (int): For each robustifier.

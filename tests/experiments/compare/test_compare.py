@@ -17,8 +17,11 @@ from chainrob.experiments.compare import (
     run_compare,
     train_cell,
 )
+from chainrob.experiments.compare.sections import compare_sections
 from chainrob.experiments.compare.settings import make_robustifier, read_settings
 from chainrob.experiments.compare.training import ERROR_LIMIT
+from chainrob.experiments.report.markdown import to_markdown
+from chainrob.statistics import rank_methods
 
 SMALL = {
     "data": ("iris", "diabetes"),
@@ -109,6 +112,31 @@ def test_rates_are_chosen_by_the_worst_validation_error():
     assert results.best()["diabetes"].robustifier == "mean"
 
 
+def test_ranks_are_tested_by_whole_data_sets():
+    results = made_up()
+    means = results.chosen().mean(axis=2).transpose(0, 2, 1).reshape(-1, 2)
+    expected = rank_methods(means, groups=[0, 0, 1, 1])
+    found = results.ranking()
+    np.testing.assert_array_equal(found.ranks, expected.ranks)
+    assert found.p_value == expected.p_value
+    # Two data sets cannot tell two methods apart, however often they are asked.
+    assert found.p_value > 0.1
+
+
+def test_the_best_for_all_shares_ranks_between_equals():
+    settings = CompareSettings(**{**SMALL, "robustifiers": ("mean", "trimmed_mean", "krum")})
+    errors = np.full((2, 3, 2, 2, 2, 2), 1.0)
+    errors[0, 2] = 0.5  # iris: krum is first, the others diverge alike and share ranks 2 and 3
+    errors[1, 1] = 0.9  # diabetes: the trimmed mean is first, the others diverge
+    # The mean, first in the list, is best nowhere; counted by position it would tie with both.
+    assert CompareResults(settings, errors).best()["all"].robustifier != "mean"
+
+
+def test_a_rate_at_the_end_of_the_range_is_said_to_be():
+    report = to_markdown("T", compare_sections(made_up(), {}))
+    assert "| iris | `trimmed_mean` | 0.1, at the end of the range | push |" in report
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
@@ -140,6 +168,8 @@ def test_files_of_a_run(run_folder):
     assert set(summary["best"]) == {"iris", "diabetes", "all"}
     assert sum(summary["ranks"]["average"].values()) == pytest.approx(3)
     report = (run_folder / "a" / "report.md").read_text()
+    for said in ("setting: seed", "version: chainrob", "device", "processor", "duration"):
+        assert f"| {said}" in report
     for name in ("worst_case", "ranks", "heat_map_iris", "heat_map_diabetes"):
         assert f"figures/{name}.png" in report
         assert (run_folder / "a" / "figures" / f"{name}.png").stat().st_size > 5000
@@ -181,6 +211,7 @@ def test_flags_win_over_the_file(run_folder, tmp_path):
     [
         ({"data": ["boston"]}, "unknown data boston"),
         ({"data": "iris"}, "data must be a list"),
+        ({"robustifiers": ["mean", "mean"]}, "robustifiers must not repeat an entry"),
         ({"robustifiers": []}, "robustifiers must be a list with at least one"),
         ({"robustifiers": ["medain"]}, "medain"),
         ({"robustifiers": ["krum:f=40"]}, "f"),

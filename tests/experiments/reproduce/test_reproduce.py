@@ -10,20 +10,31 @@ import pytest
 import chainrob
 from chainrob.cli import main
 from chainrob.experiments import jobs as jobs_module
-from chainrob.experiments.iris import iris_settings, run_iris
+from chainrob.experiments.iris import PublishedCurve, iris_settings, run_iris
 from chainrob.experiments.report import writing
 from chainrob.experiments.report.document import Code, Section, Table, Text, Verdict
 from chainrob.experiments.report.html import to_html
 from chainrob.experiments.report.markdown import to_markdown
 from chainrob.experiments.reproduce import ReproduceSettings
-from chainrob.experiments.reproduce.measures import Measured
+from chainrob.experiments.reproduce.drawing import sweep_figure
+from chainrob.experiments.reproduce.figures import figure_sections
+from chainrob.experiments.reproduce.measures import Measured, all_of, p_text, within
 from chainrob.experiments.reproduce.plan import (
     DIFFERENCES,
+    PUSHES,
+    SHARES,
     at_best_rates,
     make_plan,
     robustifiers_tried,
 )
+from chainrob.experiments.reproduce.questions import ablation, differences
+from chainrob.experiments.reproduce.sweeps import (
+    clean_bound,
+    contamination_sweeps,
+    robustifier_table,
+)
 from chainrob.experiments.reproduce.variants import SlowMean, Variant, jobs_of, results_of
+from chainrob.statistics import bootstrap_interval
 
 QUICK = ["reproduce", "--quick", "--iterations", "4", "--workers", "1"]
 CSV = ("final_errors.csv", "verdicts.csv", "curves_released.csv", "curves_text.csv")
@@ -60,7 +71,7 @@ def test_report_holds_every_artefact(whole):
     for artefact in (
         "Table 1", "Table 2", "Table 3", "Listing 1", "Figures 1 and 2", "Equation (2)",
         "Algorithm 1", "Algorithm 2", "Listings 2 to 4", "Figure 3", "Figure 4",
-        "Ablation", "best learning rate", "clean-data bound", "seed", "seconds", "device",
+        "Ablation", "best learning rate", "clean-data bound", "seed", "duration", "device",
         "version: chainer",
     ):  # fmt: skip
         assert artefact in text, artefact
@@ -89,6 +100,7 @@ def test_a_second_run_without_interruption_gives_the_same_bytes(whole, tmp_path,
 
     monkeypatch.setattr(writing, "save_figure", no_picture)
     assert main([*QUICK, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["parts from an earlier run"] == 0
     for name in CSV:
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -165,14 +177,22 @@ def test_slow_mean_is_a_learning_rate():
     np.testing.assert_allclose(layer.W.grad, plain.W.grad / 100, rtol=1e-6)
 
 
-def made_up(deep, robust, slow):
-    """Measured errors of 200 trials that never were, to test the rules."""
+def made_up_of(question, levels, spread=0.05):
+    """Measured errors of trials that never were, to test the rules: levels by name, else 0.4."""
     plan = make_plan(ReproduceSettings())
     rng = np.random.default_rng(0)
-    levels = dict(zip(plan["ablation"].values(), (deep, robust, slow), strict=True))
-    shape = (200, 101, 2)
-    errors = {v: np.clip(rng.normal(m, 0.05, shape), 0, 1) for v, m in levels.items()}
+    errors = {}
+    for name, variant in plan[question].items():
+        level = levels.get(name, 0.4)
+        # Every recorded time alike: the rules ask for the last, the figures for all.
+        last = np.clip(rng.normal(level, spread, (variant.trials, 1, 2)), 0, 1)
+        errors[variant] = np.repeat(last, 101, axis=1)
     return Measured(ReproduceSettings(), plan, errors)
+
+
+def made_up(deep, robust, slow):
+    names = ("deep", "deep-rob", "plain mean, first layer at 1/100")
+    return made_up_of("ablation", dict(zip(names, (deep, robust, slow), strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -185,9 +205,134 @@ def made_up(deep, robust, slow):
     ],
 )
 def test_rules_of_the_ablation_can_go_either_way(levels, outcomes):
-    from chainrob.experiments.reproduce.questions import ablation
-
     assert [v.outcome for v in ablation(made_up(*levels)).verdicts()] == outcomes
+
+
+@pytest.mark.parametrize(
+    ("moved", "outcomes"),
+    [
+        ({"estimate_scale": (0.2, -0.2)}, ["holds", "holds", "holds"]),
+        ({"estimate_scale": (0.2, 0.0)}, ["not shown", "holds", "holds"]),
+        ({"estimate_scale": (0.2, 0.2)}, ["does not hold", "holds", "holds"]),
+        ({"variance_floor": (0.15, 0.0)}, ["not shown", "does not hold", "holds"]),
+        ({"variance_ddof": (0.0, -0.1)}, ["not shown", "not shown", "holds"]),
+        ({"initial_weights": (0.0, 0.1)}, ["not shown", "holds", "does not hold"]),
+        ({"initial_weights": (-0.1, 0.02)}, ["not shown", "holds", "not shown"]),
+    ],
+)
+def test_rules_of_the_differences_can_go_either_way(moved, outcomes):
+    levels = {
+        (start, name, "deep-rob"): 0.4 + changes[i]
+        for name, changes in moved.items()
+        for i, start in enumerate(("released", "text"))
+    }
+    section = differences(made_up_of("differences", levels))
+    assert [v.outcome for v in section.verdicts()] == outcomes
+    text = to_markdown("T", [section])
+    assert "scale of the estimate: of one sample's gradient" in text
+    assert "variance divided by: n - 1" in text
+    assert "estimate_scale" not in text
+
+
+def test_rules_of_the_sweeps_can_go_either_way():
+    robust, trimmed = "deep-rob (released)", "trimmed mean 5%, all layers"
+    levels = {(robust, s): 0.1 for s in SHARES} | {(trimmed, s): 0.1 for s in SHARES[:-1]}
+    levels |= {(trimmed, k): 0.1 for k in PUSHES} | {(robust, k): 0.1 for k in PUSHES}
+    levels[robust, PUSHES[0]] = 0.6
+    plan = make_plan(ReproduceSettings())
+    errors = {}
+    for question in ("shares", "pushes"):
+        errors |= made_up_of(question, levels).errors
+    section = contamination_sweeps(Measured(ReproduceSettings(), plan, errors))
+    outcomes = [v.outcome for v in section.verdicts()]
+    assert outcomes == ["holds", "not shown", "does not hold", "holds"]
+    assert section.verdicts()[1].found == "better at 1%, 2%, 5%, 10%; not shown at 20%"
+    assert section.verdicts()[2].found.endswith("worse at 10^0")
+
+
+def test_rules_of_the_clean_bound_can_go_either_way():
+    levels = {("deep", 0.0): 0.1, ("deep-rob (released)", 0.0): 0.18}
+    levels[("trimmed mean 5%, all layers", 0.0)] = 0.1
+    levels[("trimmed mean 5%, all layers", 0.02)] = 0.12
+    section = clean_bound(made_up_of("clean", levels))
+    outcomes = {v.claim: v.outcome for v in section.verdicts()}
+    assert list(outcomes.values()) == [
+        "does not hold", "holds", "does not hold", "does not hold", "not shown",
+    ]  # fmt: skip
+    assert next(iter(outcomes)) == "Without contamination `deep-rob (released)` costs at most 0.02"
+
+
+def test_few_trials_of_a_slow_robustifier_decide_nothing():
+    plain = {("mean", place): 0.4 for place in ("first layer", "all layers")}
+    slow = {(name, "all layers"): 0.0 for name in ("caf", "minimum_diameter_averaging")}
+    of_slow = robustifier_table(made_up_of("robustifiers", plain | slow)).verdicts()[1]
+    assert of_slow.outcome == "does not hold"
+    assert of_slow.found == "0 do: none"
+    good = {("trimmed_mean", "all layers"): 0.1}
+    of_good = robustifier_table(made_up_of("robustifiers", plain | slow | good)).verdicts()[1]
+    assert (of_good.outcome, of_good.found) == ("holds", "1 do: `TrimmedMean(count=5)`")
+    near = {("trimmed_mean", "all layers"): 0.2}
+    of_near = robustifier_table(made_up_of("robustifiers", plain | slow | near)).verdicts()[1]
+    assert of_near.outcome == "not shown"
+
+
+def test_a_shift_of_the_published_curve_is_refused(monkeypatch):
+    """The rule of Figure 4 on our own trials: a mean of 20 holds, the same 0.3 lower does not."""
+    names = [("released", m) for m in ("deep", "deep-rob")]
+    measured = made_up_of("figure4", dict.fromkeys(names, 0.5), spread=0.2)
+    curves = {
+        (m, part): PublishedCurve(
+            np.array([0.0, 50_000.0, 100_000.0]),
+            measured.errors[measured.plan["figure4"]["released", m]][:20, [0, 50, 100], i].mean(
+                axis=0
+            )
+            - (0.3 if (m, part) == ("deep", "test") else 0.0),
+        )
+        for m in ("deep", "deep-rob")
+        for i, part in enumerate(("train", "test"))
+    }
+    for module in ("chainrob.experiments.reproduce.figures", "chainrob.experiments.iris.figures"):
+        monkeypatch.setattr(f"{module}.published_figure4", lambda: curves)
+    found = figure_sections(measured)[1].verdicts()
+    assert [v.outcome for v in found[:4]] == ["holds", "does not hold", "holds", "holds"]
+    assert "p < 0.001" in found[1].found
+
+
+def test_claims_together_are_as_good_as_the_worst():
+    assert all_of(["holds", "holds"]) == "holds"
+    assert all_of(["holds", "not shown"]) == "not shown"
+    assert all_of(["not shown", "does not hold", "holds"]) == "does not hold"
+    rng = np.random.default_rng(0)
+    for mean, outcome in ((0.0, "holds"), (0.1, "not shown"), (-0.1, "not shown"),
+                          (0.2, "does not hold"), (-0.2, "does not hold")):  # fmt: skip
+        assert within(rng.normal(mean, 0.1, 100), 0.1) == outcome
+    assert (p_text(0.0004), p_text(0.05)) == ("p < 0.001", "p = 0.050")
+
+
+def test_a_sweep_is_drawn_with_its_intervals_beside_each_other():
+    rng = np.random.default_rng(0)
+    errors = {m: [rng.random(30) for _ in range(3)] for m in ("a", "b")}
+    ax = sweep_figure(errors, ["x", "y", "z"], "what").axes[0]
+    for container, (method, samples) in zip(ax.containers, errors.items(), strict=True):
+        line, _, (bars,) = container.lines
+        assert container.get_label() == method
+        np.testing.assert_allclose(line.get_ydata(), [one.mean() for one in samples])
+        for bar, one in zip(bars.get_segments(), samples, strict=True):
+            np.testing.assert_allclose(bar[:, 1], bootstrap_interval(one))
+    first, second = (container.lines[0] for container in ax.containers)
+    assert (second.get_xdata() > first.get_xdata()).all()
+    assert first.get_linestyle() != second.get_linestyle()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["x", "y", "z"]
+
+
+def test_a_rule_is_stated_once_for_the_verdicts_that_follow_it():
+    verdicts = [Verdict(c, "holds", "the rule", "f") for c in "ab"]
+    section = Section("A", [*verdicts, Text("between"), Verdict("c", "not shown", "the rule", "f")])
+    assert to_markdown("T", [section]).count("Rule: the rule") == 2
+    page = to_html("T", [section, Section("B", [Table(["verdict"], [["not shown"]])])])
+    assert page.count("Rule: the rule") == 2
+    assert page.count('<p class="verdict holds">') == 2
+    assert '<td class="notshown">not shown</td>' in page
 
 
 def test_documents_escape_what_they_show():

@@ -1,0 +1,49 @@
+"""Final errors against what was varied: one figure for all sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chainrob.experiments.reproduce.measures import METHOD_ORDER, Array, span
+from chainrob.plotting import line_style, marker_style, new_figure
+
+__all__ = ["sweep_figure"]
+
+
+def sweep_figure(
+    errors: Mapping[str, Sequence[Array]], values: Sequence[str], label: str
+) -> Figure:
+    """Mean final test errors with 95% intervals.
+
+    The values stand at equal distances, since they are neither evenly nor geometrically spaced, and
+    the methods a little beside each other, so that no interval hides another.
+
+    Args:
+        errors (mapping): From the method to its errors (trials,), one array a value.
+        values (sequence of str): What was varied.
+        label (str): What it is.
+
+    Returns:
+        matplotlib.figure.Figure: One line a method.
+    """
+    at = np.arange(len(values))
+    beside = 0.09 * (np.arange(len(errors)) - (len(errors) - 1) / 2)
+    with new_figure(6.8, 3.8) as figure:
+        ax = figure.subplots()
+        for place, style, (method, samples) in zip(
+            beside, METHOD_ORDER, errors.items(), strict=False
+        ):
+            means, ends = span(samples)
+            marks: dict[str, Any] = {**line_style(style), **marker_style(style)}
+            ax.errorbar(
+                at + place, means, yerr=np.abs(ends - means), label=method, linewidth=1.0,
+                elinewidth=1.2, capsize=2, markersize=4.5, **marks,
+            )  # fmt: skip
+        ax.set(xlabel=label, ylabel="test error after the last update", ylim=(0, None))
+        ax.set_xticks(at, values)
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
