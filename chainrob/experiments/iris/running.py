@@ -17,6 +17,7 @@ from chainrob.experiments.iris.published import published_figure4
 from chainrob.experiments.iris.results import IrisResults
 from chainrob.experiments.iris.settings import IrisSettings
 from chainrob.experiments.iris.training import train
+from chainrob.experiments.iris.unfinished import Unfinished
 from chainrob.experiments.partial import PartialResults, check_same_settings
 from chainrob.experiments.progress import progress_bar
 from chainrob.experiments.versions import versions
@@ -39,13 +40,14 @@ def run_iris(
     """Run the Iris experiment, and write its files if there is a folder for them.
 
     The folder gets ``curves.csv``, ``settings.json``, ``summary.json``, and ``figure3`` and
-    ``figure4`` as PNG and PDF. While the run goes on, finished trials are kept in ``partial/``.
+    ``figure4`` as PNG and PDF. While the run goes on, finished trials are kept in ``partial/``, and
+    every ten seconds the state of those that are being trained.
 
     Args:
         settings (IrisSettings): What to run.
         out (path or None): Folder for the files; None writes none.
         device (str): ``'@numpy'`` or ``'@cupy:N'``.
-        resume (bool): Go on after the last trials that an interrupted run finished.
+        resume (bool): Go on where an interrupted run last kept what it had.
         progress (bool or None): Show a progress bar; None shows it on a terminal.
 
     Returns:
@@ -101,7 +103,8 @@ def _train_all(
                 bar.update(len(trials) * settings.iterations)
             else:
                 advance = partial(bar.update, len(trials))
-                errors = train(settings, list(methods.values()), trials, device, advance)
+                state = Unfinished(kept, part) if kept else None
+                errors = train(settings, list(methods.values()), trials, device, advance, state)
                 if kept:
                     kept.save(part, errors)
             chunks.append(errors)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import chainer
 from chainrob.experiments.iris.settings import IrisSettings
 from chainrob.experiments.iris.trials import initial_parameters, trial_data
+from chainrob.experiments.iris.unfinished import Unfinished
 from chainrob.links import MLP, Ensemble
 
 __all__ = ["make_model", "train"]
@@ -22,6 +23,7 @@ def train(
     trials: Sequence[int],
     device: Any = None,
     advance: Callable[[], object] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> NDArray[np.float64]:
     """Train some methods on some trials, all of them in one graph.
 
@@ -38,6 +40,7 @@ def train(
         trials (sequence of int): Numbers of the trials.
         device (chainer device or None): Where to compute; None is NumPy.
         advance (callable or None): Called after every update.
+        unfinished (Unfinished or None): Where the state is kept, and taken from, on the way.
 
     Returns:
         array: Shape (methods, trials, recorded times, 2), training and test error after
@@ -65,11 +68,15 @@ def train(
     model.to_device(device)
     optimizer = chainer.optimizers.SGD(settings.learning_rate).setup(model)
     with chainer.using_device(device):
-        errors = device.xp.empty((len(methods) * len(data), len(settings.recorded), 2))
+        errors = device.xp.zeros((len(methods) * len(data), len(settings.recorded), 2))
     column = {time: index for index, time in enumerate(settings.recorded)}
     # A trial may diverge: its numbers overflow, and that is what it is to show.
     with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
-        for time in range(settings.iterations + 1):
+        begin = unfinished.restore(model, errors) if unfinished else 0
+        if advance is not None:
+            for _ in range(begin):
+                advance()
+        for time in range(begin, settings.iterations + 1):
             scores = model(x_train)
             if time in column:
                 errors[:, column[time], 0] = _errors(scores.array, t_train)
@@ -82,6 +89,8 @@ def train(
             optimizer.update()
             if advance is not None:
                 advance()
+            if unfinished is not None:
+                unfinished.keep(time + 1, model, errors)
     result: NDArray[np.float64] = chainer.get_device("@numpy").send(errors)
     return result.reshape(len(methods), len(data), *result.shape[1:])
 

@@ -11,8 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import chainrob
 from chainrob.experiments import UsageError
-from chainrob.experiments.iris import iris_settings, published_figure4, run_iris, running
+from chainrob.experiments.iris import (
+    iris_settings,
+    published_figure4,
+    run_iris,
+    running,
+    unfinished,
+)
+from chainrob.experiments.partial import PartialResults
 from chainrob.statistics import bootstrap_interval
 
 FILES = {
@@ -85,6 +93,46 @@ def test_resume_does_only_what_is_left_and_ends_with_the_same_files(
     run_iris(SETTINGS, tmp_path, resume=True)
     assert [list(trials) for trials in calls] == [[0, 1], [2, 3], [4]]
     assert contents(tmp_path) == reference
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_resume_within_a_group_of_trials(dtype, tmp_path, monkeypatch):
+    """Killed in the middle of its only group, the run goes on from the last state it kept."""
+    settings = iris_settings("released", trials=3, iterations=30, record_every=7, dtype=dtype)
+    run_iris(settings, tmp_path / "whole")
+    monkeypatch.setattr(unfinished, "SECONDS", 0.0)
+    keep, begun = unfinished.Unfinished.keep, []
+
+    def interrupted(self, updates, model, errors):
+        keep(self, updates, model, errors)
+        if updates == 17:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(unfinished.Unfinished, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_iris(settings, tmp_path / "killed")
+    assert [file.name for file in (tmp_path / "killed").iterdir()] == ["partial"]
+
+    def counted(self, updates, model, errors):
+        begun.append(updates)
+
+    monkeypatch.setattr(unfinished.Unfinished, "keep", counted)
+    run_iris(settings, tmp_path / "killed", resume=True)
+    assert begun == list(range(18, 31))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_the_state_is_kept_once_in_a_while(tmp_path, monkeypatch):
+    now, writes = [100.0], []
+    monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])
+    kept = PartialResults(tmp_path, {}, resume=False)
+    monkeypatch.setattr(kept, "save", lambda name, state: writes.append((now[0], name)))
+    state = unfinished.Unfinished(kept, "trials-0-1")
+    model = chainrob.links.Linear(2, 1)
+    for second in range(31):
+        now[0] = 100.0 + second
+        state.keep(second, model, np.zeros(2))
+    assert writes == [(second, "trials-0-1-unfinished") for second in (110.0, 120.0, 130.0)]
 
 
 def test_resume_of_a_finished_run_computes_nothing(reference, tmp_path, monkeypatch):
