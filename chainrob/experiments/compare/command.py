@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"all robustifiers are alike: p = {ranking.p_value:.2g}; average ranks differ if more "
             f"than {ranking.critical_difference:.2f} apart (5%)"
+            if len(settings.data) > 1
+            else "average ranks on one data set, which says nothing of others:"
         )
         for rank, name in sorted(zip(ranking.ranks, settings.robustifiers, strict=True)):
             print(f"  average rank {rank:.2f}  {name}")

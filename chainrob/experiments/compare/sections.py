@@ -97,13 +97,6 @@ def _ranks(results: CompareResults) -> Section:
     ranking, s = results.ranking(), results.settings
     assert ranking is not None
     order = np.argsort(ranking.ranks, kind="stable")
-    half = ranking.critical_difference / 2
-    with new_figure(7.0, 1.2 + 0.28 * len(order)) as figure:
-        ax = figure.subplots()
-        ranks = ranking.ranks[order]
-        ends = np.stack([ranks - half, ranks + half])
-        intervals(ranks, ends, [s.robustifiers[j] for j in order], ax=ax)
-        ax.set(xlabel="average rank ± half the critical difference")
     best = order[0]
     rows = [
         [f"`{s.robustifiers[j]}`", f"{ranking.ranks[j]:.2f}",
@@ -112,13 +105,27 @@ def _ranks(results: CompareResults) -> Section:
     ]  # fmt: skip
     text = (
         f"Average ranks over the {len(s.data) * len(s.contaminations)} pairs of data set and "
-        "contamination (seeds averaged; 1 is the best). The contaminations of one data set share "
-        "its points, so the tests permute whole data sets: all are alike with "
+        "contamination (seeds averaged; 1 is the best). "
+    )
+    if len(s.data) == 1:
+        text += "Of one data set nothing follows for others, so there is no test."
+        columns, rows = ["robustifier", "average rank"], [row[:2] for row in rows]
+        return Section("Ranks", [Text(text), Table(columns, rows)])
+    text += (
+        "The contaminations of one data set share its points, so the tests permute whole data "
+        "sets: all are alike with "
         f"p = {ranking.p_value:.2g} (Friedman's statistic), and two average ranks differ at 5% if "
         f"they are more than {ranking.critical_difference:.2f} apart (the largest difference by "
         f"chance, for all pairs together). {len(s.data)} data sets are few: what is not shown to "
         "differ may differ still."
     )
+    with new_figure(7.0, 1.2 + 0.28 * len(order)) as figure:
+        ax = figure.subplots()
+        ranks = ranking.ranks[order]
+        half = ranking.critical_difference / 2
+        ends = np.stack([ranks - half, ranks + half])
+        intervals(ranks, ends, [s.robustifiers[j] for j in order], ax=ax)
+        ax.set(xlabel="average rank ± half the critical difference")
     return Section(
         "Ranks",
         [

@@ -39,7 +39,7 @@ pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; font-size: .85rem; 
 code { background: #f4f4f4; }
 .rule { margin: 1rem 0; } .rule p { margin: .3rem 0; }
 .verdict { border-left: .4rem solid #666; padding: .3rem .9rem; }
-td.holds, td.doesnothold, td.notshown, td.cannotbesaid { white-space: nowrap; }
+td.number, td.holds, td.doesnothold, td.notshown, td.cannotbesaid { white-space: nowrap; }
 .holds { border-left-color: #0072B2; background: #eaf4fb; }
 .doesnothold { border-left-color: #D55E00; background: #fdf0e8; border-left-style: double; }
 td.doesnothold { font-weight: bold; border-left-style: none; }
@@ -118,8 +118,11 @@ def _block(block: Block | list[Verdict], pictures: Mapping[str, bytes]) -> str:
 
 
 def _cell(cell: object) -> str:
-    text = str(cell)
-    kind = f' class="{_class(text)}"' if text in get_args(Outcome) else ""
+    text, kind = str(cell), ""
+    if text in get_args(Outcome):
+        kind = f' class="{_class(text)}"'
+    elif re.fullmatch(r"-?[\d.]+ \[[^\]]*\]", text):  # a number and its interval
+        kind = ' class="number"'
     return f"<td{kind}>{_inline(text)}</td>"
 
 

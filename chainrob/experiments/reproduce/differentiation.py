@@ -70,7 +70,8 @@ def differentiation_sections() -> list[Section]:
     sections = [Section("The worked example: derivatives by hand and by Chainer")]
     sections[0].blocks.append(
         Text(
-            "f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3), computed in steps. The library's "
+            "f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3), in steps u1 to u5 from the inputs "
+            "u-1 = x1 and u0 = x2 (minus one and zero are indices). The library's "
             "`evaluation_trace` records the computation and runs both modes through it."
         )
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chainrob.experiments.reproduce.measures import METHOD_ORDER, Array, span
+from chainrob.experiments.reproduce.measures import STYLE_OF, Array, span
 from chainrob.plotting import line_style, marker_style, new_figure
 
 __all__ = ["sweep_figure"]
@@ -23,7 +23,8 @@ def sweep_figure(
     the methods a little beside each other, so that no interval hides another.
 
     Args:
-        errors (mapping): From the method to its errors (trials,), one array a value.
+        errors (mapping): From the method (of ``STYLE_OF``) to its errors (trials,), one array a
+            value.
         values (sequence of str): What was varied.
         label (str): What it is.
 
@@ -34,9 +35,8 @@ def sweep_figure(
     beside = 0.09 * (np.arange(len(errors)) - (len(errors) - 1) / 2)
     with new_figure(6.8, 3.8) as figure:
         ax = figure.subplots()
-        for place, style, (method, samples) in zip(
-            beside, METHOD_ORDER, errors.items(), strict=False
-        ):
+        for place, (method, samples) in zip(beside, errors.items(), strict=True):
+            style = STYLE_OF[method]
             means, ends = span(samples)
             marks: dict[str, Any] = {**line_style(style), **marker_style(style)}
             ax.errorbar(

@@ -95,7 +95,11 @@ def _truncation(seed: int) -> Section:
                 ["M", "mean", "soft truncation", "with pilot='median'", "median", "share of mean"],
                 followed,
             ),
-            Image("soft_truncation", figure, "How far one more sample at z moves the estimate"),
+            Image(
+                "soft_truncation",
+                figure,
+                "How far one more sample at z moves the estimate of 50 others (times 51)",
+            ),
         ],
     )
 
@@ -166,7 +170,7 @@ def _algorithm1(seed: int) -> Section:
                 "means outside it",
                 largest < 1e-12,
                 "largest difference over all parameters below 1e-12 (float64)",
-                f"{largest:.1e}",
+                f"largest difference {largest:.1e}",
             ),
         ],
     )

@@ -11,6 +11,7 @@ __all__ = ["figure_sections"]
 
 _SIZE = 20
 _X_ERROR, _Y_ERROR = 400.0, 0.005
+_CALLED = {"train": "training", "test": "test"}
 _RULE = (
     "all of the published curve (an average over 20 trials, read to within 0.005 in the rate and "
     "400 in the cost) lies in the simultaneous 95% band of 20-trial means resampled from our "
@@ -78,7 +79,7 @@ def _figure4(measured: Measured, name: str) -> Section:
             )
             verdicts.append(
                 Verdict.of(
-                    f"By {by}, `{method}` has the published {what} error",
+                    f"By {by}, `{method}` has the published {_CALLED[what]} error",
                     measured.decided(found.p_value >= 0.05),
                     _RULE,
                     f"{p_text(found.p_value)}; {found.inside:.0%} of the points lie in the "

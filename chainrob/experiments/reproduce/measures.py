@@ -16,7 +16,7 @@ from chainrob.experiments.reproduce.variants import Variant
 from chainrob.statistics import bootstrap_interval
 
 __all__ = [
-    "METHOD_ORDER",
+    "STYLE_OF",
     "Measured",
     "all_of",
     "below",
@@ -29,8 +29,15 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-METHOD_ORDER = (1, 0, 2, 3, 4)
-"""Styles of the methods in order, so that deep and deep-rob look alike in all figures."""
+STYLE_OF = {
+    "deep": 1,
+    "deep-rob": 0,
+    "deep-rob (released)": 0,
+    "deep-rob, scale of the text": 2,
+    "plain mean, first layer at 1/100": 3,
+    "trimmed mean 5%, all layers": 4,
+}
+"""Number of each method's style, so that it looks alike in all figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +80,16 @@ class Measured:
 def interval_text(values: Array, level: float = 0.95) -> str:
     """The bootstrap interval of a mean, as text."""
     low, high = bootstrap_interval(values, level=level)
-    return f"[{low:.3f}, {high:.3f}]"
+    return f"[{_number(low)}, {_number(high)}]"
 
 
 def with_interval(values: Array, level: float = 0.95) -> str:
     """Mean and interval, as text."""
-    return f"{values.mean():.3f} {interval_text(values, level)}"
+    return f"{_number(values.mean())} {interval_text(values, level)}"
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # adding 0 turns -0 into 0
 
 
 def span(values: Sequence[Array]) -> tuple[Array, Array]:

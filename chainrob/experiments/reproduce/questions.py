@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 from chainrob.experiments.report.document import Block, Image, Section, Table, Text, Verdict
 from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.measures import (
+    STYLE_OF,
     Array,
     Measured,
     all_of,
@@ -32,13 +33,18 @@ _FROM = {"released": "the program", "text": "the text"}
 
 _IN_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
     "estimate_scale": (
-        "scale of the estimate", {"sample": "of one sample's gradient", "batch": "1/n of that"}
+        "scale of the estimate",
+        {"sample": "one sample's gradient", "batch": "1/n of a sample's gradient"},
     ),
-    "variance_ddof": ("variance divided by", {0: "n", 1: "n - 1"}),
+    "variance_ddof": ("divisor of the variance", {0: "n", 1: "n - 1"}),
     "variance_floor": ("least variance", {0.0: "none", 0.001: "0.001"}),
     "small_batches": ("fewer than 3 samples", {"estimate": "estimate", "sum": "plain sum"}),
-    "components_from": ("principal components of", {"train": "training points", "all": "all"}),
-    "scaling_from": ("min-max scaling by", {"train": "training points", "all": "all"}),
+    "components_from": (
+        "principal components", {"train": "of the training points", "all": "of all points"}
+    ),
+    "scaling_from": (
+        "min-max scaling", {"train": "by the training points", "all": "by all points"}
+    ),
     "initial_weights": ("initial weights", {"lecun_normal": "Chainer's default"}),
 }  # fmt: skip
 """Fields of IrisSettings, and their values, as the report calls them."""
@@ -128,8 +134,7 @@ def _changes_table(
 
 
 def _differences_figure(measured: Measured, names: Sequence[str]) -> Figure:
-    labels = [_IN_WORDS[name][0].removesuffix(" of").removesuffix(" by") if name in _IN_WORDS
-              else name for name in names]  # fmt: skip
+    labels = [_IN_WORDS[name][0] if name in _IN_WORDS else name for name in names]
     with new_figure(8.4, 3.8) as figure:
         axes = figure.subplots(1, 2, sharex=True, sharey=True)
         for ax, start in zip(axes, _FROM, strict=True):
@@ -137,7 +142,7 @@ def _differences_figure(measured: Measured, names: Sequence[str]) -> Figure:
                 values = [measured.final("differences", (start, n, method)) for n in names]
                 intervals(
                     *span(values), labels, offset=0.2 * index - 0.1, label=method, ax=ax,
-                    **marker_style(1 - index),
+                    **marker_style(STYLE_OF[method]),
                 )  # fmt: skip
             ax.set(title=f"from {_FROM[start]}", xlabel="test error after the last update")
         axes[0].set_ylabel("changed")
@@ -153,7 +158,7 @@ def ablation(measured: Measured) -> Section:
     times = np.array(settings.recorded) * settings.n_train
     with new_figure(5.6, 3.4) as figure:
         curves = {name: measured.curves("ablation", name)[:, :, 1] for name in names}
-        styles = {name: line_style(index) for name, index in zip(names, (1, 0, 2), strict=True)}
+        styles = {name: line_style(STYLE_OF[name]) for name in names}
         ax = learning_curves(times, curves, styles=styles, ax=figure.subplots())
         ax.set(xlabel="cost in gradients", ylabel="test error", ylim=(0, None))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -87,6 +87,7 @@ def _everywhere(
 def clean_bound(measured: Measured) -> Section:
     """What training on clean data reaches, and who reaches it with contamination."""
     bound = measured.final("clean", ("deep", 0.0))
+    level = 1 - 0.05 / (len(measured.plan["clean"]) - 1)
     rows = []
     costs: list[Verdict] = []
     reached: list[Verdict] = []
@@ -108,10 +109,11 @@ def clean_bound(measured: Measured) -> Section:
         (reached if share else costs).append(
             Verdict.of(
                 claim,
-                measured.decided(below(above, _MARGIN)),
-                "the 95% interval of the difference to plain training without contamination, "
-                f"paired by trial, lies below {_MARGIN}; it does not hold if it lies above",
-                with_interval(above),
+                measured.decided(below(above, _MARGIN, level)),
+                "the interval of the difference to plain training without contamination, paired by "
+                f"trial, lies below {_MARGIN} (95% for all together); it does not hold if it lies "
+                "above",
+                with_interval(above, level),
             )
         )
     return Section(

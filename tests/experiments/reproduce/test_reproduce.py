@@ -229,8 +229,8 @@ def test_rules_of_the_differences_can_go_either_way(moved, outcomes):
     section = differences(made_up_of("differences", levels))
     assert [v.outcome for v in section.verdicts()] == outcomes
     text = to_markdown("T", [section])
-    assert "scale of the estimate: of one sample's gradient" in text
-    assert "variance divided by: n - 1" in text
+    assert "scale of the estimate: one sample's gradient" in text
+    assert "divisor of the variance: n - 1" in text
     assert "estimate_scale" not in text
 
 
@@ -311,7 +311,7 @@ def test_claims_together_are_as_good_as_the_worst():
 
 def test_a_sweep_is_drawn_with_its_intervals_beside_each_other():
     rng = np.random.default_rng(0)
-    errors = {m: [rng.random(30) for _ in range(3)] for m in ("a", "b")}
+    errors = {m: [rng.random(30) for _ in range(3)] for m in ("deep", "deep-rob")}
     ax = sweep_figure(errors, ["x", "y", "z"], "what").axes[0]
     for container, (method, samples) in zip(ax.containers, errors.items(), strict=True):
         line, _, (bars,) = container.lines
