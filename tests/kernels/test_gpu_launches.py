@@ -167,6 +167,30 @@ def test_geometric_median(kind, n, d):
     np.testing.assert_allclose(cost(weights), cost(expected), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("pilot", ["mean", "median"])
+@pytest.mark.parametrize("size", [1e-22, 1e-24, 3e-25, 1e-25, 1e-30])
+def test_squares_that_are_hardly_numbers(size, pilot):
+    """Where squares are denormal numbers of few digits, the variance is found otherwise."""
+    x, gy = make("outliers", np.float32, n=40)
+    x = (x * size).astype(np.float32)
+    robustifier = chainrob.SoftTruncation(0.2, pilot=pilot)
+    expected, values = defined(robustifier, x, gy)
+    error = np.abs(launched(robustifier, x, gy) - expected)
+    assert (error <= 2e-6 * np.abs(values).max(axis=-3)).all()
+
+
+@pytest.mark.parametrize("pilot", ["mean", "median"])
+def test_spreads_that_have_no_inverse(pilot):
+    """Below 1e-308 a kernel that multiplies by the inverse truncates nothing."""
+    x, gy = make("normal", np.float64, n=40)
+    x *= 1e-310
+    robustifier = chainrob.SoftTruncation(0.01, pilot=pilot)
+    expected, values = defined(robustifier, x, gy)
+    expected = values.mean(axis=0) if pilot == "mean" else expected
+    error = np.abs(launched(robustifier, x, gy) - expected)
+    assert (error <= 1e-9 * np.abs(values).max(axis=-3)).all()
+
+
 def test_more_replicas_than_most_axes_of_a_grid_hold():
     rows = rows_of("normal", 2, 3, 70_000)
     with fake_cupy.installed(), fake_cupy.transfers(0):

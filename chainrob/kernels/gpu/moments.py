@@ -5,13 +5,13 @@ one kernel that puts right what truncated values change (moments.cu). The factor
 by powers of two, which rounds nothing, so that the largest of every column lies between 1/2 and 1
 and no power overflows.
 
-What it costs has been counted, not measured. In multiplications and additions of N Q P values a
-layer's forward and backward pass are three matrix products; this way adds two. The search compares
-once for TILE_Q * TILE_P = 256 values, the kernel's remaining 100 to 200 instructions a coordinate
-are 0.1 to 0.2 a value at N = 1024, and the powers are 20 passes over N (Q + P) numbers. So a layer
-4096 -> 4096 with N = 1024 would come to about twice the stock layer, where values are not truncated
-everywhere; the kernel that looks at all values takes 5 to 10 instructions for each of them, twice,
-and would come to about 3.6 times.
+What it costs has been counted, not measured: in instructions for each of the N Q P values, of which
+a matrix product takes one. A stock layer's forward and backward pass are three products. With this
+way there are five; the kernel's 150 to 250 instructions a coordinate are 0.2 a value at N = 1024,
+for the search compares once for TILE_Q * TILE_P = 256 values; and the powers are some 20 passes over
+N (Q + P) numbers. So a layer 4096 -> 4096 with N = 1024 comes to about twice the stock layer, more
+where so many values are truncated that most samples are looked at. The kernel that takes all values
+has four products and, by its intermediate code, about ten instructions a value: four to five times.
 """
 
 from __future__ import annotations

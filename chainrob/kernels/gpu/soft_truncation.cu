@@ -127,15 +127,17 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
             const T variance = s - m * m;
             center[a][b] = m;
             deviation[a][b] = sqrt(fmax(variance, T(0)) * (T(batch.n) / T(batch.n > 1 ? batch.n - 1 : 1)));
-            // Written so that NaN and infinity are doubtful; a second moment of 0 may be an underflow.
-            doubtful |= inside && !(variance > doubt * s && s < T(1e30));
+            // Written so that NaN and infinity are doubtful; a second moment near 0 may be what underflows have left.
+            doubtful |= inside && !(variance > doubt * s && s > T(1e-30) && s < T(1e30));
         }
     if (any_in_block(doubtful)) exact_moments(batch, center, deviation);
     T scale[TILE][TILE], inverse[TILE][TILE];
     for (int a = 0; a < TILE; ++a)
         for (int b = 0; b < TILE; ++b) {
             scale[a][b] = sqrt(factor) * fmax(deviation[a][b], sqrt(floor));
-            inverse[a][b] = scale[a][b] > T(0) ? T(1) / scale[a][b] : T(0);
+            // A spread below 1e-308 has no inverse; nothing is truncated there.
+            const T found = T(1) / scale[a][b];
+            inverse[a][b] = found - found == T(0) ? found : T(0);
         }
     const T bound = T(1.4142135623730951);
     Sums<T> sums;

@@ -9,11 +9,10 @@ template <class T> DEVICE T soft_truncation(const Values<T> &values, int median_
         deviation = T(1.482602218505602) * values.median_of([&](T value) { return fabs(value - center); });
     } else {
         center = mean(values);
-        // Relative to the largest, since the square of 1e30 is no float.
+        // Relative to the largest, since the square of 1e30 is no float, nor is the inverse of 1e-310 a double.
         const T largest = values.largest([&](T value) { return fabs(value - center); });
-        const T unit = largest > T(0) ? T(1) / largest : T(0);
         const T squares = values.template sum<T>([&](T value) {
-            const T share = (value - center) * unit;
+            const T share = largest > T(0) ? (value - center) / largest : T(0);
             return share * share;
         });
         deviation = largest * sqrt(squares / T(values.n > 1 ? values.n - 1 : 1));
