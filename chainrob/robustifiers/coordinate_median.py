@@ -8,6 +8,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients.base import Array, Fused
 
@@ -39,13 +40,15 @@ class CoordinateMedian(CoordinateWise):
         return Fused("coordinate_median")
 
     def reduce(self, values: Array) -> Array:
-        return array_module(values).median(values, axis=-2)
+        values, exponents = headroom(values)
+        return restored(array_module(values).median(values, axis=-2), exponents)
 
     def derivative(self, values: Array) -> Array:
         return median_derivative(values)
 
     def coordinate_weights(self, values: Array) -> Array:
         xp = array_module(values)
+        values, _ = headroom(values)
         center = xp.median(values, axis=-2, keepdims=True)
         distances = xp.abs(values - center)
         middle = xp.median(distances, axis=-2, keepdims=True)

@@ -13,6 +13,7 @@ import numpy as np
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import ConvergenceWarning, CoordinateWise
 from chainrob.robustifiers.convergence import report
+from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.parameters import (
     require_choice,
     require_integer,
@@ -113,13 +114,14 @@ class MEstimator(CoordinateWise):
         report(self, unconverged)
 
     def reduce(self, values: Array) -> Array:
-        pivot, unit, deviations, scale = self._scaled(values)
+        values, exponents = headroom(values)
+        pivot, unit, deviations, scale = self._scaled(values, exponents)
         location = self._location(deviations, scale)
-        return (pivot + unit * location)[..., 0, :]
+        return restored((pivot + unit * location)[..., 0, :], exponents)
 
     def coordinate_weights(self, values: Array) -> Array:
         xp = array_module(values)
-        _, _, deviations, scale = self._scaled(values)
+        _, _, deviations, scale = self._scaled(*headroom(values))
         location = self._location(deviations, scale)
         units = (deviations - location) / xp.where(scale > 0.0, scale, 1.0)
         influence, _ = INFLUENCE[self.rho](units, xp)
@@ -133,7 +135,7 @@ class MEstimator(CoordinateWise):
         """By the implicit function theorem: the location and the scale are roots of equations."""
         xp = array_module(values)
         n = values.shape[-2]
-        _, _, deviations, scale = self._scaled(values)
+        _, _, deviations, scale = self._scaled(*headroom(values))
         location = self._location(deviations, scale)
         safe = xp.where(scale > 0.0, scale, 1.0)
         units = (deviations - location) / safe
@@ -154,10 +156,11 @@ class MEstimator(CoordinateWise):
         by_scale = -(slopes * units).sum(axis=-2, keepdims=True) / total
         return xp.where(scale > 0.0, slopes / total + by_scale * factor * of_sigma, of_pivot)
 
-    def _scaled(self, values: Array) -> tuple[Array, Array, Array, Array]:
+    def _scaled(self, values: Array, exponents: Array | None) -> tuple[Array, Array, Array, Array]:
         """Pivot and unit (*R, 1, d), deviations from the pivot in that unit, and s in that unit.
 
-        The unit is the largest deviation, so that no square can overflow at any scale.
+        The unit is the largest deviation, so that no square can overflow at any scale. The values
+        are as ``headroom`` gave them.
         """
         xp = array_module(values)
         if self.pilot == "mean":
@@ -169,9 +172,24 @@ class MEstimator(CoordinateWise):
         unit = xp.where(unit > 0.0, unit, values.dtype.type(1))
         deviations = deviations / unit
         if self.scale is not None:
-            return pivot, unit, deviations, (self.scale / unit).astype(values.dtype, copy=False)
+            return pivot, unit, deviations, self._given_scale(unit, exponents)
         factor = values.dtype.type(sqrt(values.shape[-2] / log(2.0 / self.delta)))
         return pivot, unit, deviations, factor * chi_scale(deviations)
+
+    def _given_scale(self, unit: Array, exponents: Array | None) -> Array:
+        """``scale`` in another unit, within what the dtype can hold.
+
+        At the upper limit psi is linear to the last digit; at the lower it tells signs only.
+        """
+        xp = array_module(unit)
+        info = np.finfo(unit.dtype)
+        scale = xp.full(unit.shape, self.scale, np.float64)
+        if exponents is not None:
+            scale = xp.ldexp(scale, -exponents)
+        with np.errstate(over="ignore", under="ignore"):
+            scale = scale / unit
+        least = 2.0 ** (info.minexp // 2 + info.minexp // 4)
+        return xp.clip(scale, least, 1.0 / info.eps).astype(unit.dtype, copy=False)
 
     def _location(self, deviations: Array, scale: Array) -> Array:
         """Root of the location equation; 0, the pivot, where the scale is 0."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.selection import smallest
 from chainrob.sample_gradients.base import Array, Fused
@@ -34,8 +35,9 @@ class MeanAround(CoordinateWise):
         raise NotImplementedError
 
     def reduce(self, values: Array) -> Array:
+        values, exponents = headroom(values)
         kept = self._kept(values).astype(values.dtype, copy=False)
-        return (kept * values).sum(axis=-2) / (values.shape[-2] - self.f)
+        return restored((kept * values).sum(axis=-2) / (values.shape[-2] - self.f), exponents)
 
     def coordinate_weights(self, values: Array) -> Array:
         n = values.shape[-2]
@@ -46,6 +48,7 @@ class MeanAround(CoordinateWise):
         return self._kept(values) / (values.shape[-2] - self.f)
 
     def _kept(self, values: Array) -> Array:
+        values, _ = headroom(values)
         distances = array_module(values).abs(values - self.center(values))
         return smallest(distances, values.shape[-2] - self.f, axis=-2)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.trimming import Trimming, central_weights
 from chainrob.sample_gradients.base import Array, Fused
 
@@ -57,10 +58,11 @@ def trimmed_mean(values: Array, k: int) -> Array:
     """The mean of the values of rank k to N - k - 1 of every coordinate: (*R, N, d) to (*R, d)."""
     xp = array_module(values)
     n = values.shape[-2]
+    values, exponents = headroom(values)
     if k == 0:
-        return values.mean(axis=-2)
+        return restored(values.mean(axis=-2), exponents)
     if xp is np:
         ordered = np.partition(values, sorted({k, n - k - 1}), axis=-2)
     else:
         ordered = xp.sort(values, axis=-2)
-    return ordered[..., k : n - k, :].mean(axis=-2)
+    return restored(ordered[..., k : n - k, :].mean(axis=-2), exponents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chainrob.kernels import array_module
+from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.trimming import Trimming, inner_range
 from chainrob.sample_gradients.base import Array, Fused
 
@@ -42,11 +43,13 @@ class WinsorizedMean(Trimming):
         return Fused("winsorized_mean", (self.trim(n_samples),))
 
     def reduce(self, values: Array) -> Array:
-        return self._drawn_in(values).mean(axis=-2)
+        values, exponents = headroom(values)
+        return restored(self._drawn_in(values).mean(axis=-2), exponents)
 
     def coordinate_weights(self, values: Array) -> Array:
         # A value far out counts as the end of the range, so with what it has of the deviation left.
         xp = array_module(values)
+        values, _ = headroom(values)
         drawn_in = self._drawn_in(values)
         center = drawn_in.mean(axis=-2, keepdims=True)
         moved = values != drawn_in

@@ -9,6 +9,7 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
 from chainrob.kernels.cpu.compiling import Kernel
+from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -38,7 +39,8 @@ def _around(x: np.ndarray, gy: np.ndarray, f: int, trim: int) -> np.ndarray | No
     if n > MAX_ROWS:
         return None
     alone = sorted({*range(f + 1), *range(n - f - 1, n)})
-    return solve(_nearest, x, gy, *selection(n, trim, n - trim, *alone), f, trim)
+    program = selection(n, trim, n - trim, *alone)
+    return with_headroom(lambda gy, _: solve(_nearest, x, gy, *program, f, trim), x, gy)
 
 
 @Kernel

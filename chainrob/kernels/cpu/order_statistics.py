@@ -9,6 +9,7 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
 from chainrob.kernels.cpu.compiling import Kernel
+from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
 from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
 
@@ -18,7 +19,8 @@ def trimmed_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
-    return solve(_trimmed_mean, x, gy, *selection(n, count, n - count), count)
+    program = selection(n, count, n - count)
+    return with_headroom(lambda gy, _: solve(_trimmed_mean, x, gy, *program, count), x, gy)
 
 
 def coordinate_median(x: np.ndarray, gy: np.ndarray) -> np.ndarray | None:
@@ -32,7 +34,7 @@ def winsorized_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | N
     if n > MAX_ROWS:
         return None
     program = selection(n, count + 1, n - count - 1, count, n - count - 1)
-    return solve(_winsorized_mean, x, gy, *program, count)
+    return with_headroom(lambda gy, _: solve(_winsorized_mean, x, gy, *program, count), x, gy)
 
 
 @Kernel

@@ -177,6 +177,32 @@ keep_nan = _lanewise(_keep_nan, 2, "keep_nan", "The doubt where it is NaN, the v
 choose = _lanewise(_choose, 4, "choose", "yes if a < b else no, lane by lane.")
 
 
+def _bits(builder: Any, a: Any) -> tuple[Any, Callable[[int], Any], int, int]:
+    """The bits of a vector as integers; constants of that type; the fraction's bits, the bias."""
+    wide = a.type.element != ir.FloatType()
+    kind = ir.VectorType(ir.IntType(64 if wide else 32), a.type.count)
+    bits = builder.bitcast(a, kind)
+    return bits, lambda n: ir.Constant(kind, [n] * kind.count), *((52, 1023) if wide else (23, 127))
+
+
+def _exponent(builder: Any, a: Any) -> Any:
+    bits, constant, fraction, bias = _bits(builder, a)
+    high = builder.lshr(bits, constant(fraction))
+    return builder.sitofp(builder.sub(high, constant(bias)), a.type)
+
+
+def _significand(builder: Any, a: Any) -> Any:
+    bits, constant, fraction, bias = _bits(builder, a)
+    low = builder.and_(bits, constant((1 << fraction) - 1))
+    return builder.bitcast(builder.or_(low, constant(bias << fraction)), a.type)
+
+
+exponent = _lanewise(
+    _exponent, 1, "exponent", "floor(log2 a) of a positive number that is not subnormal."
+)
+significand = _lanewise(_significand, 1, "significand", "a / 2^exponent(a), in [1, 2).")
+
+
 def _operator(symbol: Any, function: Any) -> None:
     # Numba wants the implementation's signature equal to this one, annotations included.
     @overload(symbol)
