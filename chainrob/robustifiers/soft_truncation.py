@@ -84,8 +84,7 @@ class SoftTruncation(CoordinateWise):
         pilot = self._pilot(values)
         estimate = pilot.center + pilot.let_in.mean(axis=-2, keepdims=True)
         # Every term lies between the pilot and its value, so only rounding could leave their range.
-        low, high = (end(pilot.values, axis=-2, keepdims=True) for end in (xp.min, xp.max))
-        return (xp.clip(estimate, low, high) * pilot.unit)[..., 0, :]
+        return (xp.clip(estimate, *pilot.ends) * pilot.unit)[..., 0, :]
 
     def coordinate_weights(self, values: Array) -> Array:
         pilot = self._pilot(values)
@@ -139,9 +138,10 @@ class SoftTruncation(CoordinateWise):
         n = values.shape[-2]
         largest = float(xp.finfo(values.dtype).max)
         room = 2.0 ** (n.bit_length() + 2)
-        size = xp.abs(values).max(axis=-2, keepdims=True)
+        low, high = (end(values, axis=-2, keepdims=True) for end in (xp.min, xp.max))
+        size = xp.maximum(-low, high)
         unit = xp.where(size > largest / room, room, 1.0).astype(values.dtype)
-        values = values / unit
+        values, ends = values / unit, (low / unit, high / unit)
         if self.pilot == "mean":
             center = values.mean(axis=-2, keepdims=True)
             deviations = values - center
@@ -162,10 +162,8 @@ class SoftTruncation(CoordinateWise):
         bound = SQRT2 * scale
         clipped = xp.clip(deviations, -bound, bound)
         units = clipped / xp.where(scale > 0.0, scale, 1.0).astype(values.dtype)
-        inside = (xp.abs(deviations) < bound) | (deviations == 0.0)
-        return Pilot(
-            values, unit, center, scale, floor >= sigma, deviations, clipped, units, inside
-        )
+        floored = floor >= sigma
+        return Pilot(values, unit, ends, center, scale, floored, deviations, clipped, units)
 
 
 class Pilot(NamedTuple):
@@ -176,6 +174,8 @@ class Pilot(NamedTuple):
     values: Array
     """In units of ``unit``, as are all numbers below that have one."""
     unit: Array
+    ends: tuple[Array, Array]
+    """The least and the largest value."""
     center: Array
     scale: Array
     """s, with the floor."""
@@ -186,8 +186,11 @@ class Pilot(NamedTuple):
     """The deviations, clipped at sqrt(2) s."""
     units: Array
     """v: the clipped deviations over s; 0 where s is 0."""
-    inside: Array
-    """Whether a deviation is left unclipped."""
+
+    @property
+    def inside(self) -> Array:
+        """Whether a deviation is left unclipped."""
+        return self.clipped == self.deviations
 
     @property
     def let_in(self) -> Array:
@@ -199,7 +202,7 @@ class Pilot(NamedTuple):
         """Derivative of the estimate in s, the pilot location held: psi(u) - u psi'(u) is v^3 / 3,
         inside and outside.
         """
-        return (self.units**3).mean(axis=-2, keepdims=True) / 3.0
+        return (self.units * self.units * self.units).mean(axis=-2, keepdims=True) / 3.0
 
     @property
     def by_log_scale(self) -> Array:
