@@ -8,10 +8,11 @@ and no power overflows.
 What it costs has been counted, not measured: in instructions for each of the N Q P values, of which
 a matrix product takes one. A stock layer's forward and backward pass are three products. With this
 way there are five; the kernel's 150 to 250 instructions a coordinate are 0.2 a value at N = 1024,
-for the search compares once for TILE_Q * TILE_P = 256 values; and the powers are some 20 passes over
-N (Q + P) numbers. So a layer 4096 -> 4096 with N = 1024 comes to about twice the stock layer, more
-where so many values are truncated that most samples are looked at. The kernel that takes all values
-has four products and, by its intermediate code, about ten instructions a value: four to five times.
+for the search compares once for TILE_Q * TILE_P = 256 values; and the powers are some 20 passes
+over N (Q + P) numbers. So a layer 4096 -> 4096 with N = 1024 comes to about twice the stock layer,
+more where so many values are truncated that most samples are looked at. The kernel that takes all
+values has four products and, by its intermediate code, about ten instructions a value: four to five
+times.
 """
 
 from __future__ import annotations
