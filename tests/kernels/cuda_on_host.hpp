@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -48,6 +49,8 @@ thread_local double *dynamic_shared;
 
 enum State { READY, AT_BLOCK, AT_WARP, DONE };
 
+constexpr std::size_t STACK = 1 << 17;
+
 struct Fiber {
     ucontext_t context;  // for its start; jumps are cheaper afterwards
     jmp_buf place;
@@ -55,7 +58,7 @@ struct Fiber {
     State state = READY;
     bool flag = false;
     double exchange = 0.0;
-    std::vector<char> stack = std::vector<char>(1 << 17);
+    std::unique_ptr<char[]> stack{new char[STACK]};  // not filled: most of it is never touched
 };
 
 struct Block {
@@ -140,8 +143,8 @@ inline bool run_block(Index at, Index shape, bool backwards, int shared, const s
     dynamic_shared = memory.data();
     for (Fiber &fiber : own.fibers) {
         getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK;
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, fiber_main, 0);
     }
