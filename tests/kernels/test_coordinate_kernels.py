@@ -203,3 +203,26 @@ def test_moments_and_columns_agree(monkeypatch):
         monkeypatch.setattr(soft_truncation, "FEW", few)
         results.append(c.SoftTruncation()(operator))
     np.testing.assert_allclose(*results, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("few", [0, 10**9], ids=["by moments", "by columns"])
+@pytest.mark.parametrize("pilot", ["mean", "median"])
+@pytest.mark.parametrize("size", [1.0, 1e38, 1e-30, 1e-37])
+@pytest.mark.parametrize("min_variance", [0.0, 1e30, 1e300])
+def test_soft_truncation_at_any_floor_and_size(monkeypatch, min_variance, size, pilot, few):
+    monkeypatch.setattr(soft_truncation, "FEW", few)
+    rng = np.random.default_rng(0)
+    x = np.ones((40, 1, 20), np.float32)
+    gy = rng.normal(size=(40, 1, 6)).clip(-3, 3).astype(np.float32) * np.float32(size)
+    check(
+        c.SoftTruncation(pilot=pilot, min_variance=min_variance), OuterProducts(x, gy), np.float32
+    )
+
+
+@pytest.mark.parametrize("n", [256, 300, 1000])
+def test_many_samples_by_moments(by_moments, n):
+    rng = np.random.default_rng(n)
+    operator = OuterProducts(*factors(rng, (), (), n, 1, 7, 20, np.float32))
+    # The unit is the standard error: what is left of the spread in a mean of so many.
+    unit = operator.materialize().std(axis=0).reshape(operator.shape) / n**0.5
+    check(c.SoftTruncation(), operator, np.float32, unit)

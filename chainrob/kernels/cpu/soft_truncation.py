@@ -65,17 +65,18 @@ def soft_truncation(
     dtype = x.dtype.type
     # s^2 = factor * sigma^2
     factor = n / (2.0 * log(1.0 / delta))
+    overflow = np.zeros(1, np.int32)
+    with np.errstate(over="ignore"):
+        floor = dtype((min_variance * factor) ** 0.5)
     if pilot == "median":
         if n > MAX_ROWS:
             return None
         low = (n - 1) // 2
         program = selection(n, low, n - low)
-        scale, floor = dtype(MAD_TO_SIGMA * factor**0.5), dtype((min_variance * factor) ** 0.5)
-        return solve_columns(_median_pilot, x, gy, *program, low, scale, floor)
-    overflow = np.zeros(1, np.int32)
+        scale = dtype(MAD_TO_SIGMA * factor**0.5)
+        out = solve_columns(_median_pilot, x, gy, *program, low, scale, floor, overflow)
+        return None if overflow[0] else out
     scale = dtype((factor / max(n - 1, 1)) ** 0.5)
-    with np.errstate(over="ignore"):
-        floor = dtype((min_variance * factor) ** 0.5)
     if gy.shape[2] > 1 or gy.shape[0] > 1 or n < 16 or gy.size * x.shape[-1] <= FEW:
         out = solve_columns(_mean_pilot, x, gy, scale, floor, overflow)
     else:
@@ -99,8 +100,8 @@ def _by_moments(
     floors = np.empty(0, dtype)
     if min_variance > 0:
         with np.errstate(over="ignore"):
-            inverse = [unit.astype(np.float64) ** -2 for unit in (b.units, a.units)]
-            floors = np.concatenate([min_variance * factor * inverse[0], inverse[1]]).astype(dtype)
+            root = (min_variance * factor) ** 0.5 / b.units.astype(np.float64)
+            floors = np.concatenate([root, 1 / a.units]).astype(dtype)
     lanes = simd.lanes(x.dtype)
     least_x = b.least.reshape(-1, lanes).min(axis=1)
 
@@ -119,18 +120,23 @@ def _by_moments(
 
 @jit
 def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
-    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
+    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0.
+
+    Written as a mean of v (1 - (v / scale)^2 / 6), v the clipped deviation, which is right at any
+    scale: what vanishes in the square beside a large one has no digit in the sum.
+    """
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
     inverse = choose(zero, scale, one / scale, zero)
-    bound, sixth = splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0))
+    bound, sixth = scale * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0))
     even, odd = zero, zero
     for i in range(n):
-        unit = (load(memory, base + line(i) * lanes) - center) * inverse
-        unit = larger(smaller(unit, bound), zero - bound)
-        even, odd = odd, even + unit * fma(unit * unit, sixth, one)
-    return fma(scale, (even + odd) * splat(dtype(1.0 / n)), center)
+        clipped = load(memory, base + line(i) * lanes) - center
+        clipped = larger(smaller(clipped, bound), zero - bound)
+        unit = clipped * inverse
+        even, odd = odd, fma(clipped, fma(unit * unit, sixth, one), even)
+    return fma(even + odd, splat(dtype(1.0 / n)), center)
 
 
 @jit
@@ -179,21 +185,27 @@ def _column(
     memory: Any, base: int, x: Any, gy: Any, out: Any, sizes: Any, shared: bool, column: int,
     scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
-    """Estimate one column, and say so where sums of its values do not fit into the dtype."""
-    dtype = x.dtype.type
-    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
+    """Estimate one column."""
     doubt = fill(memory, base, x, gy, sizes, shared, column)
     estimate = mean_pilot(memory, base, sizes[0], scale, floor)
+    _answer(out, column, estimate, doubt, overflow)
+
+
+@jit
+def _answer(out: Any, column: int, estimate: Any, doubt: Any, overflow: Any) -> None:
+    """Store an estimate, and say so where sums of the values do not fit into the dtype."""
+    dtype = out.dtype.type
+    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
     if simd.largest(choose(doubt, one, lost, zero)) > 0:
         overflow[0] = 1
-    store(out, column * (simd.LINE // x.itemsize), keep_nan(estimate, doubt))
+    store(out, column * (simd.LINE // out.itemsize), keep_nan(estimate, doubt))
 
 
 @Kernel
 def _median_pilot(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, low: int, scale: Any, floor: Any,
+    groups: Any, pairs: Any, stages: Any, low: int, scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
     n = sizes[0]
     dtype = x.dtype.type
@@ -212,7 +224,7 @@ def _median_pilot(
         spread = total(deviations, at, low, n - low) * share * splat(scale)
         spread = larger(spread, splat(floor))
         estimate = truncated_mean(memory, base, n, center, spread)
-        store(out, column * lanes, keep_nan(estimate, doubt))
+        _answer(out, column, estimate, doubt, overflow)
 
 
 @Kernel
@@ -269,9 +281,8 @@ def _mean_pilot_by_moments(
                     continue
                 s2 = variance * unbiased
                 if floors.size:
-                    s2 = larger(
-                        s2, load(floors, vector * lanes) * splat(floors[units_x.size + unit])
-                    )
+                    root = load(floors, vector * lanes) * splat(floors[units_x.size + unit])
+                    s2 = larger(s2, root * root)
                 s2 = choose(zero, e2, s2, infinite)
                 threshold = simd.sqrt(two * s2)
                 sixth = zero - one / (s2 * splat(dtype(6)))
