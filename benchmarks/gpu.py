@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from statistics import median
@@ -125,10 +126,12 @@ def kernels_launched():
 
 
 def layers(device, rows, width, seconds):
-    """One entry a robustifier: its time, that of the stock layer around it, and their ratio."""
+    """Yield an entry a robustifier: its time, that of the stock layer around it, and their ratio.
+
+    One that cannot run is an entry too, and no end.
+    """
     watch = stopwatch(device)
     stock = layer_step(chainer.links.Linear(width, width), device, rows, width)
-    entries = []
     for robustifier in robustifiers(rows):
         name = repr(robustifier)
         link = chainrob.links.Linear(width, width, robustifier=robustifier)
@@ -140,22 +143,21 @@ def layers(device, rows, width, seconds):
             own = measure(step, watch, seconds)
             after = measure(stock, watch, seconds / 4)
         except (ValueError, MemoryError) as error:  # searches refuse so many rows
-            entries.append({"robustifier": name, "refused": str(error)})
+            yield {"robustifier": name, "refused": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            yield {"robustifier": name, "failed": described(error)}
         else:
             base = median(before + after)
-            entries.append(
-                {
-                    "robustifier": name,
-                    "seconds": median(own),
-                    "stock_seconds": base,
-                    "ratio": median(own) / base,
-                    "repeats": len(own),
-                    "kernels": sorted(kernels),
-                    "goal": GOALS.get(name) if (rows, width) == (1024, 4096) else None,
-                }
-            )
-        print(line_of(entries[-1]), flush=True)
-    return entries
+            yield {
+                "robustifier": name,
+                "seconds": median(own),
+                "stock_seconds": base,
+                "ratio": median(own) / base,
+                "repeats": len(own),
+                "kernels": sorted(kernels),
+                "goal": GOALS.get(name) if (rows, width) == (1024, 4096) else None,
+            }
 
 
 def iris(device_name, trials, iterations):
@@ -220,9 +222,24 @@ def describe(device):
     }
 
 
+def described(error):
+    """An error in a line."""
+    return f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
+
+
+def attempt(work, *args):
+    """What work(*args) finds, or its error: what was measured before is not to be lost."""
+    try:
+        return work(*args)
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": described(error)}
+
+
 def line_of(entry):
-    if "refused" in entry:
-        return f"| {entry['robustifier']} | | | | {entry['refused']} |"
+    for what in ("refused", "failed"):
+        if what in entry:
+            return f"| {entry['robustifier']} | | | | {what}: {entry[what]} |"
     goal = "" if entry["goal"] is None else f"at most {entry['goal']:g}"
     return (
         f"| {entry['robustifier']} | {1e3 * entry['seconds']:.3f} | {entry['ratio']:.2f} | {goal} "
@@ -232,7 +249,7 @@ def line_of(entry):
 
 def table(record):
     """The record as Markdown."""
-    sizes, found = record["sizes"], record["iris"]
+    sizes, found, tests = record["sizes"], record["iris"], record["tests"]
     lines = [
         f"# {record['device']['name']}",
         "",
@@ -246,10 +263,15 @@ def table(record):
         "|---|---|---|---|---|",
         *(line_of(entry) for entry in record["layers"]),
         "",
-        f"Iris, {found['trials']} trials of both methods, {found['iterations']} iterations: "
-        f"{found['seconds']:.1f} s" + (f" (goal {found['goal']:g} s)." if found["goal"] else "."),
     ]
-    tests = record["tests"]
+    if found is None or "error" in found:
+        lines.append(f"Iris: {found['error'] if found else 'not run yet'}.")
+    else:
+        goal = f" (goal {found['goal']:g} s)" if found["goal"] else ""
+        lines.append(
+            f"Iris, {found['trials']} trials of both methods, {found['iterations']} iterations: "
+            f"{found['seconds']:.1f} s{goal}."
+        )
     if tests is not None:
         counts = (f"{tests[key]} {key}" for key in ("passed", "failed", "skipped") if key in tests)
         lines += ["", f"Tests on the device: {tests.get('error') or ', '.join(counts)}."]
@@ -257,8 +279,18 @@ def table(record):
     return "\n".join(lines) + "\n"
 
 
+def write(folder, record):
+    """The two files, as far as the record goes; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "gpu.json", record)
+    temporary = folder / ".gpu.md.tmp"
+    temporary.write_text(table(record), encoding="utf-8")
+    os.replace(temporary, folder / "gpu.md")
+    return [str(folder / "gpu.json"), str(folder / "gpu.md")]
+
+
 def main(arguments=None):
-    """Run everything and write the two files."""
+    """Run everything, and write the two files anew after every part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="@cupy:0")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
@@ -280,20 +312,23 @@ def main(arguments=None):
             "device": describe(device),
             "versions": versions(),
             "sizes": {"width": args.width, "rows": args.rows, "dtype": "float32"},
-            "tests": None if args.no_tests else run_tests(args.device),
-            "layers": layers(device, args.rows, args.width, args.seconds),
-            "iris": iris(args.device, args.iris_trials, args.iterations),
+            "tests": None,
+            "layers": [],
+            "iris": None,
         }
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "gpu.json", record)
-    text = table(record)
-    temporary = args.out / ".gpu.md.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, args.out / "gpu.md")
-    print(text)
-    print(json.dumps({"written": [str(args.out / "gpu.json"), str(args.out / "gpu.md")]}))
-    tests = record["tests"]
-    return 1 if tests and (tests.get("error") or tests["failed"]) else 0
+        if not args.no_tests:
+            record["tests"] = attempt(run_tests, args.device)
+            write(args.out, record)
+        for entry in layers(device, args.rows, args.width, args.seconds):
+            print(line_of(entry), flush=True)
+            record["layers"].append(entry)
+            write(args.out, record)
+        record["iris"] = attempt(iris, args.device, args.iris_trials, args.iterations)
+    written = write(args.out, record)
+    print(table(record))
+    print(json.dumps({"written": written}))
+    parts = [record["tests"] or {}, record["iris"], *record["layers"]]
+    return int(any(part.get("error") or part.get("failed") for part in parts))
 
 
 if __name__ == "__main__":

@@ -75,8 +75,28 @@ def test_the_table_names_what_ran(script):
     }
     text = script.table(record)
     assert "| A() | 2000.000 | 1.50 | at most 3 | soft_truncation_moments_float32 |" in text
-    assert "| B() | | | | no |" in text
+    assert "| B() | | | | refused: no |" in text
     assert "Tests on the device: the tests did not start." in text
+
+
+def test_what_fails_does_not_take_the_rest_along(script, monkeypatch, tmp_path, capsys):
+    def broken(*given):
+        raise RuntimeError("no such kernel\nin line 2")
+
+    class Broken(chainrob.Mean):
+        _estimate = broken
+
+    monkeypatch.setattr(script, "robustifiers", lambda rows: [Broken(), chainrob.Mean()])
+    monkeypatch.setattr(script, "iris", broken)
+    sizes = ["--device", "@numpy", "--width", "9", "--rows", "40", "--seconds", "0.01"]
+    assert script.main([*sizes, "--no-tests", "--out", str(tmp_path)]) == 1
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert "no such kernel" in record["layers"][0]["failed"]
+    assert record["layers"][1]["ratio"] > 0.0
+    text = (tmp_path / "gpu.md").read_text()
+    assert "| failed: " in text
+    assert "Iris: RuntimeError: no such kernel in line 2." in text
+    capsys.readouterr()
 
 
 def test_tests_run_by_themselves(script):
