@@ -19,6 +19,9 @@ Reduction = Literal["mean", "sum"]
 SCOPES = ("unit", "parameter", "layer", "model")
 REDUCTIONS = ("mean", "sum")
 
+JOINT_OR_APART = (CoordinateWise, Mean)
+"""Robustifiers to which it is the same whether parameters are estimated together or one by one."""
+
 
 def check_options(robustifier: Any, loss_reduction: str, scope: str) -> None:
     """Raise where the keyword arguments that all robust functions and links share make no sense."""
@@ -54,11 +57,7 @@ def estimate(
         return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
-    if (
-        scope == "layer"
-        and len(gradients) > 1
-        and not isinstance(robustifier, CoordinateWise | Mean)
-    ):
+    if scope == "layer" and len(gradients) > 1 and not isinstance(robustifier, JOINT_OR_APART):
         return list(robustifier(Joined(gradients)))
     if scope == "unit":
         return [_by_unit(robustifier, one) for one in gradients]
@@ -119,10 +118,10 @@ def pullback(
             f"chainrob.Robustifier can define one"
         )
     joined = scope == "layer" and len(gradients) > 1
-    if joined and not isinstance(robustifier, CoordinateWise | Mean):
+    if joined and not isinstance(robustifier, JOINT_OR_APART):
         return list(robustifier.pullback(Joined(gradients), tuple(cotangents)))
     pairs = zip(gradients, cotangents, strict=True)
-    if scope == "unit" and not isinstance(robustifier, CoordinateWise | Mean):
+    if scope == "unit" and not isinstance(robustifier, JOINT_OR_APART):
         return [_pullback_by_unit(robustifier, one, cotangent) for one, cotangent in pairs]
     return [robustifier.pullback(one, cotangent) for one, cotangent in pairs]
 

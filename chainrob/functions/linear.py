@@ -82,7 +82,7 @@ class LinearFunction(function_node.FunctionNode):
             gx = chainer.functions.matmul(gy, W)
             if x.ndim < gx.ndim:
                 gx = chainer.functions.sum(gx, axis=tuple(range(gx.ndim - x.ndim)))
-            gradients[0] = chainer.functions.cast(gx, x.dtype)
+            gradients[0] = gx if gx.dtype == x.dtype else chainer.functions.cast(gx, x.dtype)
         wanted = [index for index in (1, 2) if index in indexes]
         if wanted:
             node = GradientNode(

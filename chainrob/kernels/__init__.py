@@ -9,6 +9,9 @@ code, which is the definition that the kernel has to meet. ``cpu`` holds what Nu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +19,18 @@ import numpy as np
 
 import chainer
 
-__all__ = ["array_module", "centered_gram", "fused", "geometric_median", "is_array", "to_host"]
+__all__ = [
+    "array_module",
+    "centered_clipping",
+    "centered_gram",
+    "fused",
+    "geometric_median",
+    "is_array",
+    "mixed_gram",
+    "nearest_sums",
+    "smallest",
+    "to_host",
+]
 
 
 def array_module(*arrays: Any) -> ModuleType:
@@ -37,6 +51,24 @@ def to_host(array: Any) -> Any:
     return chainer.backends.cuda.to_cpu(array)
 
 
+HOST = {
+    "centered_clipping": "centered_clipping",
+    "centered_gram": "gram",
+    "fused": "",
+    "geometric_median": "geometric_median",
+    "mixed_gram": "mixed_gram",
+    "nearest_sums": "neighbors",
+    "smallest": "selection",
+}
+"""What Numba compiles, and where it is found in ``cpu``."""
+
+
+@cache
+def _host(name: str) -> Callable[..., Any]:
+    """A function of ``cpu``, which is imported here: at its first call, and looked up only once."""
+    return getattr(import_module(f"{__name__}.cpu.{HOST[name]}".rstrip(".")), name)
+
+
 def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
     """A compiled coordinate-wise estimate of sums of outer products, or None where there is none.
 
@@ -49,9 +81,7 @@ def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
         array (*R, Q, P) or None.
     """
     if array_module(x, gy) is np:
-        from chainrob.kernels import cpu
-
-        return cpu.fused(name, parameters, x, gy)
+        return _host("fused")(name, parameters, x, gy)
     if x.shape[-2] != 1:
         return None
     from chainrob.kernels import gpu
@@ -70,9 +100,7 @@ def geometric_median(
         tolerance, max_iterations, smoothing: those of the robustifier.
     """
     if array_module(gram) is np:
-        from chainrob.kernels.cpu.geometric_median import geometric_median as on_host
-
-        return on_host(gram, tolerance, max_iterations, smoothing)
+        return _host("geometric_median")(gram, tolerance, max_iterations, smoothing)
     from chainrob.kernels import gpu
 
     return gpu.geometric_median(gram, tolerance, max_iterations, smoothing)
@@ -89,6 +117,55 @@ def centered_gram(x: Any, gy: Any, constant: float) -> Any:
     """
     if array_module(x, gy) is not np:
         return None
-    from chainrob.kernels.cpu.gram import centered_gram as compiled
+    return _host("centered_gram")(x, gy, constant)
 
-    return compiled(x, gy, constant)
+
+def mixed_gram(matrix: Any, gram: Any) -> Any:
+    """The Gram matrix (M, M) of averages of rows about a central one of them, or None where plain
+    array code is the better form; see ``Mixed.centered_gram``.
+
+    Args:
+        matrix: the averages, (M, N).
+        gram: inner products (N, N) of the rows, float64.
+    """
+    if array_module(matrix, gram) is not np:
+        return None
+    return _host("mixed_gram")(matrix, gram)
+
+
+def nearest_sums(gram: Any, count: int, squared: bool) -> Any:
+    """Sums (T, N) of the ``count`` least (squared) distances of every row to the rows, itself
+    included, or None where there is no compiled form.
+
+    Args:
+        gram: inner products (T, N, N) of the rows, float64.
+        count: 1 to N.
+        squared: whether the distances are squared.
+    """
+    if array_module(gram) is not np:
+        return None
+    return _host("nearest_sums")(gram, count, squared)
+
+
+def smallest(keys: Any, count: int, tie: float) -> Any:
+    """1 for the ``count`` smallest keys along the last axis, 0 for the others, ties sharing; or
+    None where there is no compiled form. See ``robustifiers.selection``.
+    """
+    if array_module(keys) is not np or keys.dtype != np.float64:
+        return None
+    return _host("smallest")(keys, count, tie)
+
+
+def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: float | None) -> Any:
+    """Weights (T, N) of T centered clippings, or None where there is no compiled form; see
+    ``robustifiers.CenteredClipping``.
+
+    Args:
+        gram: inner products (T, N, N) of the rows, float64.
+        radius, iterations: those of the robustifier.
+        tie: relative difference up to which two rows are equally central; None to start at the
+            origin.
+    """
+    if array_module(gram) is not np:
+        return None
+    return _host("centered_clipping")(gram, radius, iterations, tie)

@@ -59,7 +59,8 @@ class Robustifier(abc.ABC):
     Args:
         nonfinite: what becomes of rows with NaN or infinity. ``'drop'`` gives them weight 0 and
             warns: the answer is that of the other rows, and where a parameter counts bad rows, as
-            ``f`` does, the dropped ones are taken off it, for they are found. ``'raise'`` raises.
+            ``f`` does, the dropped ones are taken off it, for they are found; a count that the
+            rows left cannot fill, as ``n_blocks``, is cut down to them. ``'raise'`` raises.
             ``'propagate'`` does not look: the caller vouches for the rows, and NaN gives NaN or
             whatever arithmetic makes of it. On a device, to look is to wait for one number a call
             (more where rows are bad); ``'propagate'`` waits for none, so the host can run ahead.
@@ -143,6 +144,12 @@ class Robustifier(abc.ABC):
         left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
         return replace(self, **left) if left else self
 
+    def fitted(self: Self, n_samples: int) -> Self:
+        """The robustifier for the ``n_samples`` rows that are left when bad rows have been dropped:
+        counts that they cannot fill, of blocks or of rows to average, are cut down.
+        """
+        return self
+
     def in_units(self: Self, exponent: Any) -> Self:
         """The robustifier whose absolute thresholds are in units of 2^exponent."""
         return self
@@ -211,7 +218,7 @@ class Robustifier(abc.ABC):
                 ],
             )
         kept = xp.flatnonzero(rows[0])
-        left = self.without(n_samples - len(kept))
+        left = self.without(n_samples - len(kept)).fitted(len(kept))
         left.check(len(kept))
         result = getattr(left, answer)(gradients.take(kept))
         if not spread:
@@ -292,6 +299,13 @@ class Weighting(Robustifier):
         absolute thresholds is asked for its form in that unit first (``in_units``).
         """
 
+    def compiled_weights(self, gram: Array) -> Array | None:
+        """``weights`` as a compiled form gives them, None where there is none.
+
+        ``weights`` is the definition, which the compiled form has to meet.
+        """
+        return None
+
     def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
         """The cotangent of row n as w_n v + sum_m M_nm g_m, for a cotangent v of the estimate.
 
@@ -335,7 +349,10 @@ class Weighting(Robustifier):
             centered=self.translation_equivariant,
             propagate=self.nonfinite == "propagate",
         )
-        weights = self.in_units(gram.exponent).weights(gram.products)
+        scaled = self.in_units(gram.exponent)
+        weights = scaled.compiled_weights(gram.products)
+        if weights is None:
+            weights = scaled.weights(gram.products)
         if gram.bad is not None:
             weights = gradients.xp.where(gram.bad[..., None], np.nan, weights)
         return weights

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import ldexp
+from sys import float_info
 from typing import Any, Literal
 
 from chainrob.kernels import array_module
+from chainrob.kernels import centered_clipping as compiled
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_integer, require_positive
 from chainrob.robustifiers.selection import TIE, smallest
@@ -40,7 +42,7 @@ class CenteredClipping(Weighting):
 
     Raises:
         ValueError: a radius that is no positive number, fewer than one iteration, or an unknown
-            start.
+            start; at the call, a radius below 2^-1022 of the typical gradient.
 
     Example:
         >>> import numpy as np, chainrob
@@ -71,14 +73,31 @@ class CenteredClipping(Weighting):
     def in_units(self, exponent: Any) -> CenteredClipping:
         if self.radius is None:
             return self
-        # On a device this waits, where gradients are float64.
-        return replace(self, radius=ldexp(self.radius, -int(exponent)))
+        exponent = int(exponent)  # on a device this waits, where gradients are float64
+        if exponent == 0:
+            return self
+        try:
+            radius = ldexp(self.radius, -exponent)
+        except OverflowError:
+            radius = float_info.max  # which no row is away
+        if radius < float_info.min:
+            raise ValueError(
+                f"CenteredClipping: radius must be at least 2**-1022 of the typical sample "
+                f"gradient, found radius={self.radius!r} with gradients of about 2**{exponent}"
+            )
+        return replace(self, radius=radius)
 
     def weights(self, gram: Array) -> Array:
         weights = self._first(gram)
         for _ in range(self.iterations):
             weights = self._step(gram, weights)[0]
         return weights
+
+    def compiled_weights(self, gram: Array) -> Array | None:
+        n = gram.shape[-1]
+        tie = TIE if self.start == "medoid" else None
+        weights = compiled(gram.reshape(-1, n, n), self.radius, self.iterations, tie)
+        return None if weights is None else weights.reshape(gram.shape[:-1])
 
     def derivative(self, gram: Array, projections: Array) -> tuple[Array, Array | None]:
         """Reverse mode through the iterations: exact for any number of them, and at convergence

@@ -149,10 +149,11 @@ class GeometricMedian(Weighting):
         weights = weights.reshape(gram.shape[:-1])
         if not len(residuals):
             return WeiszfeldResult(weights, 0, True, 0.0)
-        residual, iteration = residuals.max(), iterations.max()
-        converged = (residual <= self.tolerance) | (iteration < self.max_iterations)
         if xp is np:
-            return WeiszfeldResult(weights, int(iteration), bool(converged), float(residual))
+            residual, iteration = max(residuals.tolist()), max(iterations.tolist())
+        else:
+            residual, iteration = residuals.max(), iterations.max()
+        converged = (residual <= self.tolerance) | (iteration < self.max_iterations)
         return WeiszfeldResult(weights, iteration, converged, residual)
 
 

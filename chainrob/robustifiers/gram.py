@@ -45,9 +45,9 @@ def gram_matrix(
     with np.errstate(over="ignore", invalid="ignore"):
         scaled, exponent = normalized(gradients)
         products = scaled.centered_gram() if centered else scaled.gram()
-    bad = ~xp.isfinite(products).all(axis=(-2, -1))
-    if xp is np and not bad.any():
+    if xp is np and np.isfinite(products).all():
         return GramMatrix(products, exponent, None)
+    bad = ~xp.isfinite(products).all(axis=(-2, -1))
     if xp is np and not propagate:
         raise NonFiniteGradientError(
             "the largest sample gradient is so much larger than the others that its square does "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from chainrob.kernels import array_module
+from chainrob.kernels import nearest_sums as compiled
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_integer
 from chainrob.robustifiers.selection import TIE, smallest
@@ -80,15 +81,30 @@ class Krum(Weighting):
 
     def scores(self, gram: Array) -> Array:
         """s_i of every row: (*R, N)."""
-        xp = array_module(gram)
         n = gram.shape[-1]
-        distances = squared_distances(gram)
-        if not self.squared:
-            distances = xp.sqrt(distances)
-        # Sorting puts the row itself (or one that equals it) first, at distance zero.
         n_others = n - self.f - (2, 1, 0)[NEIGHBORS.index(self.neighbors)] - self.count_self
-        n_others = min(max(n_others, 1), n - 1)
-        return xp.sort(distances, axis=-1)[..., 1 : 1 + n_others].sum(axis=-1)
+        # The row itself, or one that equals it, is the nearest of all and adds nothing.
+        return nearest_sums(gram, 1 + min(max(n_others, 1), n - 1), self.squared)
+
+
+def nearest_sums(gram: Array, count: int, squared: bool) -> Array:
+    """The sum of the ``count`` least (squared) distances of every row to the rows, itself included:
+    (*R, N).
+    """
+    n = gram.shape[-1]
+    sums = compiled(gram.reshape(-1, n, n), count, squared)
+    if sums is not None:
+        return sums.reshape(gram.shape[:-1])
+    return nearest_sums_by_arrays(gram, count, squared)
+
+
+def nearest_sums_by_arrays(gram: Array, count: int, squared: bool) -> Array:
+    """As ``nearest_sums``, in array code: the definition that its compiled form meets."""
+    xp = array_module(gram)
+    distances = squared_distances(gram)
+    if not squared:
+        distances = xp.sqrt(distances)
+    return xp.sort(distances, axis=-1)[..., :count].sum(axis=-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +121,8 @@ class MultiKrum(Krum):
 
     Args:
         f: number of rows assumed bad.
-        m: number of rows averaged, from 1 (Krum) to N - f, which is the default.
+        m: number of rows averaged, from 1 (Krum) to N - f, which is the default and what a larger
+            m is cut down to where rows that are not finite have been dropped.
         neighbors: how many neighbours: ``'n-f-2'`` (the paper), ``'n-f-1'`` or ``'n-f'``.
         count_self: whether the row itself takes one of their places.
         squared: whether the distances are squared (the paper).
@@ -138,6 +155,10 @@ class MultiKrum(Krum):
                 f"MultiKrum: m must not exceed the number of samples less f, found m={self.m} with "
                 f"{n_samples} samples and f={self.f}"
             )
+
+    def fitted(self, n_samples: int) -> MultiKrum:
+        most = n_samples - self.f
+        return replace(self, m=most) if self.m is not None and self.m > most > 0 else self
 
     def weights(self, gram: Array) -> Array:
         m = gram.shape[-1] - self.f if self.m is None else self.m

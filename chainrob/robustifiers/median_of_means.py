@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from chainrob.kernels import array_module
@@ -12,6 +12,11 @@ from chainrob.robustifiers.geometric_median import GeometricMedian
 from chainrob.robustifiers.parameters import require_choice, require_integer
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, block_matrix
+
+MEDIANS: dict[str, Robustifier] = {
+    "geometric": GeometricMedian(nonfinite="propagate"),
+    "coordinate": CoordinateMedian(nonfinite="propagate"),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,7 +35,8 @@ class MedianOfMeans(Robustifier):
     // 2 rows. Translation- and scale-equivariant. Cost: that of the median, for n_blocks rows.
 
     Args:
-        n_blocks: number of blocks, 1 (the mean) to N (the median).
+        n_blocks: number of blocks, 1 (the mean) to N (the median). Where rows that are not finite
+            have been dropped and fewer than n_blocks are left, each of these is a block.
         center: ``'geometric'`` or ``'coordinate'``.
 
     Raises:
@@ -63,11 +69,13 @@ class MedianOfMeans(Robustifier):
                 f"{self.n_blocks} blocks for {n_samples} samples"
             )
 
+    def fitted(self, n_samples: int) -> MedianOfMeans:
+        return replace(self, n_blocks=n_samples) if self.n_blocks > n_samples else self
+
     @property
     def median(self) -> Robustifier:
         """The robustifier of the block means."""
-        kinds = {"geometric": GeometricMedian, "coordinate": CoordinateMedian}
-        return kinds[self.center](nonfinite="propagate")
+        return MEDIANS[self.center]
 
     def _estimate(self, gradients: SampleGradients) -> Array:
         return self.median(gradients.block_means(self.n_blocks))

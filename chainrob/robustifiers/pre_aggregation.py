@@ -201,6 +201,9 @@ class Pipeline(Robustifier):
         steps = tuple(step.without(n_dropped) for step in self.steps)
         return Pipeline(steps, self.robustifier.without(n_dropped))
 
+    def fitted(self, n_samples: int) -> Pipeline:
+        return Pipeline(self.steps, self.robustifier.fitted(self.before.n_mixed(n_samples)))
+
     def _estimate(self, gradients: SampleGradients) -> Any:
         return in_chunks(gradients, lambda part: self.robustifier._estimate(self.before.mix(part)))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -282,8 +283,11 @@ def squared_distances(gram: Array) -> Array:
     return distances
 
 
+@lru_cache(maxsize=32)
 def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
-    """(B, N) float64: row b averages the b-th contiguous block of samples."""
+    """(B, N) float64: row b averages the b-th contiguous block of samples. Not to be changed: the
+    next call is answered with the same array.
+    """
     edges = (xp.arange(n_blocks + 1) * n_samples) // n_blocks
     start, stop = edges[:-1, None], edges[1:, None]
     index = xp.arange(n_samples)

@@ -5,6 +5,8 @@ robustifier.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -24,16 +26,18 @@ class Joined(SampleGradients):
     def __init__(self, parts: Sequence[SampleGradients]) -> None:
         if not parts:
             raise ValueError("Joined: parts must hold at least one operator, found none")
-        counts = {(part.replicas, part.n_samples) for part in parts}
-        if len(counts) > 1:
+        self.parts = tuple(parts)
+        self.replicas, self.n_samples = parts[0].replicas, parts[0].n_samples
+        if any(
+            part.n_samples != self.n_samples or part.replicas != self.replicas for part in parts
+        ):
+            counts = {(part.replicas, part.n_samples) for part in parts}
             raise ValueError(
                 f"Joined: all parts must have the same replicas and number of samples, found "
                 f"{sorted(counts)}"
             )
-        self.parts = tuple(parts)
-        self.replicas, self.n_samples = counts.pop()
-        self.shape = (sum(part.size for part in parts),)
-        self.dtype = np.result_type(*(part.dtype for part in parts))
+        self.shape = (sum([part.size for part in parts]),)
+        self.dtype = np.result_type(*[part.dtype for part in parts])
 
     @property
     def xp(self) -> Any:
@@ -51,17 +55,17 @@ class Joined(SampleGradients):
         return self._sum_of_grams(centered=True)
 
     def _sum_of_grams(self, *, centered: bool) -> Array:
-        total, left = 0.0, list(self.parts)
+        left, grams = list(self.parts), []
         while left:
-            part = left.pop(0)
+            part, gram = left.pop(0), None
             if isinstance(part, OuterProducts) and left:
-                together = part.joint_gram(left[0], centered=centered)
-                if together is not None:
-                    total = total + together
+                gram = part.joint_gram(left[0], centered=centered)
+                if gram is not None:
                     left.pop(0)
-                    continue
-            total = total + (part.centered_gram() if centered else part.gram())
-        return total
+            if gram is None:
+                gram = part.centered_gram() if centered else part.gram()
+            grams.append(gram)
+        return reduce(add, grams)
 
     def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
         return tuple(part.reduce(reduction, dtype, fused) for part in self.parts)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.base import (
     Array,
     Fused,
@@ -61,6 +62,10 @@ class Mixed(SampleGradients):
     def centered_gram(self) -> Array:
         xp = self.xp
         base = self.base.centered_gram() if self.affine else self.base.gram()
+        if not self.replicas:
+            gram = mixed_gram(self.matrix, base)
+            if gram is not None:
+                return gram
         gram = self._congruent(base)
         # Mixed rows may coincide where the rows did not, so they are centred once more; and what
         # rounding cannot tell from the centre is put there.

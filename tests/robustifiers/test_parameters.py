@@ -251,3 +251,34 @@ def test_clipping_has_its_unit_at_any_scale():
     np.testing.assert_allclose(
         far, np.mean(rows / np.linalg.norm(rows, axis=1, keepdims=True), axis=0)
     )
+
+
+@pytest.mark.parametrize(
+    ("robustifier", "left"),
+    [
+        (C.MedianOfMeans(10), C.MedianOfMeans(8)),
+        (C.MedianOfMeans(9, center="coordinate"), C.MedianOfMeans(8, center="coordinate")),
+        (C.MedianOfMeans(4), C.MedianOfMeans(4)),
+        (C.MultiKrum(0, m=10), C.MultiKrum(0, m=8)),
+        (C.MultiKrum(1, m=9), C.MultiKrum(0, m=8)),
+        (C.MultiKrum(3, m=7), C.MultiKrum(1, m=7)),
+        (C.Bucketing(2) >> C.MedianOfMeans(5), C.Bucketing(2) >> C.MedianOfMeans(4)),
+    ],
+    ids=repr,
+)
+def test_counts_that_the_rows_left_cannot_fill_are_cut_down(robustifier, left):
+    rows = clean_rows(10, 3)
+    kept = np.delete(rows, [2, 6], axis=0)
+    rows[[2, 6], 1] = np.nan
+    with pytest.warns(C.NonFiniteGradientWarning, match="2 of 10"):
+        found = robustifier(rows)
+    np.testing.assert_allclose(found, left(kept), rtol=1e-12)
+
+
+def test_a_radius_at_any_scale():
+    rows = clean_rows(8, 3)
+    with pytest.raises(ValueError, match=r"at least 2\*\*-1022 .* found radius=1e-300 with"):
+        C.CenteredClipping(1e-300, start="zero")(rows * 1e100)
+    # A radius that is beyond all numbers in the unit of the rows clips nothing.
+    wide = C.CenteredClipping(1e300, iterations=1)(rows * 1e-100)
+    np.testing.assert_allclose(wide, rows.mean(axis=0) * 1e-100, rtol=1e-12)

@@ -6,7 +6,7 @@ Numba is imported when the first of them is asked for, not with the package.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -45,7 +45,7 @@ def fused(
     return None if out is None else out.reshape((*replicas, *out.shape[1:]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _function(name: str) -> Callable[..., np.ndarray | None]:
     return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.vectors import combine, inner, ranked
 from chainrob.kernels.threads import share
 
 EPS = float(np.finfo(np.float64).eps)
@@ -67,7 +68,7 @@ def _solve(
             for j in range(n):
                 products[i, j] = gram[replica, i, j]
             sizes[i] = products[i, i]
-        central, unit = _center(products, work[0])
+        central, unit = _center(products, sizes, work[0])
         _recenter(products, central, sizes, work[0])
         if n <= 2:
             # Of all points between two rows the middle is taken.
@@ -84,49 +85,28 @@ def _solve(
 
 
 @jit
-def _center(products: Any, squares: Any) -> Any:
-    """The row whose median distance to the rows is least, and that distance."""
+def _center(products: Any, sizes: Any, squares: Any) -> Any:
+    """The row whose median distance to the rows is least, and that distance; the squared sizes of
+    the rows are at hand.
+    """
     n = len(products)
     central, unit = 0, np.inf
     for i in range(n):
+        size = sizes[i]
+        for j in range(n):
+            both = size + sizes[j]
+            square = both - 2.0 * products[i, j]
+            squares[j] = square if square > SAME * both else 0.0
+        squares[i] = 0.0
         nearer = 0
         for j in range(n):
-            square = products[i, i] + products[j, j] - 2.0 * products[i, j]
-            same = SAME * (products[i, i] + products[j, j])
-            squares[j] = square if square > same else 0.0
-            nearer += square < unit
-        squares[i] = 0.0
+            nearer += squares[j] < unit
         # The row is worth a selection only if more than half of its distances are less.
         if nearer > n // 2:
             median = ranked(squares, n // 2)
             if median < unit:
                 central, unit = i, median
     return central, np.sqrt(unit)
-
-
-@jit
-def ranked(values: Any, rank: int) -> float:
-    """The value of a rank, by quickselect; the values are reordered."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if rank <= j:
-            high = j
-        elif rank >= i:
-            low = i
-        else:
-            break
-    return values[rank]
 
 
 @jit
@@ -160,34 +140,6 @@ def _all_on(products: Any, w: Any) -> None:
 
 
 @jit
-def _times(matrix: Any, vector: Any, out: Any) -> None:
-    """Product with a symmetric matrix, by rows: lanes run along the result."""
-    n = len(vector)
-    for j in range(n):
-        out[j] = 0.0
-    i = 0
-    while i + 4 <= n:
-        a, b, c, d = vector[i], vector[i + 1], vector[i + 2], vector[i + 3]
-        for j in range(n):
-            out[j] += (matrix[i, j] * a + matrix[i + 1, j] * b) + (
-                matrix[i + 2, j] * c + matrix[i + 3, j] * d
-            )
-        i += 4
-    while i < n:
-        for j in range(n):
-            out[j] += matrix[i, j] * vector[i]
-        i += 1
-
-
-@jit
-def _inner(u: Any, v: Any) -> float:
-    total = 0.0
-    for i in range(len(u)):
-        total += u[i] * v[i]
-    return total
-
-
-@jit
 def _inverse_distances(
     products: Any, w: Any, products_w: Any, smoothing: float, inverse: Any
 ) -> Any:
@@ -195,8 +147,8 @@ def _inverse_distances(
 
     ``products_w`` is left holding K w.
     """
-    _times(products, w, products_w)
-    size = _inner(w, products_w)
+    combine(w, products, products_w)
+    size = inner(w, products_w)
     total, nearest = 0.0, 0
     for i in range(len(w)):
         square = (products[i, i] - products_w[i]) + (size - products_w[i])
@@ -240,8 +192,8 @@ def _minimize(
         total, _ = _inverse_distances(products, w, products_w, smoothing, inverse)
         for i in range(n):
             gradient[i] = inverse[i] - total * w[i]  # its negative
-        _times(products, gradient, products_gradient)
-        length = np.sqrt(max(_inner(gradient, products_gradient), 0.0))
+        combine(gradient, products, products_gradient)
+        length = np.sqrt(max(inner(gradient, products_gradient), 0.0))
         if length <= _noise(products, w, inverse):
             residual = length / (total * unit)
             break
@@ -250,7 +202,7 @@ def _minimize(
             products, w, products_w, inverse, total, gradient, products_gradient, newton,
             products_newton, work[7:11], forcing,
         )  # fmt: skip
-        residual = np.sqrt(max(_inner(newton, products_newton), 0.0)) / unit
+        residual = np.sqrt(max(inner(newton, products_newton), 0.0)) / unit
         if residual > 1.0:
             # Rows on a line: next to no curvature, and rounding would decide how far to go.
             for i in range(n):
@@ -258,7 +210,7 @@ def _minimize(
                 products_newton[i] /= residual
             residual = 1.0
         # Along the step the slope rises from slope_0 < 0. Where it passes zero, stop there.
-        slope_0 = -_inner(gradient, products_newton)
+        slope_0 = -inner(gradient, products_newton)
         low, high, slope_low, slope_high, t = 0.0, np.inf, slope_0, np.inf, 1.0
         for _ in range(30):
             for i in range(n):
@@ -266,7 +218,7 @@ def _minimize(
             total, _ = _inverse_distances(products, trial, products_w, smoothing, inverse)
             for i in range(n):
                 gradient[i] = total * trial[i] - inverse[i]
-            slope = _inner(gradient, products_newton)
+            slope = inner(gradient, products_newton)
             if abs(slope) <= 0.5 * abs(slope_0) or residual <= tolerance:
                 break
             if slope < 0.0:
@@ -352,8 +304,8 @@ def _is_minimum(products: Any, k: int, pull: Any, products_pull: Any) -> bool:
             pull[i] = 0.0
             copies += 1
     pull[k] = -total
-    _times(products, pull, products_pull)
-    return np.sqrt(max(_inner(pull, products_pull), 0.0)) < copies * (1.0 - 1e-12)
+    combine(pull, products, products_pull)
+    return np.sqrt(max(inner(pull, products_pull), 0.0)) < copies * (1.0 - 1e-12)
 
 
 @jit
@@ -371,10 +323,10 @@ def _newton_step(
         rest[i] = direction[i] = residual[i]
         products_direction[i] = products_rest[i]
         step[i] = products_step[i] = 0.0
-    size = _inner(rest, products_rest)
+    size = inner(rest, products_rest)
     enough = forcing * forcing * size
     for _ in range(min(n, 50)):
-        along_w = _inner(w, products_direction)
+        along_w = inner(w, products_direction)
         spill = 0.0
         for i in range(n):
             along = products_direction[i] - along_w  # r_i . direction
@@ -382,7 +334,7 @@ def _newton_step(
             spill += image[i]
         for i in range(n):
             image[i] = total * direction[i] - image[i] + spill * w[i]
-        bend = _inner(image, products_direction)
+        bend = inner(image, products_direction)
         if not bend > 0.0:
             break
         t = size / bend
@@ -390,15 +342,15 @@ def _newton_step(
             step[i] += t * direction[i]
             products_step[i] += t * products_direction[i]
             rest[i] -= t * image[i]
-        _times(products, rest, products_rest)
-        size, before = _inner(rest, products_rest), size
+        combine(rest, products, products_rest)
+        size, before = inner(rest, products_rest), size
         if not size > enough:
             break
         turn = size / before
         for i in range(n):
             direction[i] = rest[i] + turn * direction[i]
             products_direction[i] = products_rest[i] + turn * products_direction[i]
-    if not _inner(step, products_step) > 0.0:
+    if not inner(step, products_step) > 0.0:
         for i in range(n):
             step[i] = residual[i] / total
-        _times(products, step, products_step)
+        combine(step, products, products_step)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from chainrob.kernels.cpu import panel_gram
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.geometric_median import ranked
+from chainrob.kernels.cpu.vectors import combine, ranked
 
 SMALL = 1 << 18
 """N * N * (P + Q) up to which this form is used."""
@@ -24,8 +25,10 @@ def centered_gram(x: np.ndarray, gy: np.ndarray, constant: float) -> np.ndarray 
         constant: square of one more input that is the same in all samples.
     """
     n = len(x)
-    if n * n * (x.shape[1] + gy.shape[1]) > SMALL or x.dtype != gy.dtype or x.dtype.itemsize < 4:
+    if x.dtype != gy.dtype or x.dtype.itemsize < 4:
         return None
+    if n * n * (x.shape[1] + gy.shape[1]) > SMALL:
+        return panel_gram.centered_gram(x, gy, constant)
     out = np.empty((n, n))
     x, gy = (one if one.flags.carray else one.copy() for one in (x, gy))
     _centered_gram(x, gy, constant, out)
@@ -35,21 +38,24 @@ def centered_gram(x: np.ndarray, gy: np.ndarray, constant: float) -> np.ndarray 
 @Kernel
 def _centered_gram(x: Any, gy: Any, constant: float, out: Any) -> None:
     n = len(x)
-    dx_dx, dg_dg = np.empty((n, n)), np.empty((n, n))
+    dx, dg = np.empty((x.shape[1], n)), np.empty((gy.shape[1], n))
     along_x, along_g = np.empty(n), np.empty(n)
-    size_x = _differences(x, dx_dx, along_x) + constant
-    size_g = _differences(gy, dg_dg, along_g)
+    size_x = _differences(x, dx, along_x) + constant
+    size_g = _differences(gy, dg, along_g)
+    # Row by row: what is at work stays in the first-level cache.
+    dx_dx, dg_dg = np.empty(n), np.empty(n)
     for i in range(n):
+        combine(dx[:, i], dx, dx_dx)
+        combine(dg[:, i], dg, dg_dg)
         for j in range(n):
-            x_x = dx_dx[i, j] + along_x[i] + along_x[j] + size_x
-            cross = along_g[i] * (dx_dx[i, j] + along_x[j])
-            cross += along_g[j] * (dx_dx[i, j] + along_x[i])
-            out[i, j] = dg_dg[i, j] * x_x + cross + size_g * dx_dx[i, j]
+            x_x = dx_dx[j] + along_x[i] + along_x[j] + size_x
+            cross = along_g[i] * (dx_dx[j] + along_x[j]) + along_g[j] * (dx_dx[j] + along_x[i])
+            out[i, j] = dg_dg[j] * x_x + cross + size_g * dx_dx[j]
 
 
 @jit
-def _differences(rows: Any, products: Any, along: Any) -> float:
-    """Inner products of the rows less a central one c with one another and with c; and |c|^2."""
+def _differences(rows: Any, differences: Any, along: Any) -> float:
+    """The rows (N, K) less a central one c, as (K, N), their inner products with c, and |c|^2."""
     n, k = rows.shape
     sizes, order = np.empty(n), np.empty(n)
     for i in range(n):
@@ -62,19 +68,12 @@ def _differences(rows: Any, products: Any, along: Any) -> float:
     for i in range(n):
         if sizes[i] == middle:
             center = i
-    for i in range(n):
-        along[i] = 0.0
-        for j in range(n):
-            products[i, j] = 0.0
+    along[:] = 0.0
     square = 0.0
-    differences = order
     for p in range(k):
         c = np.float64(rows[center, p])
         square += c * c
         for i in range(n):
-            differences[i] = np.float64(rows[i, p]) - c
-            along[i] += differences[i] * c
-        for i in range(n):
-            for j in range(n):
-                products[i, j] += differences[i] * differences[j]
+            differences[p, i] = np.float64(rows[i, p]) - c
+            along[i] += differences[p, i] * c
     return square
