@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 import chainer
 from chainrob.experiments.files import prepare_folder, save_figure, write_json
 from chainrob.experiments.tables import write_csv
-from chainrob.experiments.versions import versions
+from chainrob.experiments.versions import machine, versions
 from chainrob.links import Ensemble, Linear
 from chainrob.plotting import learning_curves, new_figure
 from chainrob.robustifiers import MEstimator
@@ -133,6 +134,7 @@ def run_rgd(
         Learning 108, 2019, section on controlled tests, and the authors' demonstration program,
         whose start, inputs and delta are used here.
     """
+    begun = time.monotonic()
     settings = settings or RgdSettings()
     folder = None if out is None else prepare_folder(out)
     excess = {}
@@ -155,7 +157,14 @@ def run_rgd(
             for time, value in enumerate(curve)
         )
         write_csv(folder / "rgd.csv", columns, rows)
-        record = {"settings": asdict(settings), "versions": versions(), "final": results.final()}
+        record = {
+            "settings": asdict(settings),
+            "device": "@numpy",
+            "versions": versions(),
+            "machine": machine(),
+            "seconds": round(time.monotonic() - begun, 1),
+            "final": results.final(),
+        }
         write_json(folder / "rgd.json", record)
         save_figure(figure_rgd(results), folder / "rgd")
     return results

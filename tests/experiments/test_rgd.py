@@ -61,7 +61,9 @@ def test_files_are_the_same_on_a_second_run(tmp_path, capsys):
     csv = [(tmp_path / name / "rgd.csv").read_bytes() for name in ("a", "b")]
     assert csv[0] == csv[1]
     assert csv[0].count(b"\n") == 1 + 2 * 3 * 4 * 4
-    assert json.loads((tmp_path / "a" / "rgd.json").read_text())["settings"]["trials"] == 4
+    record = json.loads((tmp_path / "a" / "rgd.json").read_text())
+    assert record["settings"]["trials"] == 4
+    assert {"settings", "device", "versions", "machine", "seconds", "final"} == set(record)
     assert (tmp_path / "a" / "rgd.png").exists()
 
 
