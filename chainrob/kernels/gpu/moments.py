@@ -41,8 +41,13 @@ EDGE = 16
 
 
 def pays(n: int, n_outputs: int, n_inputs: int, delta: float) -> bool:
-    """Whether this way is the faster one (counted, not measured)."""
-    return n * n_outputs * n_inputs >= MANY and n >= RARE * log(1.0 / delta)
+    """Whether this way is the faster one (counted, not measured).
+
+    With few outputs or inputs, as in rows that are given as an array, the powers of the factors
+    would be as many numbers as the values.
+    """
+    is_large = n * n_outputs * n_inputs >= MANY and min(n_outputs, n_inputs) >= EDGE
+    return is_large and n >= RARE * log(1.0 / delta)
 
 
 def soft_truncation(x: Array, gy: Array, delta: float, min_variance: float) -> Array:
