@@ -26,6 +26,7 @@ __all__ = [
     "fused",
     "geometric_median",
     "is_array",
+    "largest_eigenpair",
     "mixed_gram",
     "nearest_sums",
     "smallest",
@@ -56,11 +57,12 @@ HOST = {
     "centered_gram": "gram",
     "fused": "",
     "geometric_median": "geometric_median",
+    "largest_eigenpair": "eigen",
     "mixed_gram": "mixed_gram",
     "nearest_sums": "neighbors",
     "smallest": "selection",
 }
-"""What Numba compiles, and where it is found in ``cpu``."""
+"""The functions that ``cpu`` has, and the files where they are."""
 
 
 @cache
@@ -118,6 +120,17 @@ def centered_gram(x: Any, gy: Any, constant: float) -> Any:
     if array_module(x, gy) is not np:
         return None
     return _host("centered_gram")(x, gy, constant)
+
+
+def largest_eigenpair(matrices: Any) -> tuple[Any, Any]:
+    """The largest eigenvalues (T,) of positive semidefinite matrices (T, N, N), and eigenvectors
+    (T, N) of theirs.
+    """
+    xp = array_module(matrices)
+    if xp is np:
+        return _host("largest_eigenpair")(matrices)
+    values, vectors = xp.linalg.eigh(matrices)
+    return values[..., -1], vectors[..., -1]
 
 
 def mixed_gram(matrix: Any, gram: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import array_module, largest_eigenpair
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.sample_gradients.base import Array
@@ -30,8 +30,8 @@ class CAF(Weighting):
     come to a stop. Every pass removes one row at least.
 
     Breakdown point f rows, 2f < N. Equivariant under translation, scale and rotation. Cost: one
-    Gram matrix and at most 2f + 1 eigendecompositions of N x N (as a rule far fewer), each of which
-    waits for a device.
+    Gram matrix and the largest eigenpairs of at most 2f + 1 matrices N x N (as a rule far fewer),
+    on a device whole eigendecompositions, each of which waits for it.
 
     Args:
         f: number of rows assumed bad.
@@ -99,8 +99,10 @@ def _principal(gram: Array, shares: Array) -> tuple[Array, Array]:
     size = xp.matmul(shares[..., None, :], projected)
     centered = gram - projected - projected.swapaxes(-1, -2) + size
     roots = xp.sqrt(shares)
-    values, vectors = xp.linalg.eigh(roots[..., :, None] * centered * roots[..., None, :])
-    value = xp.maximum(values[..., -1], 0.0)
-    along = xp.matmul(centered, (roots * vectors[..., -1])[..., None])[..., 0]
+    n = gram.shape[-1]
+    weighted = roots[..., :, None] * centered * roots[..., None, :]
+    values, vectors = largest_eigenpair(weighted.reshape(-1, n, n))
+    value = xp.maximum(values.reshape(gram.shape[:-2]), 0.0)
+    along = xp.matmul(centered, (roots * vectors.reshape(shares.shape))[..., None])[..., 0]
     scale = xp.sqrt(xp.where(value > 0.0, value, 1.0))[..., None]
     return value, xp.where(value[..., None] > 0.0, along / scale, 0.0)
