@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
+from chainrob.kernels.cpu.columns import buffer, fill, line, solve
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.headroom import with_headroom
-from chainrob.kernels.cpu.network import MAX_ROWS, Program, selection
+from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
@@ -54,13 +54,10 @@ def m_estimator(
             form, which the caller then takes, warns.
     """
     n = gy.shape[1]
-    if x.dtype != np.float32 or (pilot == "median" and n > MAX_ROWS):
+    by_median = pilot == "median"
+    programs = networks(n if by_median else 1)
+    if x.dtype != np.float32 or programs is None:
         return None
-    empty = np.empty(0, np.int32)
-    program, low = Program(empty, empty, np.empty((0, 2), np.int64)), -1
-    if pilot == "median":
-        low = (n - 1) // 2
-        program = selection(n, low, n - low)
     unconverged = np.zeros(1, np.int32)
     # An error of e in log s^2 moves the estimate by some e / factor^2 of the spread, and a step of
     # the fourth order leaves an error of some 2 % of its fourth power.
@@ -72,8 +69,9 @@ def m_estimator(
         if scale is not None:
             given = min(max(scale * shrink, float(info.tiny)), float(info.max))
         return solve(
-            _m_estimator, x, gy, *program, low, RHO[rho], polynomials(rho), np.float32(factor),
-            np.float32(given), np.float32(min(step, 0.5)), max_iterations, unconverged,
+            _m_estimator, x, gy, programs, by_median, RHO[rho], polynomials(rho),
+            np.float32(factor), np.float32(given), np.float32(min(step, 0.5)), max_iterations,
+            unconverged,
         )  # fmt: skip
 
     out = with_headroom(estimate, x, gy)
@@ -134,7 +132,7 @@ def polynomials(rho: str) -> np.ndarray:
 @Kernel
 def _m_estimator(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, low: int, kind: int, coefficients: Any,
+    programs: Any, by_median: bool, kind: int, coefficients: Any,
     factor: Any, given: Any, last_step: Any, max_iterations: int, unconverged: Any,
 ) -> None:  # fmt: skip
     n = sizes[0]
@@ -146,11 +144,7 @@ def _m_estimator(
     rows = np.empty(n + 1, np.int32)
     for column in range(start, stop):
         doubt = fill(memory, base, x, gy, sizes, shared, column)
-        if low >= 0:
-            sort(memory, base, n, groups, pairs, stages)
-            pivot = total(memory, base, low, n - low) * splat(dtype(1.0 / (n - 2 * low)))
-        else:
-            pivot = _mean(memory, base, n)
+        pivot = median(memory, base, n, programs) if by_median else _mean(memory, base, n)
         # Deviations take the place of the values.
         size, square, odd_size, odd_square, equal = zero, zero, zero, zero, zero
         for i in range(n):
@@ -300,7 +294,7 @@ def _location(
     location = zero
     for _ in range(max_iterations):
         shift = zero - location * inverse
-        units, excesses, deficits, squares = zero, zero, zero, zero
+        units, excesses, deficits, squares, ratios = zero, zero, zero, zero, zero
         n_rows = 0
         for i in range(n):
             unit = fma(load(memory, base + line(i) * lanes), inverse, shift)
@@ -322,17 +316,19 @@ def _location(
             unit = fma(load(memory, base + line(rows[place]) * lanes), inverse, shift)
             far = absolute(unit)
             psi, bend = _far(far, kind)
-            deficit = one - psi / larger(far, one)
+            ratio = psi / larger(far, one)
+            ratios = ratios + choose(reach, far, ratio, zero)
             excess = psi - reach * (one - deficit_at_reach)
             units = units + choose(reach, far, choose(zero, unit, excess, zero - excess), zero)
-            deficits = deficits + choose(reach, far, deficit - deficit_at_reach, zero)
+            deficits = deficits + choose(reach, far, one - ratio - deficit_at_reach, zero)
             bends = bends + choose(reach, far, bend - bend_at_reach, zero)
         influences = (units - excesses) * share
         slope = one - bends * share
         newton = influences / larger(slope, tiny)
         size = absolute(newton)
-        weight = larger(one - deficits * share, tiny)
-        step = choose(size, short * slope, newton, influences / weight)
+        # Weights so small that one less them is one are found among those beyond.
+        weight = larger(one - deficits * share, ratios * share)
+        step = choose(size, short * slope, newton, influences / larger(weight, tiny))
         location = fma(step, scale, location)
         # What a Newton step leaves is of the order of its square.
         if not simd.largest(size - enough * slope) > 0:

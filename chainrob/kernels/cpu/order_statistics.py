@@ -10,6 +10,7 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.headroom import with_headroom
+from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
 from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
 
@@ -25,7 +26,10 @@ def trimmed_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None
 
 def coordinate_median(x: np.ndarray, gy: np.ndarray) -> np.ndarray | None:
     """The median, for even N the mean of the two middle values."""
-    return trimmed_mean(x, gy, (gy.shape[1] - 1) // 2)
+    programs = networks(gy.shape[1])
+    if programs is None:
+        return None
+    return with_headroom(lambda gy, _: solve(_median, x, gy, programs), x, gy)
 
 
 def winsorized_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None:
@@ -35,6 +39,18 @@ def winsorized_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | N
         return None
     program = selection(n, count + 1, n - count - 1, count, n - count - 1)
     return with_headroom(lambda gy, _: solve(_winsorized_mean, x, gy, *program, count), x, gy)
+
+
+@Kernel
+def _median(
+    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int, programs: Any
+) -> None:
+    n = sizes[0]
+    lanes = simd.LINE // x.itemsize
+    memory, base = buffer(x, n)
+    for column in range(start, stop):
+        doubt = fill(memory, base, x, gy, sizes, shared, column)
+        store(out, column * lanes, keep_nan(median(memory, base, n, programs), doubt))
 
 
 @Kernel

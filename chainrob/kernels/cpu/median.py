@@ -1,0 +1,187 @@
+"""The median of every lane of a column, by counting.
+
+A sorted sample says where to look. Each pass over the column counts the values below a threshold,
+which closes a bracket about the value asked for, until as many values lie beyond one end of the
+bracket as lie beyond that value: then it is the value next to this end. Ties end in a bracket that
+holds one number only. That is six passes or so, half the time of a sorting network, which still is
+the better way to ranks far from the middle: there a sample says little. What is not settled soon is
+sorted, so the answer is always exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.columns import buffer, line, sort, total
+from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.network import BLOCK, MAX_ROWS, Program, selection
+from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
+
+SAMPLE = 32
+"""Rows of the sample."""
+
+FEW = 128
+"""Rows up to which a network costs less."""
+
+PASSES, PATIENCE = 16, 6
+"""Passes before a column is given up, and before ties are suspected to hold it up."""
+
+
+class Networks(NamedTuple):
+    """What ``median`` needs to know beside a column."""
+
+    column: Program
+    """The network that sorts the middle of the column."""
+    sample: Program
+    """The network that sorts the sample."""
+
+
+def networks(n: int) -> Networks | None:
+    """Of columns of n rows; None where there are too many."""
+    if n > MAX_ROWS:
+        return None
+    low = (n - 1) // 2
+    return Networks(selection(n, low, n - low), selection(SAMPLE, 0, 0, *range(SAMPLE)))
+
+
+@jit
+def median(memory: Any, base: int, n: int, networks: Any) -> Any:
+    """The median of every lane, for even N the mean of the two middle values.
+
+    The rows are reordered, and rows behind them overwritten.
+    """
+    dtype = memory.dtype.type
+    low = (n - 1) // 2
+    if n > FEW:
+        lower, settled = _lower_median(memory, base, n, networks.sample)
+        if settled:
+            if n % 2:
+                return lower
+            return (lower + _next(memory, base, n, low, lower)) * splat(dtype(0.5))
+    program = networks.column
+    sort(memory, base, n, program.groups, program.pairs, program.stages)
+    return total(memory, base, low, n - low) * splat(dtype(1.0 / (n - 2 * low)))
+
+
+@jit
+def _lower_median(memory: Any, base: int, n: int, program: Any) -> Any:
+    """The value of rank (N - 1) // 2, and whether it is settled in all lanes."""
+    rank = (n - 1) // 2
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    sample, start = buffer(memory, SAMPLE)
+    for i in range(SAMPLE):
+        row = load(memory, base + line(i * n // SAMPLE) * lanes)
+        store(sample, start + line(i) * lanes, row)
+    sort(sample, start, SAMPLE, program.groups, program.pairs, program.stages)
+    zero, one, three = splat(dtype(0)), splat(dtype(1)), splat(dtype(3))
+    half, quarter = splat(dtype(0.5)), splat(dtype(0.25))
+    this, following = splat(dtype(rank)), splat(dtype(rank + 1))
+    infinite, tiny = splat(dtype(np.inf)), splat(np.finfo(dtype).tiny)
+    roundings = splat(dtype(8 * np.finfo(dtype).eps))
+    for i in range(n, -(-n // BLOCK) * BLOCK):
+        store(memory, base + line(i) * lanes, infinite)
+    # About one and three standard deviations of the sample's median to either side.
+    far_first, first = load(sample, start + line(6) * lanes), load(sample, start + line(12) * lanes)
+    last, far_last = load(sample, start + line(19) * lanes), load(sample, start + line(25) * lanes)
+    last = _just_above(last, roundings, tiny)
+    far_last = _just_above(far_last, roundings, tiny)
+    # low <= value < high, and the numbers of values below each.
+    bottom = splat(-np.finfo(dtype).max)
+    low, n_low = bottom, zero
+    high, n_high = infinite, splat(dtype(n))
+    stride = far_last - far_first
+    for number in range(-2, PASSES):
+        if number < 0:
+            threshold = first if number == -2 else last
+        else:
+            between = choose(n_low, this, choose(following, n_high, one, zero), zero)
+            wide = choose(_just_above(low, roundings, tiny), high, between, zero)
+            width = simd.largest(wide * (n_high - n_low))
+            if not width > 0 or (
+                number > 0 and number % 2 == 0 and (width > n // 4 or number >= PATIENCE)
+            ):
+                above, below = _neighbors(memory, base, n, low, high)
+                if not simd.largest(choose(above, below, between, zero)) > 0:
+                    return choose(n_low, this, below, above), True
+                # Numbers that fill the bracket are left alone there, or are shut out.
+                threshold = below if number % 4 == 0 else _just_above(above, roundings, tiny)
+            else:
+                part = (this - n_low + half) / (n_high - n_low)
+                if number % 3 == 2:
+                    part = fma(part, half, quarter)
+                threshold = fma(high - low, part, low)
+                # Where an end is still missing, in longer and longer strides.
+                threshold = choose(bottom, low, threshold, smaller(far_first, high))
+                threshold = choose(high, infinite, threshold, larger(far_last, low))
+                far_first, far_last = far_first - stride, far_last + stride
+                stride = stride * three
+        count = _n_below(memory, base, n, threshold)
+        low = choose(count, following, larger(low, threshold), low)
+        n_low = choose(count, following, larger(n_low, count), n_low)
+        high = choose(count, following, high, smaller(high, threshold))
+        n_high = choose(count, following, n_high, smaller(n_high, count))
+    return zero, False
+
+
+@jit
+def _just_above(value: Any, roundings: Any, tiny: Any) -> Any:
+    """A number a few roundings above."""
+    return value + fma(absolute(value), roundings, tiny)
+
+
+@jit
+def _next(memory: Any, base: int, n: int, rank: int, value: Any) -> Any:
+    """The value of rank + 1 from that of rank."""
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    one, top = splat(dtype(1)), splat(dtype(np.inf))
+    c0 = c1 = one - one
+    a0 = a1 = top
+    for block in range(0, n, BLOCK):
+        at = base + line(block) * lanes
+        for row in range(0, BLOCK, 2):
+            v0, v1 = load(memory, at + row * lanes), load(memory, at + (row + 1) * lanes)
+            c0, c1 = choose(value, v0, c0 + one, c0), choose(value, v1, c1 + one, c1)
+            a0 = smaller(choose(value, v0, v0, top), a0)
+            a1 = smaller(choose(value, v1, v1, top), a1)
+    padded = -(-n // BLOCK) * BLOCK
+    return choose(c0 + c1, splat(dtype(padded - rank - 1)), value, smaller(a0, a1))
+
+
+@jit
+def _n_below(memory: Any, base: int, n: int, threshold: Any) -> Any:
+    """How many values are less than a threshold; the last block is padded with infinity."""
+    lanes = simd.LINE // memory.itemsize
+    one = splat(memory.dtype.type(1))
+    c0 = c1 = c2 = c3 = one - one
+    for block in range(0, n, BLOCK):
+        at = base + line(block) * lanes
+        for row in range(0, BLOCK, 4):
+            v0, v1 = load(memory, at + row * lanes), load(memory, at + (row + 1) * lanes)
+            v2, v3 = load(memory, at + (row + 2) * lanes), load(memory, at + (row + 3) * lanes)
+            c0, c1 = choose(v0, threshold, c0 + one, c0), choose(v1, threshold, c1 + one, c1)
+            c2, c3 = choose(v2, threshold, c2 + one, c2), choose(v3, threshold, c3 + one, c3)
+    return (c0 + c1) + (c2 + c3)
+
+
+@jit
+def _neighbors(memory: Any, base: int, n: int, low: Any, high: Any) -> Any:
+    """The smallest value not below ``low`` and the largest below ``high``."""
+    lanes = simd.LINE // memory.itemsize
+    top = splat(memory.dtype.type(np.inf))
+    bottom = splat(memory.dtype.type(-np.inf))
+    a0 = a1 = top
+    b0 = b1 = bottom
+    for block in range(0, n, BLOCK):
+        at = base + line(block) * lanes
+        for row in range(0, BLOCK, 2):
+            v0, v1 = load(memory, at + row * lanes), load(memory, at + (row + 1) * lanes)
+            a0 = smaller(choose(v0, low, top, v0), a0)
+            a1 = smaller(choose(v1, low, top, v1), a1)
+            b0 = larger(choose(v0, high, v0, bottom), b0)
+            b1 = larger(choose(v1, high, v1, bottom), b1)
+    return smaller(a0, a1), larger(b0, b1)
