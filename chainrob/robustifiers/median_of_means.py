@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Policy, Robustifier
 from chainrob.robustifiers.coordinate_median import CoordinateMedian
 from chainrob.robustifiers.geometric_median import GeometricMedian
 from chainrob.robustifiers.parameters import require_choice, require_integer
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, block_matrix
 
-MEDIANS: dict[str, Robustifier] = {
-    "geometric": GeometricMedian(nonfinite="propagate"),
-    "coordinate": CoordinateMedian(nonfinite="propagate"),
-}
+
+@cache
+def _median(center: str, nonfinite: Policy) -> Robustifier:
+    """The robustifier of the block means."""
+    kinds = {"geometric": GeometricMedian, "coordinate": CoordinateMedian}
+    return kinds[center](nonfinite=nonfinite)
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,10 +78,11 @@ class MedianOfMeans(Robustifier):
     @property
     def median(self) -> Robustifier:
         """The robustifier of the block means."""
-        return MEDIANS[self.center]
+        return _median(self.center, self.nonfinite)
 
     def _estimate(self, gradients: SampleGradients) -> Array:
-        return self.median(gradients.block_means(self.n_blocks))
+        # What is not finite has been dealt with, so the median need not look again.
+        return self.median._estimate(gradients.block_means(self.n_blocks))
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         return self.median.pullback(gradients.block_means(self.n_blocks), cotangent)
@@ -86,7 +90,7 @@ class MedianOfMeans(Robustifier):
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         # A block's weight is shared by its rows; the block means' weights average to one, and so do
         # these.
-        blocks = self.median.sample_weights(gradients.block_means(self.n_blocks))
+        blocks = self.median._sample_weights(gradients.block_means(self.n_blocks))
         matrix = block_matrix(gradients.n_samples, self.n_blocks, array_module(blocks))
         scale = gradients.n_samples / self.n_blocks
         return array_module(blocks).matmul(blocks[..., None, :], matrix)[..., 0, :] * scale

@@ -44,7 +44,8 @@ class Joined(SampleGradients):
         return self.parts[0].xp
 
     def weighted_sum(self, weights: Array) -> Any:
-        return tuple(part.weighted_sum(weights) for part in self.parts)
+        weights = weights.astype(self.compute_dtype, copy=False)  # once, not in every part
+        return tuple([part.weighted_sum(weights) for part in self.parts])
 
     def gram(self) -> Array:
         return self._sum_of_grams(centered=False)

@@ -18,6 +18,7 @@ from chainrob.sample_gradients.base import (
     block_matrix,
     of_values,
 )
+from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.joined import Joined
 from chainrob.sample_gradients.outer_product import OuterProducts
 
@@ -140,4 +141,7 @@ class Blocks(Mixed):
                 return tuple(part.reduce(reduction, dtype, fused) for part in parts)
             if type(base) is OuterProducts and base.n_positions == 1:
                 return base.grouped(count).reduce(reduction, dtype or self.dtype, fused)
+            if type(base) is Dense:
+                rows = self._combine(base.flat).reshape((*self.replicas, count, *self.shape))
+                return Dense(rows, len(self.replicas)).reduce(reduction, dtype or self.dtype, fused)
         return super().reduce(reduction, dtype, fused)

@@ -5,7 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
@@ -165,11 +165,7 @@ class OuterProducts(SampleGradients):
         """The means of blocks as outer products: the samples of a block become its positions, with
         zeros where a block is one sample short. For S = 1.
         """
-        edges = (np.arange(n_blocks + 1) * self.n_samples) // n_blocks
-        counts = np.diff(edges)
-        index = np.minimum(edges[:-1, None] + np.arange(counts.max()), self.n_samples - 1)
-        inside = np.arange(counts.max()) < counts[:, None]
-        index, share = self.xp.asarray(index), self.xp.asarray(inside / counts[:, None])
+        index, share = map(self.xp.asarray, _blocks(self.n_samples, n_blocks))
         x, gy = self.x[..., 0, :], self.gy[..., 0, :]
         # What pads a block is zero in both factors: infinity times zero would be NaN.
         x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
@@ -270,6 +266,16 @@ class OuterProducts(SampleGradients):
             rows = values.astype(np.float64, copy=False)
             out += _products(rows - central_row(rows) if centered else rows)
         return out
+
+
+@lru_cache(maxsize=32)
+def _blocks(n_samples: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of every block, and their shares in its mean: 0 for what pads a block."""
+    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
+    counts = np.diff(edges)
+    index = np.minimum(edges[:-1, None] + np.arange(counts.max()), n_samples - 1)
+    inside = np.arange(counts.max()) < counts[:, None]
+    return index, inside / counts[:, None]
 
 
 @cache

@@ -149,10 +149,11 @@ def _inverse_distances(
     """
     combine(w, products, products_w)
     size = inner(w, products_w)
-    total, nearest = 0.0, 0
     for i in range(len(w)):
         square = (products[i, i] - products_w[i]) + (size - products_w[i])
-        inverse[i] = 1.0 / np.sqrt(max(square, 0.0) + smoothing * smoothing)
+        inverse[i] = 1.0 / np.sqrt((square if square > 0.0 else 0.0) + smoothing * smoothing)
+    total, nearest = 0.0, 0
+    for i in range(len(w)):
         total += inverse[i]
         if inverse[i] > inverse[nearest]:
             nearest = i

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel
-from chainrob.kernels.cpu.vectors import ranked
+from chainrob.kernels.cpu.vectors import inner, ranked
 
 SMALL = 1 << 18
 """M * N * N up to which this form is used."""
@@ -48,15 +48,12 @@ def _mixed_gram(matrix: Any, gram: Any, out: Any) -> None:
                 for j in range(n):
                     row[j] += factor * gram[i, j]
                     sizes[j] += size * abs(gram[i, j])
-        rounding[a] = 0.0
-        for j in range(n):
-            rounding[a] += sizes[j] * abs(matrix[a, j])
-        for b in range(m):
-            total = 0.0
-            for j in range(n):
-                total += row[j] * matrix[b, j]
-            out[a, b] = total
+        for b in range(a + 1):
+            out[a, b] = out[b, a] = inner(row, matrix[b])
         norms[a] = out[a, a]
+        for j in range(n):
+            row[j] = abs(matrix[a, j])
+        rounding[a] = inner(sizes, row)
     order = norms.copy()
     middle = ranked(order, (m - 1) // 2)
     center = 0
