@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, prepare, sort, total
+from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, prepare
 from chainrob.kernels.cpu.columns import solve as solve_columns
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.network import MAX_ROWS, selection
+from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.powers import WORD, padded, scaled
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -69,12 +69,11 @@ def soft_truncation(
     with np.errstate(over="ignore"):
         floor = dtype((min_variance * factor) ** 0.5)
     if pilot == "median":
-        if n > MAX_ROWS:
+        programs = networks(n)
+        if programs is None:
             return None
-        low = (n - 1) // 2
-        program = selection(n, low, n - low)
         scale = dtype(MAD_TO_SIGMA * factor**0.5)
-        out = solve_columns(_median_pilot, x, gy, *program, low, scale, floor, overflow)
+        out = solve_columns(_median_pilot, x, gy, programs, scale, floor, overflow)
         return None if overflow[0] else out
     scale = dtype((factor / max(n - 1, 1)) ** 0.5)
     if gy.shape[2] > 1 or gy.shape[0] > 1 or n < 16 or gy.size * x.shape[-1] <= FEW:
@@ -205,23 +204,19 @@ def _answer(out: Any, column: int, estimate: Any, doubt: Any, overflow: Any) -> 
 @Kernel
 def _median_pilot(
     x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, low: int, scale: Any, floor: Any, overflow: Any,
+    programs: Any, scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
     n = sizes[0]
-    dtype = x.dtype.type
     lanes = simd.LINE // x.itemsize
     memory, base = buffer(x, n)
     deviations, at = buffer(x, n)
-    share = splat(dtype(1.0 / (n - 2 * low)))
     for column in range(start, stop):
         doubt = fill(memory, base, x, gy, sizes, shared, column)
-        sort(memory, base, n, groups, pairs, stages)
-        center = total(memory, base, low, n - low) * share
+        center = median(memory, base, n, programs)
         for i in range(n):
             value = load(memory, base + line(i) * lanes)
             store(deviations, at + line(i) * lanes, absolute(value - center))
-        sort(deviations, at, n, groups, pairs, stages)
-        spread = total(deviations, at, low, n - low) * share * splat(scale)
+        spread = median(deviations, at, n, programs) * splat(scale)
         spread = larger(spread, splat(floor))
         estimate = truncated_mean(memory, base, n, center, spread)
         _answer(out, column, estimate, doubt, overflow)
