@@ -109,7 +109,10 @@ def test_gram_matrix_of_mixed_rows_keeps_what_is_not_finite():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("n", "p", "q"), [(1, 1, 1), (7, 3, 2), (30, 5, 9), (100, 2, 10)])
+@pytest.mark.parametrize(
+    ("n", "p", "q"),
+    [(1, 1, 1), (7, 3, 2), (30, 5, 9), (100, 2, 10), (33, 300, 7), (128, 5, 140), (150, 20, 40)],
+)
 def test_centered_gram_matrix(dtype, n, p, q):
     rng = np.random.default_rng(n)
     x, gy = (rng.normal(3, size=(n, 1, k)).astype(dtype) for k in (p, q))
@@ -120,3 +123,19 @@ def test_centered_gram_matrix(dtype, n, p, q):
     ):
         expected = other.squared_distances()[0]  # array code, for it has a replica axis
         np.testing.assert_allclose(one.squared_distances(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e15])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_gram_matrix_keeps_what_tells_close_rows_apart(dtype, size):
+    """In panels, against distances in twice the digits."""
+    rng = np.random.default_rng(0)
+    x, gy = (1 + 1e-4 * rng.normal(size=(70, k)) for k in (150, 40))
+    x[3] *= size
+    x, gy = x.astype(dtype), gy.astype(dtype)
+    found = OuterProducts(x[:, None], gy[:, None]).squared_distances()
+    rows = (gy[:, :, None].astype(np.longdouble) * x[:, None, :]).reshape(70, -1)
+    others = np.flatnonzero(np.arange(70) != 3)
+    for i in others[:5]:
+        expected = ((rows[others] - rows[i]) ** 2).sum(axis=1).astype(float)
+        np.testing.assert_allclose(found[i, others], expected, rtol=1e-9)

@@ -1,5 +1,6 @@
-"""The centred Gram matrix of few or small outer products, where the calls of NumPy would cost more
-than the sums; see ``OuterProducts.centered_gram`` for the formula.
+"""The centred Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
+
+Few or small ones are settled here in one call; ``panel_gram`` has the form for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ SMALL = 1 << 18
 
 
 def centered_gram(x: np.ndarray, gy: np.ndarray, constant: float) -> np.ndarray | None:
-    """The Gram matrix (N, N), float64, of gy_n x_n^T less a common row; None where NumPy is faster.
+    """The Gram matrix (N, N), float64, of gy_n x_n^T less a common row; None for float16 and mixed
+    dtypes.
 
     Args:
         x: inputs (N, P).
@@ -48,9 +50,9 @@ def _centered_gram(x: Any, gy: Any, constant: float, out: Any) -> None:
         combine(dx[:, i], dx, dx_dx)
         combine(dg[:, i], dg, dg_dg)
         for j in range(n):
-            x_x = dx_dx[j] + along_x[i] + along_x[j] + size_x
-            cross = along_g[i] * (dx_dx[j] + along_x[j]) + along_g[j] * (dx_dx[j] + along_x[i])
-            out[i, j] = dg_dg[j] * x_x + cross + size_g * dx_dx[j]
+            out[i, j] = panel_gram.product_of_rows(
+                dx_dx[j], dg_dg[j], along_x[i], along_x[j], along_g[i], along_g[j], size_x, size_g
+            )
 
 
 @jit

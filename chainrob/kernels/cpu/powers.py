@@ -42,12 +42,10 @@ class Factors(NamedTuple):
 
 
 def scaled(factors: np.ndarray) -> Factors:
-    """Scale the columns of factors (N, K), K any number."""
+    """Scale the columns of factors (N, K), K a multiple of the lanes."""
+    n, width = factors.shape
     dtype = factors.dtype
     lanes = simd.lanes(dtype)
-    if factors.shape[1] % lanes:
-        factors = padded(factors, lanes)
-    n, width = factors.shape
     values = np.empty((width // lanes, n, lanes), dtype)
     reach = np.full((width // lanes, -(-n // WORD) * WORD), np.nan, dtype)
     units, least, even = (np.empty(width, dtype) for _ in range(3))
@@ -57,8 +55,12 @@ def scaled(factors: np.ndarray) -> Factors:
 
 
 def padded(array: np.ndarray, size: int) -> np.ndarray:
-    """A copy whose last axis is padded with zeros to a multiple of ``size``."""
+    """The array with its last axis padded with zeros to a multiple of ``size``; a copy, unless it
+    is one already that Numba takes as it is.
+    """
     length = array.shape[-1]
+    if length % size == 0 and array.flags.carray:
+        return array
     out = np.empty((*array.shape[:-1], -(-length // size) * size), array.dtype)
     out[..., :length], out[..., length:] = array, 0
     return out

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, prepare
+from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line
 from chainrob.kernels.cpu.columns import solve as solve_columns
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.median import median, networks
@@ -88,33 +88,32 @@ def _by_moments(
     overflow: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
     """The estimate (1, Q, P) from x (N, P) and gy (N, Q)."""
-    dtype = x.dtype.type
+    dtype, lanes = x.dtype.type, simd.lanes(x.dtype)
     n, n_inputs = x.shape
     n_outputs = gy.shape[1]
-    problem = prepare(x[None, :, None], gy[None, :, None])
-    b = scaled(problem.x.reshape(n, -1))
-    a = scaled(gy)
+    x = padded(x, lanes)
+    b, a = scaled(x), scaled(padded(gy, lanes))
     # One unit's factors lie along the samples.
     columns = padded(a.values.swapaxes(1, 2), WORD)
+    out = np.empty((1, n_outputs, x.shape[1]), x.dtype)
+    sizes = n, n_outputs, x.shape[1] // lanes
     floors = np.empty(0, dtype)
     if min_variance > 0:
         with np.errstate(over="ignore"):
             root = (min_variance * factor) ** 0.5 / b.units.astype(np.float64)
             floors = np.concatenate([root, 1 / a.units]).astype(dtype)
-    lanes = simd.lanes(x.dtype)
     least_x = b.least.reshape(-1, lanes).min(axis=1)
 
     def work(start: int, stop: int) -> None:
         _mean_pilot_by_moments(
-            problem.x, problem.gy, problem.out, problem.sizes, problem.shared, start, stop,
-            b.values.ravel(), columns.ravel(), b.units, a.units, b.reach.ravel(), b.even,
-            least_x, a.least, floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST),
-            scale, floor, overflow,
+            x.ravel(), columns.ravel(), out.ravel(), sizes, start, stop,
+            b.values.ravel(), b.units, a.units, b.reach.ravel(), b.even, least_x, a.least,
+            floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST), scale, floor, overflow,
         )  # fmt: skip
 
-    pairs = -(-n_outputs // 2)
-    share(work, pairs * problem.sizes[3], max(1, 8 * PIECE // (2 * n * lanes)))
-    return np.ascontiguousarray(problem.out.reshape(1, n_outputs, -1)[..., :n_inputs])
+    batches = -(-n_outputs // (2 * BATCH))
+    share(work, batches * sizes[2], max(1, 4 * PIECE // (BATCH * n * lanes)))
+    return np.ascontiguousarray(out[..., :n_inputs])
 
 
 @jit
@@ -176,18 +175,9 @@ def _mean_pilot(
 ) -> None:  # fmt: skip
     memory, base = buffer(x, sizes[0])
     for column in range(start, stop):
-        _column(memory, base, x, gy, out, sizes, shared, column, scale, floor, overflow)
-
-
-@jit
-def _column(
-    memory: Any, base: int, x: Any, gy: Any, out: Any, sizes: Any, shared: bool, column: int,
-    scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    """Estimate one column."""
-    doubt = fill(memory, base, x, gy, sizes, shared, column)
-    estimate = mean_pilot(memory, base, sizes[0], scale, floor)
-    _answer(out, column, estimate, doubt, overflow)
+        doubt = fill(memory, base, x, gy, sizes, shared, column)
+        estimate = mean_pilot(memory, base, sizes[0], scale, floor)
+        _answer(out, column, estimate, doubt, overflow)
 
 
 @jit
@@ -224,19 +214,18 @@ def _median_pilot(
 
 @Kernel
 def _mean_pilot_by_moments(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    b: Any, a: Any, units_x: Any, units_gy: Any, reach: Any, even: Any,
-    least_x: Any, least_gy: Any, floors: Any, factor: Any, trust: Any, least: Any,
-    scale: Any, floor: Any, overflow: Any,
+    x: Any, a: Any, out: Any, sizes: Any, start: int, stop: int,
+    b: Any, units_x: Any, units_gy: Any, reach: Any, even: Any, least_x: Any, least_gy: Any,
+    floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any, overflow: Any,
 ) -> None:  # fmt: skip
     """The names are those of ``_by_moments``.
 
-    Units go in pairs, so that additions need not wait for one another, and pairs are numbered
-    before vectors of inputs: the inputs of one vector then stay in the first-level cache. The
-    processor cannot guess where a value is truncated, so these places are collected, without a
-    branch, for ``BATCH`` pairs, and put right afterwards.
+    Units go in pairs, so that additions need not wait for one another, and ``BATCH`` pairs meet one
+    vector of inputs while that is in the first-level cache; then comes the next vector, whose
+    estimates lie beside theirs. The processor cannot guess where a value is truncated, so these
+    places are collected, without a branch, and put right when the batch is done.
     """
-    n, _, n_outputs, vectors = sizes
+    n, n_outputs, vectors = sizes
     dtype = x.dtype.type
     lanes = simd.LINE // x.itemsize
     pairs = (n_outputs + 1) // 2
@@ -245,6 +234,7 @@ def _mean_pilot_by_moments(
     sums = np.empty(6 * lanes, x.dtype)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     two, three = splat(dtype(2)), splat(dtype(3))
+    every = (1 << lanes) - 1
     count, share = splat(dtype(n)), splat(dtype(1.0 / n))
     unbiased = splat(dtype(factor * n / (n - 1)))
     m_of, threshold_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
@@ -253,10 +243,10 @@ def _mean_pilot_by_moments(
     # A place is a column of the batch, a run of WORD samples, and a bit for each of them.
     column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
     low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
-    for begin in range(start, stop, BATCH):
+    for number in range(start, stop):
+        vector, first = number % vectors, number // vectors * BATCH
         n_columns, n_places = 0, 0
-        for number in range(begin, min(begin + BATCH, stop)):
-            vector, pair = number // pairs, number % pairs
+        for pair in range(first, min(first + BATCH, pairs)):
             _power_sums(b, a, vector * n * lanes, 2 * pair * padded, n, padded, sums)
             for unit in range(2 * pair, min(2 * pair + 2, n_outputs)):
                 at = (unit - 2 * pair) * 3 * lanes
@@ -264,15 +254,19 @@ def _mean_pilot_by_moments(
                 e2 = load(sums, at + lanes) * share
                 e3 = load(sums, at + 2 * lanes) * share
                 variance = e2 - m * m
-                # Without underflow a sum of squares that is zero means that all values are zero.
+                # A bit a lane. Without underflow a sum of squares that is zero means that all
+                # values are; NaN stays what it is.
                 empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
-                fine = choose(e2 * splat(trust), variance, one, zero)  # zero where NaN
-                fine = choose(splat(least), e2, fine, zero)
-                fine = choose(e2, infinite, fine, zero)
-                fine = choose(empty, e2, fine, one)
+                fine = simd.exceeding(variance, e2 * splat(trust))
+                fine &= simd.exceeding(e2, splat(least)) & simd.exceeding(infinite, e2)
+                fine |= ~simd.exceeding(e2, empty)
                 column = unit * vectors + vector
-                if not simd.smallest(fine) > 0:
-                    _column(memory, base, x, gy, out, sizes, shared, column, scale, floor, overflow)
+                if ~fine & every:
+                    doubt = _fill(
+                        memory, base, x, a, units_gy[unit], n, vector * lanes, unit * padded
+                    )
+                    estimate = mean_pilot(memory, base, n, scale, floor)
+                    _answer(out, column, estimate, doubt, overflow)
                     continue
                 s2 = variance * unbiased
                 if floors.size:
@@ -321,6 +315,19 @@ def _mean_pilot_by_moments(
             unit, vector = column_of[column] // vectors, column_of[column] % vectors
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
             store(out, column_of[column] * lanes, estimate * back)
+
+
+@jit
+def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, at_a: int) -> Any:
+    """As ``columns.fill``, from scaled factors of an output unit: powers of two lose nothing."""
+    lanes = simd.LINE // x.itemsize
+    width = x.size // n
+    doubt = splat(x.dtype.type(0))
+    for i in range(n):
+        value = splat(a[at_a + i] * unit) * load(x, at_x + i * width)
+        store(memory, base + line(i) * lanes, value)
+        doubt = keep_nan(doubt, value)
+    return doubt
 
 
 @jit
