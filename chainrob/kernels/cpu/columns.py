@@ -86,7 +86,7 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
     else:
         padded = np.zeros((*x.shape[:-1], width), x.dtype)
         padded[..., : x.shape[-1]] = x
-    columns = np.array(np.moveaxis(gy, -1, 1), order="C")
+    columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
     return Problem(padded.ravel(), columns.ravel(), out, (n, s, q, vectors), x.shape[0] == 1)
 
