@@ -26,6 +26,7 @@ PIECE = 1 << 19
 """Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
 
 _sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
+_sort_products = simd.product_sorter(BLOCK_SORT, BLOCK)
 _merge_group = simd.group_sorter(BLOCK_MERGE, BLOCK)
 
 
@@ -143,6 +144,50 @@ def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -
         store(memory, base + line(i) * lanes, top)
     for i in range(0, full, BLOCK):
         _sort_block(memory, base + line(i) * lanes)
+    _merge(memory, base, groups, pairs, stages)
+
+
+@jit
+def fill_sorted(
+    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int,
+    groups: Any, pairs: Any, stages: Any,
+) -> Any:  # fmt: skip
+    """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
+    n, s, q, vectors = sizes
+    if s > 1 or n < BLOCK:
+        doubt = fill(memory, base, x, gy, sizes, shared, column)
+        sort(memory, base, n, groups, pairs, stages)
+        return doubt
+    lanes = simd.LINE // x.itemsize
+    unit, vector = column // vectors, column % vectors
+    width = vectors * lanes
+    from_x = vector * lanes + (0 if shared else (unit // q) * n * width)
+    from_gy = unit * n
+    whole = n - n % BLOCK
+    doubt = splat(x.dtype.type(0))
+    for i in range(0, whole, BLOCK):
+        found = _sort_products(
+            x, from_x + i * width, width, gy, from_gy + i, memory, base + line(i) * lanes
+        )
+        doubt = keep_nan(doubt, found)
+    top = splat(x.dtype.type(np.inf))
+    for i in range(whole, n):
+        value = splat(gy[from_gy + i]) * load(x, from_x + i * width)
+        store(memory, base + line(i) * lanes, value)
+        doubt = keep_nan(doubt, value)
+    full = -(-n // BLOCK) * BLOCK
+    for i in range(n, full + 1):
+        store(memory, base + line(i) * lanes, top)
+    if whole < n:
+        _sort_block(memory, base + line(whole) * lanes)
+    _merge(memory, base, groups, pairs, stages)
+    return doubt
+
+
+@jit
+def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None:
+    """Merge sorted blocks."""
+    lanes = simd.LINE // memory.itemsize
     group, pair = 0, 0
     for stage in range(stages.shape[0]):
         while group < stages[stage, 0]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
+from chainrob.kernels.cpu.columns import buffer, fill_sorted, line, solve, total
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
@@ -56,8 +56,7 @@ def _nearest(
     share = splat(dtype(1.0 / (n - 2 * trim)))
     kept = splat(dtype(n - f))
     for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        sort(memory, base, n, groups, pairs, stages)
+        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
         center = total(memory, base, trim, n - trim) * share
         # The nearest values are a run of the sorted ones. The distance at which the choice ends is
         # that of the run whose farther end is nearest.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, solve, sort, total
+from chainrob.kernels.cpu.columns import buffer, fill, fill_sorted, line, solve, total
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
@@ -63,8 +63,7 @@ def _trimmed_mean(
     memory, base = buffer(x, n)
     share = splat(x.dtype.type(1.0 / (n - 2 * count)))
     for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        sort(memory, base, n, groups, pairs, stages)
+        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
         mean = total(memory, base, count, n - count) * share
         store(out, column * lanes, keep_nan(mean, doubt))
 
@@ -82,8 +81,7 @@ def _winsorized_mean(
     weight_low = splat(x.dtype.type(count + 1))
     weight_high = splat(x.dtype.type(min(count + 1, n - count - 1)))
     for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        sort(memory, base, n, groups, pairs, stages)
+        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
         mean = total(memory, base, count + 1, n - count - 1)
         mean = fma(load(memory, base + line(count) * lanes), weight_low, mean)
         mean = fma(load(memory, base + line(n - count - 1) * lanes), weight_high, mean)

@@ -296,6 +296,12 @@ def exchange(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
 def _network(builder: Any, kind: Any, pointers: Sequence[Any], comparators: Any) -> None:
     """Load some vectors, put them through comparators within registers, and store them."""
     rows = [builder.load(pointer, align=_align(kind)) for pointer in pointers]
+    _sorted_store(builder, kind, rows, pointers, comparators)
+
+
+def _sorted_store(
+    builder: Any, kind: Any, rows: list[Any], pointers: Sequence[Any], comparators: Any
+) -> None:
     for i, j in comparators:
         rows[i], rows[j] = _smaller(builder, rows[i], rows[j]), _larger(builder, rows[i], rows[j])
     for row, pointer in zip(rows, pointers, strict=True):
@@ -319,6 +325,48 @@ def block_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
         return types.void(array, types.intp), codegen
 
     return sort_block
+
+
+def product_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
+    """An intrinsic (x, from_x, stride, gy, from_gy, array, offset): ``size`` vectors of x, some
+    elements apart, times as many numbers of gy go through a network and into consecutive vectors
+    of an array. It answers with NaN in the lanes that hold one, 0 elsewhere.
+    """
+
+    @intrinsic
+    def sort_products(
+        typingctx: Any, x: Any, from_x: Any, stride: Any, gy: Any, from_gy: Any, array: Any,
+        offset: Any,
+    ) -> Any:  # fmt: skip
+        vector = Vector(array.dtype)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds, step = signature.args, args[6].type
+            kind, index = _ir_type(vector), ir.IntType(32)
+            numbers = context.make_array(kinds[3])(context, builder, args[3]).data
+            lanes = ir.Constant(ir.VectorType(index, vector.lanes), None)
+            undefined, doubt = ir.Constant(kind, ir.Undefined), ir.Constant(kind, None)
+            rows, pointers = [], []
+            at = args[1]
+            for row in range(size):
+                number = builder.load(builder.gep(numbers, [builder.add(args[4], step(row))]))
+                one = builder.insert_element(undefined, number, index(0))
+                value = builder.load(
+                    _pointer(builder, context, kinds[0], args[0], at), align=_align(kinds[0])
+                )
+                value = builder.fmul(builder.shuffle_vector(one, undefined, lanes), value)
+                rows.append(value)
+                doubt = _keep_nan(builder, doubt, value)
+                at = builder.add(at, args[2])
+                target = builder.add(args[6], step(row * vector.lanes))
+                pointers.append(_pointer(builder, context, kinds[5], args[5], target))
+            _sorted_store(builder, kinds[5], rows, pointers, comparators)
+            return doubt
+
+        integer = types.intp
+        return vector(x, integer, integer, gy, integer, array, integer), codegen
+
+    return sort_products
 
 
 def group_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
