@@ -22,6 +22,9 @@ from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
 from chainrob.kernels.threads import share
 
+OFTEN = 8
+"""Number of columns that read the same inputs, from which on these are copied to lie together."""
+
 PIECE = 1 << 19
 """Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
 
@@ -36,8 +39,9 @@ class Problem(NamedTuple):
     x: np.ndarray
     gy: np.ndarray
     out: np.ndarray
-    sizes: tuple[int, int, int, int]
-    """N, S, Q, and the number of vectors that make up P'."""
+    sizes: tuple[int, int, int, int, int, int]
+    """N, S, Q, the number of vectors that make up P'; and how far apart in x the vectors of
+    consecutive positions lie, and consecutive vectors of one position."""
     shared: bool
     """Whether all replicas share x."""
 
@@ -63,7 +67,7 @@ def solve(
         swapped = (gy, x) if x.shape[0] == gy.shape[0] else (gy, np.repeat(x, gy.shape[0], axis=0))
         return np.ascontiguousarray(solve(kernel, *swapped, *parameters).swapaxes(-1, -2))
     problem = prepare(x, gy)
-    n, _, q, vectors = problem.sizes
+    n, _, q, vectors = problem.sizes[:4]
     columns = gy.shape[0] * q * vectors
 
     def work(start: int, stop: int) -> None:
@@ -77,11 +81,21 @@ def solve(
 
 
 def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
-    """Pad x to whole vectors and make the columns of gy contiguous."""
+    """Pad x to whole vectors and make the columns contiguous, where they are read often."""
     t, n, s, q = gy.shape
-    vectors = -(-x.shape[-1] // simd.lanes(x.dtype))
-    width = vectors * simd.lanes(x.dtype)
-    if width == x.shape[-1]:
+    lanes = simd.lanes(x.dtype)
+    vectors = -(-x.shape[-1] // lanes)
+    width = vectors * lanes
+    step, jump = width, lanes
+    if q >= OFTEN and vectors > 1:
+        # Else every row of a column would lie on a page of its own.
+        step, jump = lanes, n * s * lanes
+        padded = np.zeros((x.shape[0], vectors, n, s, lanes), x.dtype)
+        whole = x.shape[-1] // lanes
+        rows = x[..., : whole * lanes].reshape(*x.shape[:-1], whole, lanes)
+        padded[:, :whole] = np.moveaxis(rows, -2, 1)
+        padded[:, whole:, ..., : x.shape[-1] % lanes] = x[:, None, ..., whole * lanes :]
+    elif width == x.shape[-1]:
         # Numba compiles anew for arrays that are read-only or not aligned.
         padded = x if x.flags.carray else x.copy()
     else:
@@ -89,7 +103,9 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
         padded[..., : x.shape[-1]] = x
     columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
-    return Problem(padded.ravel(), columns.ravel(), out, (n, s, q, vectors), x.shape[0] == 1)
+    return Problem(
+        padded.ravel(), columns.ravel(), out, (n, s, q, vectors, step, jump), x.shape[0] == 1
+    )
 
 
 # -- inside kernels
@@ -116,19 +132,16 @@ def buffer(like: Any, n: int) -> Any:
 @jit
 def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int) -> Any:
     """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
-    n, s, q, vectors = sizes
+    n, s, q, vectors, step, jump = sizes
     lanes = simd.LINE // x.itemsize
     unit, vector = column // vectors, column % vectors
-    width = vectors * lanes
-    from_x = vector * lanes + (0 if shared else (unit // q) * n * s * width)
+    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
     from_gy = unit * n * s
     doubt = splat(x.dtype.type(0))
     for i in range(n):
-        value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * width)
+        value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * step)
         for k in range(1, s):
-            value = fma(
-                splat(gy[from_gy + i * s + k]), load(x, from_x + (i * s + k) * width), value
-            )
+            value = fma(splat(gy[from_gy + i * s + k]), load(x, from_x + (i * s + k) * step), value)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     return doubt
@@ -153,26 +166,25 @@ def fill_sorted(
     groups: Any, pairs: Any, stages: Any,
 ) -> Any:  # fmt: skip
     """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
-    n, s, q, vectors = sizes
+    n, s, q, vectors, step, jump = sizes
     if s > 1 or n < BLOCK:
         doubt = fill(memory, base, x, gy, sizes, shared, column)
         sort(memory, base, n, groups, pairs, stages)
         return doubt
     lanes = simd.LINE // x.itemsize
     unit, vector = column // vectors, column % vectors
-    width = vectors * lanes
-    from_x = vector * lanes + (0 if shared else (unit // q) * n * width)
+    from_x = vector * jump + (0 if shared else (unit // q) * n * vectors * lanes)
     from_gy = unit * n
     whole = n - n % BLOCK
     doubt = splat(x.dtype.type(0))
     for i in range(0, whole, BLOCK):
         found = _sort_products(
-            x, from_x + i * width, width, gy, from_gy + i, memory, base + line(i) * lanes
+            x, from_x + i * step, step, gy, from_gy + i, memory, base + line(i) * lanes
         )
         doubt = keep_nan(doubt, found)
     top = splat(x.dtype.type(np.inf))
     for i in range(whole, n):
-        value = splat(gy[from_gy + i]) * load(x, from_x + i * width)
+        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     full = -(-n // BLOCK) * BLOCK
