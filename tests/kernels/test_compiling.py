@@ -96,3 +96,12 @@ def test_read_only_and_unaligned_arrays():
     np.testing.assert_array_equal(chainrob.CoordinateMedian()(np.asfortranarray(rows)), expected)
     swapped = rows.astype(rows.dtype.newbyteorder())
     np.testing.assert_array_equal(chainrob.CoordinateMedian()(swapped), expected)
+
+
+def test_stored_code_is_out_of_date_when_any_source_is(monkeypatch):
+    compiling._stamp.cache_clear()
+    before = Kernel(double).compiled._cache._cache_file._source_stamp
+    again = Kernel(double).compiled._cache._cache_file._source_stamp
+    monkeypatch.setattr(compiling, "_stamp", lambda: "another file has changed")
+    after = Kernel(double).compiled._cache._cache_file._source_stamp
+    assert before == again != after

@@ -5,9 +5,11 @@ long.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -45,6 +47,7 @@ class Kernel:
         options: dict[str, Any] = {"nogil": True, "fastmath": FLAGS, "error_model": "numpy"}
         try:
             self.compiled = numba.njit(cache=True, **options)(function)
+            _depend_on_all_sources(self.compiled)
         except RuntimeError:  # no folder to write to
             self.compiled = numba.njit(**options)(function)
         self.ready: set[np.dtype] = set()
@@ -71,3 +74,22 @@ class Kernel:
             self.compiled.__name__,
             dtype,
         )
+
+
+@functools.cache
+def _stamp() -> str:
+    """What changes with any file that kernels are made of."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    found = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _depend_on_all_sources(compiled: Any) -> None:
+    """Let stored machine code be out of date as soon as any file beside this one has changed.
+
+    Numba looks at the file of the function alone, but a kernel is compiled together with what it
+    calls in other files: without this, a change there would go unseen.
+    """
+    stored = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(stored, "_source_stamp"):
+        stored._source_stamp = (stored._source_stamp, _stamp())
