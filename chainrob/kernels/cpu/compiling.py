@@ -90,6 +90,6 @@ def _depend_on_all_sources(compiled: Any) -> None:
     Numba looks at the file of the function alone, but a kernel is compiled together with what it
     calls in other files: without this, a change there would go unseen.
     """
-    stored = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    stored: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(stored, "_source_stamp"):
         stored._source_stamp = (stored._source_stamp, _stamp())
