@@ -41,9 +41,8 @@ class GradientPullback(function_node.FunctionNode):
     def forward(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         plan = self.node.aggregation
         n_cotangents = sum(self.present)
-        inputs = arrays[: len(arrays) - n_cotangents]
-        given = iter(arrays[len(inputs) :])
-        inputs, n_samples = self.node.scaled(inputs)
+        given = iter(arrays[len(arrays) - n_cotangents :])
+        inputs, n_samples = self.node.scaled(arrays[: len(arrays) - n_cotangents])
         operators = self.node.build(inputs, self.node.wanted)
         rows = [self._explicit(operators[index]) for index in self.node.wanted]
         cotangents = []
@@ -62,7 +61,7 @@ class GradientPullback(function_node.FunctionNode):
             of_inputs = [one * n_samples for one in of_inputs]
         return tuple(
             one.astype(array.dtype, copy=False)
-            for one, array in zip((*of_inputs, of_gy), inputs, strict=True)
+            for one, array in zip((*of_inputs, of_gy), arrays, strict=False)
         )
 
     def _explicit(self, gradients: SampleGradients) -> SampleGradients:

@@ -150,8 +150,11 @@ class GradientNode(function_node.FunctionNode):
         return self.build(arrays, self.wanted), n_samples
 
     def scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int]:
-        """The graph inputs with gy in the unit of contract 1, and N."""
-        *inputs, gy = arrays
+        """The graph inputs with gy in the unit of contract 1, and N.
+
+        float16 becomes float32 first: N times what a scaled loss leaves there is soon beyond it.
+        """
+        *inputs, gy = (one.astype(np.float32) if one.dtype == np.float16 else one for one in arrays)
         n_samples = gy.shape[self.sample_axis] // self.n_positions
         if self.aggregation.loss_reduction == "mean":
             gy = gy * gy.dtype.type(n_samples)

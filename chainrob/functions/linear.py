@@ -210,7 +210,8 @@ def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) 
     if replicas <= 0 and (n_batch_axes > 1 or x.ndim > 2):
         # Samples without positions have gradients of zero, which is what an empty batch has.
         positions = max(prod(x.shape[1:n_batch_axes]), 1)
-        x = chainer.functions.reshape(x, (prod(batch_shape), -1) if x.size else (0, W.shape[-1]))
+        n_inputs = prod(x.shape[n_batch_axes:])
+        x = chainer.functions.reshape(x, (prod(batch_shape), n_inputs))
     if aggregation.robustifier is None:
         aggregation = replace(aggregation, robustifier=Mean(nonfinite="propagate"), scope="layer")
     node = LinearFunction(aggregation, positions)

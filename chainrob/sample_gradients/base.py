@@ -83,10 +83,8 @@ class SampleGradients(abc.ABC):
         float64.
 
         Distances and every estimate whose weights add up to one are the same for all c. The centre
-        is a row of ordinary
-        size, subtracted before any product is formed: neither a large common mean nor one huge row
-            then costs the
-        digits of the differences between the others.
+        is a row of ordinary size, subtracted before any product is formed: neither a large common
+        mean nor one huge row then costs the digits of the differences between the others.
         """
 
     @abc.abstractmethod

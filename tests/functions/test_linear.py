@@ -317,3 +317,20 @@ def test_factors_of_any_size(of_x, of_gy, scope):
         scaled = x * 2.0 ** (3 * of_x), gy * 2.0 ** (3 * of_gy)
         found, _, _ = gradients(scaled[0], W, None, scaled[1], **options)
         np.testing.assert_allclose(found, expected * 2.0 ** (3 * (of_x + of_gy)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("robustifier", [chainrob.Mean(), chainrob.CoordinateMedian()])
+@pytest.mark.parametrize("scope", ["layer", "unit"])
+def test_half_precision_has_room_for_the_factor_n(robustifier, reduction, scope):
+    # A scaled loss leaves gy that float16 holds, but not N times; nor small estimates over N.
+    n = 256
+    W = np.zeros((2, 3), np.float16)
+    for size, share in ((300.0, 1.0 / n), (6e-6, 1.0)):
+        x = np.full((n, 3), share, np.float16)
+        gy = np.full((n, 2), size, np.float16)
+        gw, _, _ = gradients(
+            x, W, None, gy, robustifier=robustifier, loss_reduction=reduction, scope=scope
+        )
+        assert gw.dtype == np.float16
+        np.testing.assert_allclose(gw, n * share * float(gy[0, 0]), rtol=1e-3)
