@@ -148,6 +148,42 @@ def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, colu
 
 
 @jit
+def fill_with_mean(
+    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int
+) -> Any:
+    """Write the values of a column; answers with their mean, which is NaN where one is.
+
+    Deviations from the first row are added up: a large common mean then costs no digits.
+    """
+    n, s, q, vectors, step, jump = sizes
+    lanes = simd.LINE // x.itemsize
+    unit, vector = column // vectors, column % vectors
+    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
+    from_gy = unit * n * s
+    if s > 1:
+        fill(memory, base, x, gy, sizes, shared, column)
+        return mean(memory, base, n)
+    first = splat(gy[from_gy]) * load(x, from_x)
+    even = odd = first - first
+    for i in range(n):
+        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+        store(memory, base + line(i) * lanes, value)
+        even, odd = odd, even + (value - first)
+    return fma(even + odd, splat(x.dtype.type(1.0 / n)), first)
+
+
+@jit
+def mean(memory: Any, base: int, n: int) -> Any:
+    """The mean of a column, found as by ``fill_with_mean``."""
+    lanes = simd.LINE // memory.itemsize
+    first = load(memory, base)
+    even = odd = first - first
+    for i in range(n):
+        even, odd = odd, even + (load(memory, base + line(i) * lanes) - first)
+    return fma(even + odd, splat(memory.dtype.type(1.0 / n)), first)
+
+
+@jit
 def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -> None:
     """Sort the rows of a column in every lane, as far as a ``network.Program`` carries it."""
     lanes = simd.LINE // memory.itemsize

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, solve
+from chainrob.kernels.cpu.columns import buffer, fill, fill_with_mean, line, solve
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
@@ -143,8 +143,11 @@ def _m_estimator(
     tiny, share = splat(np.finfo(dtype).tiny), splat(dtype(1.0 / n))
     rows = np.empty(n + 1, np.int32)
     for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        pivot = median(memory, base, n, programs) if by_median else _mean(memory, base, n)
+        if by_median:
+            doubt = fill(memory, base, x, gy, sizes, shared, column)
+            pivot = median(memory, base, n, programs)
+        else:
+            doubt = pivot = fill_with_mean(memory, base, x, gy, sizes, shared, column)
         # Deviations take the place of the values.
         size, square, odd_size, odd_square, equal = zero, zero, zero, zero, zero
         for i in range(n):
@@ -178,16 +181,6 @@ def _m_estimator(
             memory, base, n, scale, kind, coefficients, rows, max_iterations, unconverged
         )
         store(out, column * lanes, keep_nan(pivot + location / unit, doubt))
-
-
-@jit
-def _mean(memory: Any, base: int, n: int) -> Any:
-    lanes = simd.LINE // memory.itemsize
-    first = load(memory, base)
-    even = odd = first - first
-    for i in range(n):
-        even, odd = odd, even + (load(memory, base + line(i) * lanes) - first)
-    return fma(even + odd, splat(memory.dtype.type(1.0 / n)), first)
 
 
 @jit

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line
+from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean
 from chainrob.kernels.cpu.columns import solve as solve_columns
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.median import median, networks
@@ -141,8 +141,7 @@ def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> A
 def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
     """The estimate of a column with mean and variance as pilot.
 
-    Deviations are taken from the first row before they are added up, and scaled by the largest
-    before they are squared: neither a large common mean nor huge values then cost digits.
+    Deviations are scaled by the largest before they are squared: huge values then cost no digits.
 
     Args:
         scale, floor: s^2 = max(scale^2 * sum of squared deviations, floor^2).
@@ -150,11 +149,7 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
-    first = load(memory, base)
-    even, odd = zero, zero
-    for i in range(n):
-        even, odd = odd, even + (load(memory, base + line(i) * lanes) - first)
-    center = fma(even + odd, splat(dtype(1.0 / n)), first)
+    center = mean(memory, base, n)
     widest = zero
     for i in range(n):
         widest = larger(widest, absolute(load(memory, base + line(i) * lanes) - center))
