@@ -43,8 +43,8 @@ def check_convergence() -> None:
         ConvergenceWarning: some of a robustifier's estimates stopped before they met its tolerance.
 
     Example:
-        >>> import chainrob.robustifiers.convergence
-        >>> chainrob.robustifiers.convergence.check_convergence()
+        >>> from chainrob.robustifiers.convergence import check_convergence
+        >>> check_convergence()
     """
     with _lock:
         pending = dict(_pending)

@@ -55,17 +55,19 @@ class MEstimator(CoordinateWise):
     - ``'catoni'``: Catoni's widest, psi = sign(u) log(1 + \|u\| + u^2 / 2).
 
     Breakdown point: 0 with the mean as pivot, for it moves with any row and takes sigma along. With
-    ``pilot='median'`` any number of rows below beta N = 0.344 N; but 0 with ``'catoni'``, whose psi
-    grows without bound, if slowly: f rows at M carry it to the order of M^(f / (N - f)). A
-    coordinate in which more than 1 - beta of the values equal the pivot has scale 0, and the
-    estimate is the pivot. Translation- and scale-equivariant unless ``scale`` is given. One row:
-    the row. Cost: a few passes over all values for the scale, and a few for the location.
+    ``pilot='median'`` any number of rows below beta N = 0.344 N, with a given ``scale`` (N - 1) //
+    2 rows; but 0 with ``'catoni'``, whose psi grows without bound, if slowly: f rows at M carry it
+    to the order of M^(f / (N - f)). A coordinate in which more than 1 - beta of the values equal
+    the pivot has scale 0, and the estimate is the pivot. Translation- and scale-equivariant unless
+    ``scale`` is given. One row: the row. Cost: a few passes over all values for the scale, and a
+    few for the location.
 
     Args:
         rho: ``'pseudo_huber'``, ``'log_cosh'``, ``'gudermannian'`` or ``'catoni'``.
         delta: confidence parameter in (0, 1).
         scale: s itself, in units of one sample's loss gradient; None for the equations above.
-        pilot: the pivot gamma, ``'mean'`` (the paper) or ``'median'``.
+        pilot: the pivot gamma, ``'mean'`` (the paper) or ``'median'``; with a given ``scale`` it
+            has no part in the equation.
         tolerance: stop when no step is longer than this share of s, or of the distance to the pivot
             where that is longer (in float32, than a few roundings).
         max_iterations: give up after so many steps, with a ConvergenceWarning.
@@ -108,7 +110,14 @@ class MEstimator(CoordinateWise):
     def fused(self, n_samples: int) -> Fused | None:
         factor = sqrt(n_samples / log(2.0 / self.delta))
         iteration = (self.tolerance, self.max_iterations, self._report)
-        return Fused("m_estimator", (self.rho, self.pilot, self.scale, factor, *iteration))
+        return Fused("m_estimator", (self.rho, self._pivot, self.scale, factor, *iteration))
+
+    @property
+    def _pivot(self) -> str:
+        """What the iteration starts from. The root for a given scale is the same from anywhere, but
+        deviations from a mean that one huge row has carried off have lost their digits.
+        """
+        return self.pilot if self.scale is None else "median"
 
     def _report(self, unconverged: Array) -> None:
         report(self, unconverged)
@@ -163,7 +172,7 @@ class MEstimator(CoordinateWise):
         are as ``headroom`` gave them.
         """
         xp = array_module(values)
-        if self.pilot == "mean":
+        if self._pivot == "mean":
             pivot = values.mean(axis=-2, keepdims=True)
         else:
             pivot = xp.median(values, axis=-2, keepdims=True)
@@ -206,8 +215,9 @@ class MEstimator(CoordinateWise):
             step = xp.where(scale > 0.0, step, step.dtype.type(0))
             low, high = xp.where(step > 0.0, location, low), xp.where(step < 0.0, location, high)
             slope = slope.mean(axis=-2, keepdims=True)
-            newton = step / xp.where(slope > 0.0, slope, 1.0)
-            moved = location + safe * newton
+            with np.errstate(over="ignore"):  # what is no number is outside the bracket
+                newton = step / xp.where(slope > 0.0, slope, 1.0)
+                moved = location + safe * newton
             # A step that leaves the bracket, or does not shrink and might go in circles, is
             # replaced by one to the middle of the bracket.
             shrinks = xp.abs(newton) <= xp.maximum(0.5 * xp.abs(previous), tolerance)

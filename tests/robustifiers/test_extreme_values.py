@@ -132,11 +132,26 @@ def test_an_absolute_scale_beyond_the_numbers(rho, pilot, dtype):
                 np.testing.assert_allclose(found / unit, np.median(rows, axis=0), atol=atol)
 
 
-def test_an_absolute_scale_far_below_an_outlier():
-    """The outlier must not take the unit in which the scale is held along."""
-    rows = clean_rows(12, 20).astype(np.float32)
-    rows[3] = 1e25
-    for scale in (0.5, 1.0, 10.0):
-        expected = oracle.m_estimator(rows.astype(float), "log_cosh", scale=scale)
-        found = c.MEstimator("log_cosh", scale=scale, pilot="median")(rows)
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pilot", ["mean", "median"])
+@pytest.mark.parametrize("rho", ["pseudo_huber", "log_cosh", "gudermannian"])
+def test_an_absolute_scale_far_below_an_outlier(rho, pilot, dtype):
+    """The outlier must take neither the unit nor the deviations from a pivot along."""
+    for size, n in ((1e15, 12), (1e25, 12), (1e15, 13)):
+        rows = clean_rows(n, 20).astype(dtype)
+        rows[3] = size
+        for scale in (0.5, 1.0, 10.0):
+            expected = oracle.m_estimator(rows.astype(float), rho, scale=scale, pilot="median")
+            robustifier = c.MEstimator(rho, scale=scale, pilot=pilot)
+            np.testing.assert_allclose(robustifier(rows), expected, atol=2e-5)
+            if size == 1e15:
+                np.testing.assert_allclose(robustifier.reduce(rows), expected, atol=2e-5)
+
+
+def test_a_step_beyond_the_numbers_is_none():
+    """Far from the root psi' is next to nothing; that is no reason to warn."""
+    rows = clean_rows(33, 4).astype(np.float32)
+    rows[3] = 1e15
+    for rho in oracle.PSI:
+        found = c.MEstimator(rho, scale=0.37).reduce(rows)
+        assert np.all((found > rows.min(axis=0)) & (found < 1e4))
