@@ -265,10 +265,14 @@ class CoordinateWise(Robustifier):
         exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
         let_in = xp.zeros((*gradients.replicas, gradients.n_samples), np.float64)
         total = xp.zeros_like(let_in)
+        rounding = gradients.n_samples * float(np.finfo(np.float64).eps)
         for _, values in gradients.tiles():
             weights = self.coordinate_weights(values).astype(np.float64, copy=False)
             shares = weights / weights.sum(axis=-2, keepdims=True)
             deviations = values - (shares * values).sum(axis=-2, keepdims=True)
+            # What rounding leaves of a mean of equal values is no deviation.
+            noise = rounding * (shares * xp.abs(values)).sum(axis=-2, keepdims=True)
+            deviations = xp.where(xp.abs(deviations) > noise, deviations, 0.0)
             squares = xp.clip(xp.ldexp(deviations, -exponent), -1e150, 1e150) ** 2
             let_in += (weights * squares).sum(axis=-1)
             total += squares.sum(axis=-1)

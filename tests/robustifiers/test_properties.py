@@ -80,7 +80,18 @@ def test_identical_rows(case, dtype):
     np.testing.assert_allclose(found, row, rtol=8 * eps, atol=0)
     weights = robustifier.sample_weights(np.tile(row, (9, 1)))
     if case.permutation:
-        np.testing.assert_allclose(weights, weights[0])
+        np.testing.assert_allclose(weights, 1.0)
+
+
+@every
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_is_no_deviation(case, dtype):
+    """The mean of equal values may miss them by a rounding; each still has the weight 1."""
+    if not isinstance(case.make(0), chainrob.robustifiers.CoordinateWise):
+        pytest.skip("weighs whole rows")
+    for n in (3, 5, 12, 33):
+        rows = np.tile(0.1 * clean_rows(2, 40, n)[:1], (n, 1)).astype(dtype)
+        np.testing.assert_allclose(case.make(0).sample_weights(rows), 1.0)
 
 
 @every
