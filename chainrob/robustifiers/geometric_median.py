@@ -11,7 +11,7 @@ import numpy as np
 from chainrob.kernels import array_module, geometric_median
 from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
 from chainrob.robustifiers.convergence import report
-from chainrob.robustifiers.parameters import require_integer
+from chainrob.robustifiers.parameters import require_integer, require_open_unit
 from chainrob.sample_gradients.base import Array
 
 
@@ -70,11 +70,7 @@ class GeometricMedian(Weighting):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("tolerance", "smoothing"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(
-                    f"GeometricMedian: {name} must lie strictly between 0 and 1, found "
-                    f"{getattr(self, name)!r}"
-                )
+            require_open_unit(self, name)
         require_integer(self, "max_iterations", 1)
 
     def weights(self, gram: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from chainrob.kernels import array_module
 from chainrob.kernels import nearest_sums as compiled
 from chainrob.robustifiers.base import Weighting
-from chainrob.robustifiers.parameters import require_choice, require_integer
+from chainrob.robustifiers.parameters import require_choice, require_flag, require_integer
 from chainrob.robustifiers.selection import TIE, smallest
 from chainrob.sample_gradients.base import Array, squared_distances
 
@@ -64,6 +64,8 @@ class Krum(Weighting):
         super().__post_init__()
         require_integer(self, "f")
         require_choice(self, "neighbors", NEIGHBORS)
+        require_flag(self, "count_self")
+        require_flag(self, "squared")
 
     def check(self, n_samples: int) -> None:
         if self.f and 2 * self.f + 2 >= n_samples:

@@ -38,6 +38,29 @@ def require_open_unit(owner: Any, name: str) -> None:
         )
 
 
+def require_floor(owner: Any, name: str) -> None:
+    """Raise ValueError unless the field is a finite number of at least 0."""
+    value = getattr(owner, name)
+    if not isinstance(value, Real) or not 0.0 <= float(value) < inf:
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be at least 0 and finite, found {value!r}"
+        )
+
+
+def require_below_half(owner: Any, name: str) -> None:
+    """Raise ValueError unless the field is a share in [0, 0.5)."""
+    value = getattr(owner, name)
+    if not isinstance(value, Real) or not 0.0 <= float(value) < 0.5:
+        raise ValueError(f"{type(owner).__name__}: {name} must lie in [0, 0.5), found {value!r}")
+
+
+def require_flag(owner: Any, name: str) -> None:
+    """Raise ValueError unless the field is True or False; the string 'false' is neither."""
+    value = getattr(owner, name)
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{type(owner).__name__}: {name} must be True or False, found {value!r}")
+
+
 def require_choice(owner: Any, name: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless the field is one of the choices."""
     value = getattr(owner, name)

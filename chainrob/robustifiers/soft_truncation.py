@@ -10,7 +10,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise, as_operator
-from chainrob.robustifiers.parameters import require_choice, require_open_unit
+from chainrob.robustifiers.parameters import require_choice, require_floor, require_open_unit
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, Fused
@@ -70,11 +70,7 @@ class SoftTruncation(CoordinateWise):
         super().__post_init__()
         require_open_unit(self, "delta")
         require_choice(self, "pilot", ("mean", "median"))
-        if not 0.0 <= self.min_variance < inf:
-            raise ValueError(
-                f"SoftTruncation: min_variance must be at least 0 and finite, found "
-                f"{self.min_variance!r}"
-            )
+        require_floor(self, "min_variance")
 
     def fused(self, n_samples: int) -> Fused | None:
         return Fused("soft_truncation", (self.delta, self.pilot, self.min_variance))

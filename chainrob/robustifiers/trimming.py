@@ -9,7 +9,11 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import CoordinateWise
-from chainrob.robustifiers.parameters import require_integer, require_minority
+from chainrob.robustifiers.parameters import (
+    require_below_half,
+    require_integer,
+    require_minority,
+)
 from chainrob.sample_gradients.base import Array
 
 
@@ -36,8 +40,8 @@ class Trimming(CoordinateWise):
                 f"{name}: give either fraction or count, found fraction={self.fraction!r}, "
                 f"count={self.count!r}"
             )
-        if self.fraction is not None and not 0.0 <= self.fraction < 0.5:
-            raise ValueError(f"{name}: fraction must lie in [0, 0.5), found {self.fraction!r}")
+        if self.fraction is not None:
+            require_below_half(self, "fraction")
         if self.count is not None:
             require_integer(self, "count")
 
