@@ -35,7 +35,9 @@ def with_headroom(
     largest = float(np.finfo(x.dtype).max)
     limit = largest / (8 * n)
     sizes = np.empty(2, x.dtype)
-    _sizes(x.reshape(-1), gy.reshape(-1), sizes)
+    # Vectors are loaded from memory as it lies; Numba compiles anew for arrays that are read-only.
+    flat = (one if one.flags.carray else one.copy() for one in (x, gy))
+    _sizes(*(one.reshape(-1) for one in flat), sizes)
     # NaN, where it may propagate, is no reason for care.
     if not float(sizes[0]) * float(sizes[1]) * s > limit:
         return estimate(gy, 1.0)
