@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from chainrob.experiments.compare.results import CompareResults
 from chainrob.experiments.compare.settings import make_robustifier
 from chainrob.experiments.compare.training import ERROR_LIMIT
-from chainrob.experiments.report import Image, Section, Table, Text
+from chainrob.experiments.report import Image, Section, Table, Text, p_text
 from chainrob.plotting import heat_map, intervals, new_figure
 from chainrob.statistics import bootstrap_interval
 
@@ -100,7 +100,7 @@ def _ranks(results: CompareResults) -> Section:
     best = order[0]
     rows = [
         [f"`{s.robustifiers[j]}`", f"{ranking.ranks[j]:.2f}",
-         "" if j == best else f"{ranking.pairwise[best, j]:.3f}"]
+         "" if j == best else p_text(ranking.pairwise[best, j])]
         for j in order
     ]  # fmt: skip
     text = (
@@ -114,7 +114,7 @@ def _ranks(results: CompareResults) -> Section:
     text += (
         "The contaminations of one data set share its points, so the tests permute whole data "
         "sets: all are alike with "
-        f"p = {ranking.p_value:.2g} (Friedman's statistic), and two average ranks differ at 5% if "
+        f"{p_text(ranking.p_value)} (Friedman's statistic), and two average ranks differ at 5% if "
         f"they are more than {ranking.critical_difference:.2f} apart (the largest difference by "
         f"chance, for all pairs together). {len(s.data)} data sets are few: what is not shown to "
         "differ may differ still."
@@ -130,7 +130,7 @@ def _ranks(results: CompareResults) -> Section:
         "Ranks",
         [
             Text(text),
-            Table(["robustifier", "average rank", "p against the first"], rows),
+            Table(["robustifier", "average rank", "against the first"], rows),
             Image("ranks", figure, "Average ranks; those whose bars overlap are not shown to "
                   "differ"),
         ],

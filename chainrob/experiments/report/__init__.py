@@ -11,6 +11,7 @@ from chainrob.experiments.report.document import (
     Table,
     Text,
     Verdict,
+    p_text,
 )
 from chainrob.experiments.report.writing import write_report
 
@@ -23,5 +24,6 @@ __all__ = [
     "Table",
     "Text",
     "Verdict",
+    "p_text",
     "write_report",
 ]

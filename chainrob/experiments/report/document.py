@@ -17,6 +17,7 @@ __all__ = [
     "Table",
     "Text",
     "Verdict",
+    "p_text",
     "verdicts_by_rule",
 ]
 
@@ -107,3 +108,8 @@ def verdicts_by_rule(blocks: Iterable[Block]) -> list[Block | list[Verdict]]:
         else:
             result.append([block])
     return result
+
+
+def p_text(p: float) -> str:
+    """A p-value in words: it is never 0."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from chainrob.experiments.iris import IrisResults, figure3, figure4, published_figure4
-from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
-from chainrob.experiments.reproduce.measures import Measured, below, p_text, with_interval
+from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict, p_text
+from chainrob.experiments.reproduce.measures import Measured, below, with_interval
 from chainrob.statistics import mean_curve_test
 
 __all__ = ["figure_sections"]

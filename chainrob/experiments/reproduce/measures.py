@@ -21,7 +21,6 @@ __all__ = [
     "all_of",
     "below",
     "interval_text",
-    "p_text",
     "span",
     "with_interval",
     "within",
@@ -117,8 +116,3 @@ def all_of(outcomes: Iterable[Outcome]) -> Outcome:
     found = set(outcomes)
     worst: tuple[Outcome, ...] = ("does not hold", "not shown")
     return next((outcome for outcome in worst if outcome in found), "holds")
-
-
-def p_text(p: float) -> str:
-    """A p-value as text."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

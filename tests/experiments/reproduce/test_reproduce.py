@@ -12,13 +12,13 @@ from chainrob.cli import main
 from chainrob.experiments import jobs as jobs_module
 from chainrob.experiments.iris import PublishedCurve, iris_settings, run_iris
 from chainrob.experiments.report import writing
-from chainrob.experiments.report.document import Code, Section, Table, Text, Verdict
+from chainrob.experiments.report.document import Code, Section, Table, Text, Verdict, p_text
 from chainrob.experiments.report.html import to_html
 from chainrob.experiments.report.markdown import to_markdown
 from chainrob.experiments.reproduce import ReproduceSettings
 from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.figures import figure_sections
-from chainrob.experiments.reproduce.measures import Measured, all_of, p_text, within
+from chainrob.experiments.reproduce.measures import Measured, all_of, within
 from chainrob.experiments.reproduce.plan import (
     DIFFERENCES,
     PUSHES,
