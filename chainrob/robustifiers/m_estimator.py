@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.robustifiers.base import ConvergenceWarning, CoordinateWise
 from chainrob.robustifiers.convergence import report
 from chainrob.robustifiers.headroom import headroom, restored
@@ -22,9 +23,6 @@ from chainrob.robustifiers.parameters import (
 )
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients.base import Array, Fused
-
-CHI_LEVEL = 0.34432045758120144
-"""beta = E[Z^2 / (1 + Z^2)] for standard normal Z, which makes the scale that of the normal."""
 
 Rho = Literal["pseudo_huber", "log_cosh", "gudermannian", "catoni"]
 

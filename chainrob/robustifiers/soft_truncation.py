@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.robustifiers.base import CoordinateWise, as_operator
 from chainrob.robustifiers.parameters import require_choice, require_floor, require_open_unit
 from chainrob.robustifiers.trimming import median_derivative
@@ -17,7 +18,6 @@ from chainrob.sample_gradients.base import Array, Fused
 
 SQRT2 = sqrt(2.0)
 
-MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation of a Gaussian over its median absolute deviation."""
 
 

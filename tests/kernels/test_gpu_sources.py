@@ -3,12 +3,13 @@
 import ctypes
 import re
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import chainrob
-from chainrob.kernels import gpu
+from chainrob.kernels import constants, gpu
 from chainrob.kernels.gpu.coordinates import DOUBT
 from tests.kernels.host_kernels import COMPILER, libraries
 from tests.kernels.nvrtc import Compiler, find_library
@@ -179,3 +180,9 @@ def test_floor_of_the_variance(host):
     values = values_of(x, gy).reshape(2, 70, -1)
     expected = chainrob.SoftTruncation(0.01, min_variance=4.0).reduce(values).reshape(2, 4, 5)
     np.testing.assert_allclose(truncated(host, x, gy, 0.01, 4.0), expected, rtol=1e-12)
+
+
+def test_constants_are_those_of_python():
+    folder = Path(gpu.__file__).parent
+    assert repr(constants.CHI_LEVEL) in (folder / "m_estimator.cu").read_text()
+    assert repr(constants.MAD_TO_SIGMA) in (folder / "truncation.cuh").read_text()

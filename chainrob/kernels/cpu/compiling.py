@@ -79,13 +79,13 @@ class Kernel:
 @functools.cache
 def _stamp() -> str:
     """What changes with any file that kernels are made of."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     found = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _depend_on_all_sources(compiled: Any) -> None:
-    """Let stored machine code be out of date as soon as any file beside this one has changed.
+    """Let stored machine code be out of date as soon as any file of ``kernels`` has changed.
 
     Numba looks at the file of the function alone, but a kernel is compiled together with what it
     calls in other files: without this, a change there would go unseen.

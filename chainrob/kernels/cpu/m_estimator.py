@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, fill_with_mean, line, solve
 from chainrob.kernels.cpu.compiling import Kernel, jit
@@ -34,8 +35,6 @@ REACH = 2.0
 """Largest |u| for which psi is taken from a polynomial."""
 
 TERMS = 8
-
-CHI_LEVEL = 0.34432045758120144
 
 RHO = {"pseudo_huber": 0, "log_cosh": 1, "gudermannian": 2, "catoni": 3}
 CATONI = RHO["catoni"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean
 from chainrob.kernels.cpu.columns import solve as solve_columns
@@ -51,8 +52,6 @@ TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
 
 LEAST = 1e-12
 """The least mean square of scaled values whose third power is still far from underflow."""
-
-MAD_TO_SIGMA = 1.482602218505602
 
 
 def soft_truncation(
