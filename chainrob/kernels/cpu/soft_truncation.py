@@ -233,7 +233,7 @@ def _mean_pilot_by_moments(
     unbiased = splat(dtype(factor * n / (n - 1)))
     m_of, threshold_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
     sixth_of, extra_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
-    column_of = np.empty(2 * BATCH, np.int64)
+    unit_of = np.empty(2 * BATCH, np.int64)
     # A place is a column of the batch, a run of WORD samples, and a bit for each of them.
     column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
     low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
@@ -254,13 +254,12 @@ def _mean_pilot_by_moments(
                 fine = simd.exceeding(variance, e2 * splat(trust))
                 fine &= simd.exceeding(e2, splat(least)) & simd.exceeding(infinite, e2)
                 fine |= ~simd.exceeding(e2, empty)
-                column = unit * vectors + vector
                 if ~fine & every:
                     doubt = _fill(
                         memory, base, x, a, units_gy[unit], n, vector * lanes, unit * padded
                     )
                     estimate = mean_pilot(memory, base, n, scale, floor)
-                    _answer(out, column, estimate, doubt, overflow)
+                    _answer(out, unit * vectors + vector, estimate, doubt, overflow)
                     continue
                 s2 = variance * unbiased
                 if floors.size:
@@ -287,14 +286,11 @@ def _mean_pilot_by_moments(
                     column_at[n_places], low_at[n_places] = n_columns, low
                     bits_at[n_places] = bits
                     n_places += bits != 0
-                column_of[n_columns] = column
+                unit_of[n_columns] = unit
                 n_columns += 1
         for place in range(n_places):
             k, bits = column_at[place] * lanes, bits_at[place]
-            unit, vector = (
-                column_of[column_at[place]] // vectors,
-                column_of[column_at[place]] % vectors,
-            )
+            unit = unit_of[column_at[place]]
             m, threshold = load(m_of, k), load(threshold_of, k)
             sixth, extra = load(sixth_of, k), load(extra_of, k)
             while bits:
@@ -306,9 +302,9 @@ def _mean_pilot_by_moments(
             store(extra_of, k, extra)
         for column in range(n_columns):
             estimate = fma(load(extra_of, column * lanes), share, load(m_of, column * lanes))
-            unit, vector = column_of[column] // vectors, column_of[column] % vectors
+            unit = unit_of[column]
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
-            store(out, column_of[column] * lanes, estimate * back)
+            store(out, (unit * vectors + vector) * lanes, estimate * back)
 
 
 @jit
