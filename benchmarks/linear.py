@@ -349,9 +349,9 @@ def write(results: dict[str, Any], folder: Path) -> None:
     if goals:
         axes.plot(*zip(*goals, strict=True), "|", color="#cc3311", ms=14, mew=2, label="goal")
     axes.axvline(1.0, color="black", lw=0.8)
-    axes.set_xlabel("time of forward and backward over the stock layer's (logarithmic)")
+    axes.set_xlabel("time over the stock layer's (logarithmic)")
     axes.set_title(f"Linear layer, N x P x Q = {size}, {results['machine']['threads']} threads")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     with atomic_path(folder / "linear.png") as path:
         figure.savefig(path, dpi=150)
 
