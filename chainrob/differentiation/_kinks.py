@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from chainrob.differentiation._graph import function_nodes
+
 Variable = Any
 
 
@@ -14,14 +16,7 @@ def require_differentiable(y: Variable) -> None:
     Raises:
         ValueError: one of these is met; the message names it.
     """
-    seen: set[int] = set()
-    pending = [y.creator_node]
-    while pending:
-        node = pending.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        pending.extend(one.creator_node for one in node.inputs)
+    for node in function_nodes(y):
         arrays = [one.data for one in node.inputs]
         if any(array is None for array in arrays):
             continue

@@ -14,6 +14,7 @@ import numpy as np
 import chainer
 from chainrob.differentiation._closed import as_array, gradients
 from chainrob.differentiation._dot import to_dot
+from chainrob.differentiation._graph import function_nodes
 
 __all__ = ["EvaluationTrace", "Step", "evaluation_trace"]
 
@@ -323,14 +324,7 @@ def evaluation_trace(function: Callable[..., Any], *inputs: Any) -> EvaluationTr
 
 def _ancestors(output: Variable, calls: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The recorded calls that the output comes from, in their order."""
-    needed: set[int] = set()
-    pending = [output.creator_node]
-    while pending:
-        node = pending.pop()
-        if node is None or id(node) in needed:
-            continue
-        needed.add(id(node))
-        pending.extend(x.creator_node for x in node.inputs)
+    needed = {id(node) for node in function_nodes(output)}
     return [call for call in calls if id(call[0]) in needed]
 
 

@@ -90,22 +90,32 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
     if q >= OFTEN and vectors > 1:
         # Else every row of a column would lie on a page of its own.
         step, jump = lanes, n * s * lanes
-        padded = np.zeros((x.shape[0], vectors, n, s, lanes), x.dtype)
+        inputs = np.zeros((x.shape[0], vectors, n, s, lanes), x.dtype)
         whole = x.shape[-1] // lanes
         rows = x[..., : whole * lanes].reshape(*x.shape[:-1], whole, lanes)
-        padded[:, :whole] = np.moveaxis(rows, -2, 1)
-        padded[:, whole:, ..., : x.shape[-1] % lanes] = x[:, None, ..., whole * lanes :]
-    elif width == x.shape[-1]:
-        # Numba compiles anew for arrays that are read-only or not aligned.
-        padded = x if x.flags.carray else x.copy()
+        inputs[:, :whole] = np.moveaxis(rows, -2, 1)
+        inputs[:, whole:, ..., : x.shape[-1] % lanes] = x[:, None, ..., whole * lanes :]
     else:
-        padded = np.zeros((*x.shape[:-1], width), x.dtype)
-        padded[..., : x.shape[-1]] = x
+        inputs = padded(x, lanes)
     columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
     return Problem(
-        padded.ravel(), columns.ravel(), out, (n, s, q, vectors, step, jump), x.shape[0] == 1
+        inputs.ravel(), columns.ravel(), out, (n, s, q, vectors, step, jump), x.shape[0] == 1
     )
+
+
+def padded(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with its last axis padded with zeros to a multiple of ``size``.
+
+    It is returned as it is where that is done already and it is contiguous, aligned and writeable;
+    for others Numba would compile anew.
+    """
+    length = array.shape[-1]
+    if length % size == 0 and array.flags.carray:
+        return array
+    out = np.empty((*array.shape[:-1], -(-length // size) * size), array.dtype)
+    out[..., :length], out[..., length:] = array, 0
+    return out
 
 
 # -- inside kernels

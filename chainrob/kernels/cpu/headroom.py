@@ -12,6 +12,7 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, fill, line, solve
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.simd import absolute, larger, load, splat, store
+from chainrob.kernels.cpu.vectors import largest_magnitude
 
 
 def with_headroom(
@@ -56,17 +57,7 @@ def with_headroom(
 @Kernel
 def _sizes(x: Any, gy: Any, sizes: Any) -> None:
     """The largest magnitudes of two flat arrays."""
-    lanes = simd.LINE // x.itemsize
-    for number in range(2):
-        values = x if number == 0 else gy
-        whole = values.size // lanes * lanes
-        widest = splat(x.dtype.type(0))
-        for at in range(0, whole, lanes):
-            widest = larger(widest, absolute(load(values, at)))
-        size = simd.largest(widest)
-        for i in range(whole, values.size):
-            size = max(size, abs(values[i]))
-        sizes[number] = size
+    sizes[0], sizes[1] = largest_magnitude(x, 0, x.size), largest_magnitude(gy, 0, gy.size)
 
 
 @Kernel

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.simd import absolute, fma, larger, load, splat, store
+from chainrob.kernels.cpu.simd import fma, load, splat, store
+from chainrob.kernels.cpu.vectors import largest_magnitude
 from chainrob.kernels.threads import share
 
 WIDTH = 16
@@ -67,7 +67,7 @@ def differences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     n, k = rows.shape
     panels = -(-n // WIDTH)
     sizes = np.empty(n, rows.dtype)
-    _sizes(rows.ravel(), sizes, k, 0, n)
+    _sizes(rows.ravel(), sizes, k)
     center = rows[np.argsort(sizes)[(n - 1) // 2]].astype(np.float64)
     out, along = np.empty(panels * k * WIDTH), np.empty(panels * WIDTH)
     grain = max(1, PIECE // (WIDTH * max(k, 1)))
@@ -76,19 +76,9 @@ def differences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 @Kernel
-def _sizes(flat: Any, sizes: Any, k: int, start: int, stop: int) -> None:
-    lanes = simd.LINE // flat.itemsize
-    for i in range(start, stop):
-        widest = splat(flat.dtype.type(0))
-        at, end = i * k, (i + 1) * k
-        while at + lanes <= end:
-            widest = larger(widest, absolute(load(flat, at)))
-            at += lanes
-        size = simd.largest(widest)
-        while at < end:
-            size = max(size, abs(flat[at]))
-            at += 1
-        sizes[i] = size
+def _sizes(flat: Any, sizes: Any, k: int) -> None:
+    for i in range(len(sizes)):
+        sizes[i] = largest_magnitude(flat, i * k, (i + 1) * k)
 
 
 @Kernel

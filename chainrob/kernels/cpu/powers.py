@@ -54,18 +54,6 @@ def scaled(factors: np.ndarray) -> Factors:
     return Factors(values, units, least, even, reach)
 
 
-def padded(array: np.ndarray, size: int) -> np.ndarray:
-    """The array with its last axis padded with zeros to a multiple of ``size``; a copy, unless it
-    is one already that Numba takes as it is.
-    """
-    length = array.shape[-1]
-    if length % size == 0 and array.flags.carray:
-        return array
-    out = np.empty((*array.shape[:-1], -(-length // size) * size), array.dtype)
-    out[..., :length], out[..., length:] = array, 0
-    return out
-
-
 @Kernel
 def _scaled(
     factors: Any, values: Any, units: Any, least: Any, even: Any, reach: Any, n: int,
@@ -74,7 +62,7 @@ def _scaled(
     dtype = factors.dtype.type
     lanes = simd.LINE // factors.itemsize
     width = units.size
-    padded = reach.size * lanes // width
+    length = reach.size * lanes // width
     zero, one, tiny = splat(dtype(0)), splat(dtype(1)), splat(np.finfo(dtype).tiny)
     for vector in range(start, stop):
         at = vector * lanes
@@ -102,6 +90,6 @@ def _scaled(
             value = load(factors, i * width + at) * scale
             store(values, (vector * n + i) * lanes, value)
             size = absolute(value)
-            reach[vector * padded + i] = dtype(1.0001) * simd.largest(size * evener)
+            reach[vector * length + i] = dtype(1.0001) * simd.largest(size * evener)
             smallest = smaller(smallest, choose(zero, size, size, one))
         store(least, at, smallest)

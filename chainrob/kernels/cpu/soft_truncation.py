@@ -19,11 +19,11 @@ import numpy as np
 
 from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean
+from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean, padded
 from chainrob.kernels.cpu.columns import solve as solve_columns
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.median import median, networks
-from chainrob.kernels.cpu.powers import WORD, padded, scaled
+from chainrob.kernels.cpu.powers import WORD, scaled
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,

@@ -1,10 +1,12 @@
-"""Vector and matrix arithmetic inside kernels on inner products of the rows."""
+"""Arithmetic of plain vectors and matrices inside kernels."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.simd import absolute, larger, load, splat
 
 
 @jit
@@ -75,3 +77,18 @@ def ranked(values: Any, rank: int) -> float:
         else:
             break
     return values[rank]
+
+
+@jit
+def largest_magnitude(values: Any, start: int, stop: int) -> float:
+    """The largest |value| of a run of a flat array; 0 where it is empty."""
+    lanes = simd.LINE // values.itemsize
+    widest = splat(values.dtype.type(0))
+    at = start
+    while at + lanes <= stop:
+        widest = larger(widest, absolute(load(values, at)))
+        at += lanes
+    size = simd.largest(widest)
+    for i in range(at, stop):
+        size = max(size, abs(values[i]))
+    return size
