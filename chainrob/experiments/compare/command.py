@@ -9,6 +9,7 @@ from typing import Any
 
 from chainrob.experiments.compare.settings import CompareSettings, read_settings
 from chainrob.experiments.errors import UsageError
+from chainrob.experiments.options import add_run_options
 from chainrob.experiments.specs import GRAMMAR
 
 __all__ = ["add_arguments", "run"]
@@ -47,12 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
     add("--out", default="results/compare", metavar="FOLDER", help="default: %(default)s")
-    add("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: on a terminal)",
-    )  # fmt: skip
+    add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from chainrob.experiments.errors import UsageError
 from chainrob.experiments.iris.running import run_iris
 from chainrob.experiments.iris.settings import SETTINGS, iris_settings
+from chainrob.experiments.options import add_run_options
 from chainrob.experiments.specs import GRAMMAR
 
 __all__ = ["add_arguments", "run"]
@@ -71,12 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for the results (default: %(default)s)",
     )
-    add("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: on a terminal)",
-    )
+    add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

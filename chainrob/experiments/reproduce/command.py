@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrob.experiments.errors import UsageError
+from chainrob.experiments.options import add_run_options
 from chainrob.experiments.reproduce.settings import QUICK, ReproduceSettings
 
 __all__ = ["add_arguments", "run"]
@@ -50,12 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
     add("--workers", help="processes (default: one a processor)", **number)
     add("--out", metavar="FOLDER", help="default: results/reproduce or results/rgd")
-    add("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: on a terminal)",
-    )
+    add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
