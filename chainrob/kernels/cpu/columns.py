@@ -3,7 +3,8 @@
 A *column* is what all N samples have at 64 bytes' worth of neighbouring coordinates: N vectors, in
 a buffer that stays in the first-level cache. It is filled from the factors of the outer products,
 reduced, and forgotten, so that nothing of size N * Q * P ever exists. Every coordinate-wise kernel
-is a loop over columns; this file holds what they share.
+is the one loop over columns below, made for it by ``column_kernels``; this file holds what they
+share.
 
 Shapes: x (Tx, N, S, P'), with P' the number of inputs padded to whole vectors; gy (T, Q, N, S); the
 result (T, Q, P'). Tx is T, or 1 where all replicas share x.
@@ -12,14 +13,16 @@ result (T, Q, P'). Tx is T, or 1 where all replicas share x.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
+from chainrob.kernels.cpu.vectors import largest_magnitude
 from chainrob.kernels.threads import share
 
 OFTEN = 8
@@ -28,17 +31,23 @@ OFTEN = 8
 PIECE = 1 << 19
 """Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
 
+MOST_PIECES = 64
+"""Pieces at most of a watched problem, each of which has sums of its own for the N rows."""
+
+FLUSH = 64
+"""Columns whose squares are added up in the dtype of the values before they join the sums in
+float64."""
+
 _sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
 _sort_products = simd.product_sorter(BLOCK_SORT, BLOCK)
 _merge_group = simd.group_sorter(BLOCK_MERGE, BLOCK)
 
 
-class Problem(NamedTuple):
+class Source(NamedTuple):
     """Outer products in the layout of the kernels; arrays are flat."""
 
     x: np.ndarray
     gy: np.ndarray
-    out: np.ndarray
     sizes: tuple[int, int, int, int, int, int]
     """N, S, Q, the number of vectors that make up P'; and how far apart in x the vectors of
     consecutive positions lie, and consecutive vectors of one position."""
@@ -46,17 +55,121 @@ class Problem(NamedTuple):
     """Whether all replicas share x."""
 
 
-def solve(
-    kernel: Callable[..., Any], x: np.ndarray, gy: np.ndarray, *parameters: Any
-) -> np.ndarray:
-    """Run a kernel over all columns.
+class ColumnKernels(NamedTuple):
+    """One estimator's loop over columns; both are called through ``solve``."""
+
+    plain: Kernel
+    watched: Kernel
+    """The same estimates, and the rows' squares beside them."""
+
+
+def column_kernels(
+    name: str,
+    estimate: Callable[..., Any],
+    weight: Callable[..., Any] | None = None,
+    facts: Callable[..., Any] | None = None,
+    *,
+    normalized: bool = False,
+    disordered: bool = True,
+) -> ColumnKernels:
+    """The loop over columns for an estimator.
 
     Args:
-        kernel: called as ``kernel(x, gy, out, sizes, shared, start, stop, *parameters)`` for runs
-            of columns, numbered with the vectors of P' fastest, then Q, then T.
+        name: of the estimator; machine code is kept on disk under it.
+        estimate: compiled, called as ``estimate(room, source, column, parameters)``: it fills the
+            column (see ``fill``) and answers with the estimate and what it found on the way, a
+            tuple of vectors. ``room`` is two buffers for a column, each with its offset.
+        weight: compiled, called as ``weight(value, facts, parameters)``: the weights of values.
+            None for what nobody watches.
+        facts: compiled, called as ``facts(room, n, found, parameters)`` where somebody watches:
+            what ``weight`` needs to know, a tuple of vectors. The first is a number of the size of
+            the values, about which deviations are taken. None: what was found.
+        normalized: whether the weights are to be scaled to a mean of 1.
+        disordered: whether the buffer holds anything but the values in the order of the rows when
+            ``facts`` is done.
+    """
+    plain = _cloned(_plain, name, estimate=estimate)
+    if weight is None:
+        return ColumnKernels(plain, plain)
+    sweep = squares_of(weight, normalized)
+    facts_of = facts or _as_found
+    watched = _cloned(
+        _watched, name, estimate=estimate, facts_of=facts_of, sweep=sweep, disordered=disordered
+    )
+    return ColumnKernels(plain, watched)
+
+
+def _cloned(loop: FunctionType, name: str, **inserted: Any) -> Kernel:
+    """The loop with its own estimator, as a function of its own.
+
+    Machine code is stored by a function's name, and by what it closes over: functions compiled in
+    this process, which no later one would find again. Global names are looked up when it is
+    compiled.
+    """
+    function = FunctionType(loop.__code__, {**loop.__globals__, **inserted}, loop.__name__)
+    function.__module__ = __name__
+    function.__qualname__ = function.__name__ = f"{name}{loop.__name__}"
+    return Kernel(function)
+
+
+class Watch(NamedTuple):
+    """Where a watched kernel leaves the rows' squares."""
+
+    scale: float
+    """What deviations are multiplied by before they are squared: a power of two."""
+    sums: np.ndarray
+    """(2, T, N), float64: the squares let in, and all."""
+
+    def shrunk(self, factor: float) -> Watch:
+        """The same, for values that were multiplied by a power of two."""
+        return self._replace(scale=self.scale / factor)
+
+
+def watch_for(x: np.ndarray, gy: np.ndarray) -> Watch:
+    """Empty sums, and the scale at which no square of a deviation leaves the dtype's range."""
+    info = np.finfo(x.dtype)
+    # Half of the numbers' range lies below the largest square, for what is far smaller.
+    room = info.maxexp // 2 - 10
+    exponent = room - sum(magnitudes(x, gy)) - gy.shape[2].bit_length()
+    scale = 2.0 ** min(max(exponent, info.minexp), info.maxexp - 1)
+    return Watch(scale, np.zeros((2, gy.shape[0], gy.shape[1])))
+
+
+def magnitudes(x: np.ndarray, gy: np.ndarray) -> tuple[int, int]:
+    """The exponents of the largest numbers of two arrays; 0 where they are not finite."""
+    sizes = largest_magnitudes(x, gy)
+    return tuple(int(np.frexp(size)[1]) if np.isfinite(size) else 0 for size in sizes)
+
+
+def largest_magnitudes(x: np.ndarray, gy: np.ndarray) -> np.ndarray:
+    """The largest magnitudes of two arrays, (2,)."""
+    sizes = np.empty(2, x.dtype)
+    # Vectors are loaded from memory as it lies; Numba compiles anew for arrays that are read-only.
+    flat = (one if one.flags.carray else one.copy() for one in (x, gy))
+    _sizes(*(one.reshape(-1) for one in flat), sizes)
+    return sizes
+
+
+@Kernel
+def _sizes(x: Any, gy: Any, sizes: Any) -> None:
+    sizes[0], sizes[1] = largest_magnitude(x, 0, x.size), largest_magnitude(gy, 0, gy.size)
+
+
+def solve(
+    kernels: ColumnKernels,
+    x: np.ndarray,
+    gy: np.ndarray,
+    parameters: tuple[Any, ...],
+    watch: Watch | None = None,
+) -> np.ndarray:
+    """Estimate all columns.
+
+    Args:
+        kernels: the estimator's.
         x: inputs (Tx, N, S, P), float32 or float64.
         gy: output gradients (T, N, S, Q) of the same dtype.
-        parameters: further arguments of the kernel.
+        parameters: those of the estimator.
+        watch: where the rows' squares are added up, if anybody asks.
 
     Returns:
         array (T, Q, P).
@@ -64,24 +177,57 @@ def solve(
     n_inputs, n_outputs = x.shape[-1], gy.shape[-1]
     if n_inputs < min(n_outputs, simd.lanes(x.dtype)):
         # The longer axis fills the lanes.
-        swapped = (gy, x) if x.shape[0] == gy.shape[0] else (gy, np.repeat(x, gy.shape[0], axis=0))
-        return np.ascontiguousarray(solve(kernel, *swapped, *parameters).swapaxes(-1, -2))
-    problem = prepare(x, gy)
-    n, _, q, vectors = problem.sizes[:4]
-    columns = gy.shape[0] * q * vectors
+        if x.shape[0] != gy.shape[0]:
+            x = np.repeat(x, gy.shape[0], axis=0)
+        return np.ascontiguousarray(solve(kernels, gy, x, parameters, watch).swapaxes(-1, -2))
+    source, out = prepare(x, gy)
+    n, _, q, vectors = source.sizes[:4]
+    replicas, columns = gy.shape[0], q * vectors
+    grain = max(1, PIECE // (n * simd.lanes(x.dtype)))
+    if watch is None:
 
-    def work(start: int, stop: int) -> None:
-        kernel(
-            problem.x, problem.gy, problem.out, problem.sizes, problem.shared, start, stop,
-            *parameters,
-        )  # fmt: skip
+        def work(start: int, stop: int) -> None:
+            kernels.plain(out, source, start, stop, parameters)
 
-    share(work, columns, max(1, PIECE // (n * simd.lanes(x.dtype))))
-    return np.ascontiguousarray(problem.out.reshape(gy.shape[0], q, -1)[..., :n_inputs])
+        share(work, replicas * columns, grain)
+    else:
+        scale = x.dtype.type(watch.scale)
+
+        def work_watched(start: int, stop: int, sums: np.ndarray) -> None:
+            kernels.watched(out, source, start, stop, parameters, scale, sums)
+
+        watch.sums[...] += watched_pieces(work_watched, replicas, columns, n, grain)
+    return np.ascontiguousarray(out.reshape(replicas, q, -1)[..., :n_inputs])
 
 
-def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
-    """Pad x to whole vectors and make the columns contiguous, where they are read often."""
+def watched_pieces(
+    work: Callable[[int, int, np.ndarray], None], replicas: int, items: int, n: int, grain: int
+) -> np.ndarray:
+    """Call ``work(start, stop, sums)`` for pieces of ``replicas`` times ``items`` items, no piece
+    of two replicas, and add up what they leave in ``sums`` (2, N), always in the same order.
+
+    Returns:
+        array (2, replicas, N).
+    """
+    grain = max(grain, -(-items // MOST_PIECES))
+    pieces = -(-items // grain)
+    sums = np.zeros((replicas * pieces, 2, n))
+
+    def run(first: int, last: int) -> None:
+        for piece in range(first, last):
+            replica, part = divmod(piece, pieces)
+            start = part * grain
+            stop = min(start + grain, items)
+            work(replica * items + start, replica * items + stop, sums[piece])
+
+    share(run, replicas * pieces, 1)
+    return sums.reshape(replicas, pieces, 2, n).sum(axis=1).swapaxes(0, 1)
+
+
+def prepare(x: np.ndarray, gy: np.ndarray) -> tuple[Source, np.ndarray]:
+    """Pad x to whole vectors and make the columns contiguous, where they are read often; the second
+    answer has room for the estimates.
+    """
     t, n, s, q = gy.shape
     lanes = simd.lanes(x.dtype)
     vectors = -(-x.shape[-1] // lanes)
@@ -99,9 +245,8 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
         inputs = padded(x, lanes)
     columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
-    return Problem(
-        inputs.ravel(), columns.ravel(), out, (n, s, q, vectors, step, jump), x.shape[0] == 1
-    )
+    sizes = n, s, q, vectors, step, jump
+    return Source(inputs.ravel(), columns.ravel(), sizes, x.shape[0] == 1), out
 
 
 def padded(array: np.ndarray, size: int) -> np.ndarray:
@@ -140,8 +285,9 @@ def buffer(like: Any, n: int) -> Any:
 
 
 @jit
-def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int) -> Any:
+def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
+    x, gy, sizes, shared = source
     n, s, q, vectors, step, jump = sizes
     lanes = simd.LINE // x.itemsize
     unit, vector = column // vectors, column % vectors
@@ -158,20 +304,19 @@ def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, colu
 
 
 @jit
-def fill_with_mean(
-    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int
-) -> Any:
+def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with their mean, which is NaN where one is.
 
     Deviations from the first row are added up: a large common mean then costs no digits.
     """
+    x, gy, sizes, shared = source
     n, s, q, vectors, step, jump = sizes
     lanes = simd.LINE // x.itemsize
     unit, vector = column // vectors, column % vectors
     from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
     from_gy = unit * n * s
     if s > 1:
-        fill(memory, base, x, gy, sizes, shared, column)
+        fill(memory, base, source, column)
         return mean(memory, base, n)
     first = splat(gy[from_gy]) * load(x, from_x)
     even = odd = first - first
@@ -207,14 +352,13 @@ def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -
 
 
 @jit
-def fill_sorted(
-    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int,
-    groups: Any, pairs: Any, stages: Any,
-) -> Any:  # fmt: skip
+def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) -> Any:
     """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
+    x, gy, sizes, shared = source
+    groups, pairs, stages = program
     n, s, q, vectors, step, jump = sizes
     if s > 1 or n < BLOCK:
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
+        doubt = fill(memory, base, source, column)
         sort(memory, base, n, groups, pairs, stages)
         return doubt
     lanes = simd.LINE // x.itemsize
@@ -270,3 +414,88 @@ def total(memory: Any, base: int, low: int, high: int) -> Any:
     if i < high:
         even = even + load(memory, base + line(i) * lanes)
     return even + odd
+
+
+# -- the loop over columns: what it does not define is inserted by ``_cloned``
+
+
+def _plain(out: Any, source: Any, start: int, stop: int, parameters: Any) -> None:
+    n = source.sizes[0]
+    lanes = simd.LINE // out.itemsize
+    memory, base = buffer(out, n)
+    spare, at = buffer(out, n)
+    room = memory, base, spare, at
+    for column in range(start, stop):
+        answer, _ = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
+        store(out, column * lanes, answer)
+
+
+def _watched(
+    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
+) -> None:
+    n = source.sizes[0]
+    lanes = simd.LINE // out.itemsize
+    memory, base = buffer(out, n)
+    spare, at = buffer(out, n)
+    room = memory, base, spare, at
+    rows = np.zeros(2 * n * lanes, out.dtype)
+    for column in range(start, stop):
+        answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
+        store(out, column * lanes, answer)
+        facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
+        if disordered:  # type: ignore[name-defined] # noqa: F821
+            fill(memory, base, source, column)
+        sweep(room, n, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
+        if (column - start) % FLUSH == FLUSH - 1 or column == stop - 1:
+            flush(rows, sums)
+
+
+@jit
+def _as_found(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    """``facts`` of an estimator that needs to know no more than it found."""
+    return found
+
+
+def squares_of(weight: Callable[..., Any], normalized: bool) -> Any:
+    """A compiled function (room, n, facts, parameters, scale, rows) that adds the squares of a
+    column to ``rows``: a vector a row for those let in, and behind these one for all.
+    """
+
+    @jit
+    def sweep(room: Any, n: int, facts: Any, parameters: Any, scale: Any, rows: Any) -> None:
+        memory, base, weights, at = room
+        dtype = memory.dtype.type
+        lanes = simd.LINE // memory.itemsize
+        zero, center = splat(dtype(0)), facts[0]
+        even_w, odd_w, even_u, odd_u = zero, zero, zero, zero
+        for i in range(n):
+            value = load(memory, base + line(i) * lanes)
+            one = weight(value, facts, parameters)
+            store(weights, at + line(i) * lanes, one)
+            even_w, odd_w = odd_w, even_w + one
+            even_u, odd_u = odd_u, fma(one, value - center, even_u)
+        total = even_w + odd_w
+        # The weighted mean, about which all deviations are taken.
+        shift = (even_u + odd_u) / total * scale
+        factor = splat(dtype(n)) / total if normalized else splat(dtype(1))
+        for i in range(n):
+            deviation = fma(load(memory, base + line(i) * lanes) - center, scale, zero - shift)
+            square = deviation * deviation
+            share = load(weights, at + line(i) * lanes) * factor
+            store(rows, i * lanes, fma(share, square, load(rows, i * lanes)))
+            store(rows, (n + i) * lanes, square + load(rows, (n + i) * lanes))
+
+    return sweep
+
+
+@jit
+def flush(rows: Any, sums: Any) -> None:
+    """Add the vectors of rows to sums (2, N) in float64, and begin anew."""
+    n = sums.shape[1]
+    lanes = simd.LINE // rows.itemsize
+    zero = splat(rows.dtype.type(0))
+    for k in range(2):
+        for i in range(n):
+            at = (k * n + i) * lanes
+            sums[k, i] += np.float64(simd.lane_sum(load(rows, at)))
+            store(rows, at, zero)

@@ -7,82 +7,179 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, fill_sorted, line, solve, total
-from chainrob.kernels.cpu.compiling import Kernel
+from chainrob.kernels.cpu.columns import (
+    Watch,
+    column_kernels,
+    fill,
+    fill_sorted,
+    line,
+    total,
+)
+from chainrob.kernels.cpu.compiling import jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
+from chainrob.kernels.cpu.simd import (
+    absolute,
+    choose,
+    fma,
+    keep_nan,
+    larger,
+    load,
+    smaller,
+    splat,
+    store,
+)
 
 
-def trimmed_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None:
+def trimmed_mean(
+    x: np.ndarray, gy: np.ndarray, count: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The mean of the values of rank count to N - count - 1."""
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
-    program = selection(n, count, n - count)
-    return with_headroom(lambda gy, _: solve(_trimmed_mean, x, gy, *program, count), x, gy)
+    return with_headroom(_trimmed_mean, x, gy, (selection(n, count, n - count), count), watch)
 
 
-def coordinate_median(x: np.ndarray, gy: np.ndarray) -> np.ndarray | None:
+def coordinate_median(
+    x: np.ndarray, gy: np.ndarray, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The median, for even N the mean of the two middle values."""
     programs = networks(gy.shape[1])
-    if programs is None:
-        return None
-    return with_headroom(lambda gy, _: solve(_median, x, gy, programs), x, gy)
+    return None if programs is None else with_headroom(_median, x, gy, (programs,), watch)
 
 
-def winsorized_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None:
-    """The mean after the count values at each end are drawn in to their neighbour."""
+def winsorized_mean(
+    x: np.ndarray, gy: np.ndarray, count: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
+    """The mean after the count values at each end are drawn in to their neighbor."""
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
     program = selection(n, count + 1, n - count - 1, count, n - count - 1)
-    return with_headroom(lambda gy, _: solve(_winsorized_mean, x, gy, *program, count), x, gy)
+    return with_headroom(_winsorized_mean, x, gy, (program, count), watch)
 
 
-@Kernel
-def _median(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int, programs: Any
-) -> None:
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        store(out, column * lanes, keep_nan(median(memory, base, n, programs), doubt))
+# -- the median
 
 
-@Kernel
-def _trimmed_mean(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, count: int,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    share = splat(x.dtype.type(1.0 / (n - 2 * count)))
-    for column in range(start, stop):
-        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
-        mean = total(memory, base, count, n - count) * share
-        store(out, column * lanes, keep_nan(mean, doubt))
+@jit
+def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    doubt = fill(memory, base, source, column)
+    center = median(memory, base, source.sizes[0], parameters[0])
+    return keep_nan(center, doubt), (center,)
 
 
-@Kernel
-def _winsorized_mean(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, count: int,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    share = splat(x.dtype.type(1.0 / n))
+@jit
+def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    memory, base, distances, at = room
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    center = found[0]
+    for i in range(n):
+        value = load(memory, base + line(i) * lanes)
+        store(distances, at + line(i) * lanes, absolute(value - center))
+    middle = median(distances, at, n, parameters[0])
+    # More than half of the values at the median, up to rounding: the others have no weight.
+    middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
+    return center, middle, splat(dtype(1))
+
+
+@jit
+def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
+    center, middle, one = facts
+    distance = absolute(value - center)
+    return choose(middle, distance, middle / distance, one)
+
+
+_median = column_kernels(
+    "coordinate_median", _estimate_median, _by_distance, _median_distance, normalized=True
+)
+
+# -- means between two ranks
+
+
+@jit
+def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    program, count = parameters
+    n = source.sizes[0]
+    doubt = fill_sorted(memory, base, source, column, program)
+    share = splat(memory.dtype.type(1.0 / (n - 2 * count)))
+    return keep_nan(total(memory, base, count, n - count) * share, doubt), ()
+
+
+@jit
+def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    """The least and the largest value that are kept, and the shares of those that equal them."""
+    memory, base = room[0], room[1]
+    count = parameters[1]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    low = high = center = load(memory, base + line((n - 1) // 2) * lanes)
+    for i in range(count, n - count):
+        value = load(memory, base + line(i) * lanes)
+        low, high = smaller(low, value), larger(high, value)
+    at_low, at_high, kept_low, kept_high = zero, zero, zero, zero
+    for i in range(n):
+        value = load(memory, base + line(i) * lanes)
+        is_low = choose(low, value, zero, choose(value, low, zero, one))
+        is_high = choose(high, value, zero, choose(value, high, zero, one))
+        at_low, at_high = at_low + is_low, at_high + is_high
+        if count <= i < n - count:
+            kept_low, kept_high = kept_low + is_low, kept_high + is_high
+    return center, low, high, kept_low / at_low, kept_high / at_high, zero, one
+
+
+@jit
+def _inside(value: Any, facts: Any, parameters: Any) -> Any:
+    """1 inside, 0 outside, and their share for values at an end."""
+    _, low, high, share_low, share_high, zero, one = facts
+    weight = choose(low, value, one, choose(value, low, zero, share_low))
+    return choose(value, high, weight, choose(high, value, zero, share_high))
+
+
+_trimmed_mean = column_kernels(
+    "trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends, normalized=True
+)
+
+
+@jit
+def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    program, count = parameters
+    n = source.sizes[0]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    doubt = fill_sorted(memory, base, source, column, program)
+    low = load(memory, base + line(count) * lanes)
+    high = load(memory, base + line(n - count - 1) * lanes)
     # The middle of an odd number of values may be both ends at once.
-    weight_low = splat(x.dtype.type(count + 1))
-    weight_high = splat(x.dtype.type(min(count + 1, n - count - 1)))
-    for column in range(start, stop):
-        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
-        mean = total(memory, base, count + 1, n - count - 1)
-        mean = fma(load(memory, base + line(count) * lanes), weight_low, mean)
-        mean = fma(load(memory, base + line(n - count - 1) * lanes), weight_high, mean)
-        store(out, column * lanes, keep_nan(mean * share, doubt))
+    mean = total(memory, base, count + 1, n - count - 1)
+    mean = fma(low, splat(dtype(count + 1)), mean)
+    mean = fma(high, splat(dtype(min(count + 1, n - count - 1))), mean)
+    mean = mean * splat(dtype(1.0 / n))
+    return keep_nan(mean, doubt), (low, high, mean)
+
+
+@jit
+def _winsorized_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    low, high, mean = found
+    return low, low, high, mean, splat(room[0].dtype.type(1))
+
+
+@jit
+def _drawn_in(value: Any, facts: Any, parameters: Any) -> Any:
+    """What the end of the range has of a value's deviation beyond it."""
+    _, low, high, center, one = facts
+    end = larger(smaller(value, high), low)
+    share = (end - center) / (value - center)
+    return choose(end, value, share, choose(value, end, share, one))
+
+
+_winsorized_mean = column_kernels(
+    "winsorized_mean", _estimate_winsorized, _drawn_in, _winsorized_ends
+)

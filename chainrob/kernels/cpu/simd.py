@@ -251,6 +251,7 @@ def _fold(pick: Emit, name: str, doc: str) -> Any:
 
 smallest = _fold(_smaller, "smallest", "The smallest lane, a scalar.")
 largest = _fold(_larger, "largest", "The largest lane, a scalar.")
+lane_sum = _fold(lambda builder, a, b: builder.fadd(a, b), "lane_sum", "The sum of the lanes.")
 
 
 @intrinsic

@@ -13,14 +13,28 @@ Two ways to the same numbers:
 from __future__ import annotations
 
 from math import log
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean, padded
-from chainrob.kernels.cpu.columns import solve as solve_columns
+from chainrob.kernels.cpu.columns import (
+    FLUSH,
+    PIECE,
+    Watch,
+    buffer,
+    column_kernels,
+    fill,
+    flush,
+    line,
+    magnitudes,
+    mean,
+    padded,
+    solve,
+    squares_of,
+    watched_pieces,
+)
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.powers import WORD, scaled
@@ -55,7 +69,13 @@ LEAST = 1e-12
 
 
 def soft_truncation(
-    x: np.ndarray, gy: np.ndarray, delta: float, pilot: str, min_variance: float
+    x: np.ndarray,
+    gy: np.ndarray,
+    delta: float,
+    pilot: str,
+    min_variance: float,
+    *,
+    watch: Watch | None = None,
 ) -> np.ndarray | None:
     """The estimate (T, Q, P) from x (Tx, N, S, P) and gy (T, N, S, Q); None where intermediate
     numbers do not fit into the dtype, or where the sorting networks end.
@@ -72,19 +92,20 @@ def soft_truncation(
         if programs is None:
             return None
         scale = dtype(MAD_TO_SIGMA * factor**0.5)
-        out = solve_columns(_median_pilot, x, gy, programs, scale, floor, overflow)
+        out = solve(_median_pilot, x, gy, (scale, floor, overflow, programs), watch)
         return None if overflow[0] else out
     scale = dtype((factor / max(n - 1, 1)) ** 0.5)
     if gy.shape[2] > 1 or gy.shape[0] > 1 or n < 16 or gy.size * x.shape[-1] <= FEW:
-        out = solve_columns(_mean_pilot, x, gy, scale, floor, overflow)
+        out = solve(_mean_pilot, x, gy, (scale, floor, overflow), watch)
     else:
-        out = _by_moments(x[0, :, 0], gy[0, :, 0], factor, min_variance, scale, floor, overflow)
+        rows = x[0, :, 0], gy[0, :, 0]
+        out = _by_moments(*rows, factor, min_variance, scale, floor, overflow, watch)
     return None if overflow[0] else out
 
 
 def _by_moments(
     x: np.ndarray, gy: np.ndarray, factor: float, min_variance: float, scale: Any, floor: Any,
-    overflow: np.ndarray,
+    overflow: np.ndarray, watch: Watch | None,
 ) -> np.ndarray:  # fmt: skip
     """The estimate (1, Q, P) from x (N, P) and gy (N, Q)."""
     dtype, lanes = x.dtype.type, simd.lanes(x.dtype)
@@ -102,26 +123,53 @@ def _by_moments(
             root = (min_variance * factor) ** 0.5 / b.units.astype(np.float64)
             floors = np.concatenate([root, 1 / a.units]).astype(dtype)
     least_x = b.least.reshape(-1, lanes).min(axis=1)
+    batches = -(-n_outputs // (2 * BATCH))
+    grain = max(1, 4 * PIECE // (BATCH * n * lanes))
+    none = np.empty(0, dtype)
+    squares = Squares(dtype(1), none, none, none)
+    if watch is not None:
+        # The units of both factors, and what deviations are multiplied by, in two parts neither of
+        # which leaves the dtype's range.
+        of_x, _ = magnitudes(x, x)
+        of_gy = dtype(watch.scale * 2.0**of_x)
+        weighted = np.zeros((len(a.units) + 1, columns.shape[-1]), dtype)  # one more unit: of zeros
+        weighted[:-1] = columns.reshape(-1, columns.shape[-1]) * (a.units * of_gy)[:, None]
+        squares = Squares(
+            dtype(watch.scale), weighted.ravel(), np.ldexp(b.units, -of_x), a.units * of_gy
+        )
 
-    def work(start: int, stop: int) -> None:
+    def work(start: int, stop: int, sums: np.ndarray) -> None:
         _mean_pilot_by_moments(
             x.ravel(), columns.ravel(), out.ravel(), sizes, start, stop,
             b.values.ravel(), b.units, a.units, b.reach.ravel(), b.even, least_x, a.least,
             floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST), scale, floor, overflow,
+            squares, sums,
         )  # fmt: skip
 
-    batches = -(-n_outputs // (2 * BATCH))
-    share(work, batches * sizes[2], max(1, 4 * PIECE // (BATCH * n * lanes)))
+    if watch is None:
+        unseen = np.empty((2, 0))
+        share(lambda start, stop: work(start, stop, unseen), batches * sizes[2], grain)
+    else:
+        watch.sums[...] += watched_pieces(work, 1, batches * sizes[2], n, grain)
     return np.ascontiguousarray(out[..., :n_inputs])
+
+
+class Squares(NamedTuple):
+    """What the rows' squares are made from; arrays are flat, and empty where nobody asks."""
+
+    scale: Any
+    """What deviations are multiplied by before they are squared."""
+    a: np.ndarray
+    """(Q' + 1, N'): the units' factors, times the second part of ``scale``; zeros at the end."""
+    units_x: np.ndarray
+    """(P',): the units of x times the first part of ``scale``."""
+    units_gy: np.ndarray
+    """(Q',): the units of gy times the second part of it."""
 
 
 @jit
 def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
-    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0.
-
-    Written as a mean of v (1 - (v / scale)^2 / 6), v the clipped deviation, which is right at any
-    scale: what vanishes in the square beside a large one has no digit in the sum.
-    """
+    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
@@ -138,7 +186,7 @@ def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> A
 
 @jit
 def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
-    """The estimate of a column with mean and variance as pilot.
+    """The estimate of a column with mean and variance as pilot, the pilot's center and s.
 
     Deviations are scaled by the largest before they are squared: huge values then cost no digits.
 
@@ -159,51 +207,74 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
         deviation = (load(memory, base + line(i) * lanes) - center) * inverse
         even, odd = odd, fma(deviation, deviation, even)
     spread = simd.sqrt(even + odd) * widest * splat(scale)
-    return truncated_mean(memory, base, n, center, larger(spread, splat(floor)))
-
-
-@Kernel
-def _mean_pilot(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    memory, base = buffer(x, sizes[0])
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        estimate = mean_pilot(memory, base, sizes[0], scale, floor)
-        _answer(out, column, estimate, doubt, overflow)
+    spread = larger(spread, splat(floor))
+    return truncated_mean(memory, base, n, center, spread), center, spread
 
 
 @jit
-def _answer(out: Any, column: int, estimate: Any, doubt: Any, overflow: Any) -> None:
-    """Store an estimate, and say so where sums of the values do not fit into the dtype."""
-    dtype = out.dtype.type
+def _estimate_by_mean(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    scale, floor, overflow = parameters
+    doubt = fill(memory, base, source, column)
+    estimate, center, spread = mean_pilot(memory, base, source.sizes[0], scale, floor)
+    return _checked(memory, estimate, doubt, overflow), (center, spread)
+
+
+@jit
+def _estimate_by_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base, deviations, at = room
+    scale, floor, overflow, programs = parameters
+    n = source.sizes[0]
+    lanes = simd.LINE // memory.itemsize
+    doubt = fill(memory, base, source, column)
+    center = median(memory, base, n, programs)
+    for i in range(n):
+        value = load(memory, base + line(i) * lanes)
+        store(deviations, at + line(i) * lanes, absolute(value - center))
+    spread = larger(median(deviations, at, n, programs) * splat(scale), splat(floor))
+    estimate = truncated_mean(memory, base, n, center, spread)
+    return _checked(memory, estimate, doubt, overflow), (center, spread)
+
+
+@jit
+def _checked(memory: Any, estimate: Any, doubt: Any, overflow: Any) -> Any:
+    """An estimate; says so where sums of the values do not fit into the dtype."""
+    dtype = memory.dtype.type
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
     if simd.largest(choose(doubt, one, lost, zero)) > 0:
         overflow[0] = 1
-    store(out, column * (simd.LINE // out.itemsize), keep_nan(estimate, doubt))
+    return keep_nan(estimate, doubt)
 
 
-@Kernel
-def _median_pilot(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    programs: Any, scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    deviations, at = buffer(x, n)
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        center = median(memory, base, n, programs)
-        for i in range(n):
-            value = load(memory, base + line(i) * lanes)
-            store(deviations, at + line(i) * lanes, absolute(value - center))
-        spread = median(deviations, at, n, programs) * splat(scale)
-        spread = larger(spread, splat(floor))
-        estimate = truncated_mean(memory, base, n, center, spread)
-        _answer(out, column, estimate, doubt, overflow)
+@jit
+def about_pilot(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    center, spread = found
+    dtype = room[0].dtype.type
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    inverse = choose(zero, spread, one / spread, zero)
+    return center, inverse, spread * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0)), one
+
+
+@jit
+def psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
+    """psi(u) / u, 1 at 0."""
+    center, inverse, bound, sixth, one = facts
+    size = absolute(value - center)
+    unit = smaller(size, bound) * inverse
+    weight = fma(unit * unit, sixth, one)
+    if simd.exceeding(size, bound):
+        weight = weight * choose(bound, size, bound / size, one)
+    return weight
+
+
+_mean_pilot = column_kernels(
+    "soft_truncation_by_mean", _estimate_by_mean, psi_over_u, about_pilot, disordered=False
+)
+_median_pilot = column_kernels(
+    "soft_truncation_by_median", _estimate_by_median, psi_over_u, about_pilot
+)
+_sweep = squares_of(psi_over_u, False)
 
 
 @Kernel
@@ -211,8 +282,9 @@ def _mean_pilot_by_moments(
     x: Any, a: Any, out: Any, sizes: Any, start: int, stop: int,
     b: Any, units_x: Any, units_gy: Any, reach: Any, even: Any, least_x: Any, least_gy: Any,
     floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any, overflow: Any,
+    squares: Any, into: Any,
 ) -> None:  # fmt: skip
-    """The names are those of ``_by_moments``.
+    """The names are those of ``_by_moments``; squares go to ``into``, (2, N) or (2, 0).
 
     Units go in pairs, so that additions need not wait for one another, and ``BATCH`` pairs meet one
     vector of inputs while that is in the first-level cache; then comes the next vector, whose
@@ -225,6 +297,14 @@ def _mean_pilot_by_moments(
     pairs = (n_outputs + 1) // 2
     padded = reach.size // vectors
     memory, base = buffer(x, n)
+    spare, at_spare = buffer(x, n)
+    room = memory, base, spare, at_spare
+    watched = into.size > 0
+    # The rows' squares: those let in and all, of columns; those cut and all, of batches.
+    rows = np.zeros(2 * n * lanes if watched else 0, x.dtype)
+    cut = np.zeros(2 * n * lanes if watched else 0, x.dtype)
+    cut_sums = np.zeros((2, n if watched else 0))
+    n_swept, n_batches = 0, 0
     sums = np.empty(6 * lanes, x.dtype)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     two, three = splat(dtype(2)), splat(dtype(3))
@@ -233,6 +313,7 @@ def _mean_pilot_by_moments(
     unbiased = splat(dtype(factor * n / (n - 1)))
     m_of, threshold_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
     sixth_of, extra_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
+    weight_of = np.empty(2 * BATCH * lanes, x.dtype)
     unit_of = np.empty(2 * BATCH, np.int64)
     # A place is a column of the batch, a run of WORD samples, and a bit for each of them.
     column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
@@ -258,8 +339,15 @@ def _mean_pilot_by_moments(
                     doubt = _fill(
                         memory, base, x, a, units_gy[unit], n, vector * lanes, unit * padded
                     )
-                    estimate = mean_pilot(memory, base, n, scale, floor)
-                    _answer(out, unit * vectors + vector, estimate, doubt, overflow)
+                    estimate, center, spread = mean_pilot(memory, base, n, scale, floor)
+                    estimate = _checked(memory, estimate, doubt, overflow)
+                    store(out, (unit * vectors + vector) * lanes, estimate)
+                    if watched:
+                        facts = about_pilot(room, n, (center, spread), 0)
+                        _sweep(room, n, facts, 0, splat(squares.scale), rows)
+                        n_swept += 1
+                        if n_swept % FLUSH == 0:
+                            flush(rows, into)
                     continue
                 s2 = variance * unbiased
                 if floors.size:
@@ -273,6 +361,7 @@ def _mean_pilot_by_moments(
                 store(threshold_of, k, threshold)
                 store(sixth_of, k, sixth)
                 store(extra_of, k, (e3 - m * (three * e2 - two * m * m)) * count * sixth)
+                store(weight_of, k, fma(variance * count, sixth, count))
                 # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its
                 # least, in units in which the b of all lanes are of one size.
                 limit = (threshold - absolute(m)) * load(even, vector * lanes)
@@ -305,6 +394,108 @@ def _mean_pilot_by_moments(
             unit = unit_of[column]
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
             store(out, (unit * vectors + vector) * lanes, estimate * back)
+        if watched:
+            here = n_columns, n_places, unit_of, column_at, low_at, bits_at
+            facts_of = m_of, threshold_of, sixth_of, extra_of, weight_of
+            _batch_squares(b, a, squares, vector, n, padded, here, facts_of, cut, cut_sums)
+            n_batches += 1
+            if n_batches % 4 == 0:
+                flush(cut, cut_sums)
+    if watched:
+        flush(rows, into)
+        flush(cut, cut_sums)
+        for i in range(n):
+            into[0, i] += max(cut_sums[1, i] - cut_sums[0, i], 0.0)
+            into[1, i] += cut_sums[1, i]
+
+
+@jit
+def _batch_squares(
+    b: Any, a: Any, squares: Any, vector: int, n: int, padded: int, here: Any, facts: Any,
+    cut: Any, cut_sums: Any,
+) -> None:  # fmt: skip
+    """Add the rows' squares, those that the weights cut off and all, of the columns of a batch.
+
+    With d the deviation from the mean, the weight is 1 - d^2 / (6 s^2) unless d is truncated, and
+    places of truncated values are put right as they are for the estimate.
+    """
+    n_columns, n_places, unit_of, column_at, low_at, bits_at = here
+    m_of, threshold_of, sixth_of, extra_of, weight_of = facts
+    dtype = b.dtype.type
+    lanes = simd.LINE // b.itemsize
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    # The sum of a column's weights, for the weighted mean.
+    for place in range(n_places):
+        k, bits = column_at[place] * lanes, bits_at[place]
+        unit = unit_of[column_at[place]]
+        m, threshold, sixth = load(m_of, k), load(threshold_of, k), load(sixth_of, k)
+        total = load(weight_of, k)
+        while bits:
+            i = low_at[place] + simd.lowest_bit(bits)
+            bits &= bits - 1
+            d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
+            total = total + _weight_less_curve(d, threshold, sixth, one, zero)
+        store(weight_of, k, total)
+    # Beyond the last column: a unit of zeros, which adds none.
+    group = 4
+    end = -(-n_columns // group) * group
+    at_a = np.empty(end, np.int64)
+    mean_of, turn_of = np.zeros(end * lanes, b.dtype), np.zeros(end * lanes, b.dtype)
+    bend_of = np.zeros(end * lanes, b.dtype)
+    units_x = load(squares.units_x, vector * lanes)
+    for column in range(end):
+        at_a[column] = squares.a.size - padded
+        if column < n_columns:
+            k, unit = column * lanes, unit_of[column]
+            at_a[column] = unit * padded
+            scale = units_x * splat(squares.units_gy[unit])
+            shift = load(extra_of, k) / load(weight_of, k)
+            bend = simd.sqrt(zero - load(sixth_of, k))
+            store(mean_of, k, (load(m_of, k) + shift) * scale)
+            # sqrt(d^2 / (6 s^2)) from the scaled deviation from the weighted mean.
+            store(bend_of, k, choose(zero, scale, bend / scale, zero))
+            store(turn_of, k, bend * shift)
+    for first in range(0, end, group):
+        a0, a1, a2, a3 = at_a[first], at_a[first + 1], at_a[first + 2], at_a[first + 3]
+        k0 = first * lanes
+        k1, k2, k3 = k0 + lanes, k0 + 2 * lanes, k0 + 3 * lanes
+        m0, m1 = zero - load(mean_of, k0), zero - load(mean_of, k1)
+        m2, m3 = zero - load(mean_of, k2), zero - load(mean_of, k3)
+        t0, t1, t2, t3 = load(turn_of, k0), load(turn_of, k1), load(turn_of, k2), load(turn_of, k3)
+        r0, r1, r2, r3 = load(bend_of, k0), load(bend_of, k1), load(bend_of, k2), load(bend_of, k3)
+        for i in range(n):
+            inputs = load(b, (vector * n + i) * lanes) * units_x
+            d0 = fma(splat(squares.a[a0 + i]), inputs, m0)
+            d1 = fma(splat(squares.a[a1 + i]), inputs, m1)
+            d2 = fma(splat(squares.a[a2 + i]), inputs, m2)
+            d3 = fma(splat(squares.a[a3 + i]), inputs, m3)
+            z0, z1 = d0 * fma(r0, d0, t0), d1 * fma(r1, d1, t1)
+            z2, z3 = d2 * fma(r2, d2, t2), d3 * fma(r3, d3, t3)
+            even = fma(z0, z0, fma(z1, z1, load(cut, i * lanes)))
+            store(cut, i * lanes, fma(z2, z2, z3 * z3) + even)
+            even = fma(d0, d0, fma(d1, d1, load(cut, (n + i) * lanes)))
+            store(cut, (n + i) * lanes, fma(d2, d2, d3 * d3) + even)
+    for place in range(n_places):
+        k, bits = column_at[place] * lanes, bits_at[place]
+        unit = unit_of[column_at[place]]
+        m, threshold, sixth = load(m_of, k), load(threshold_of, k), load(sixth_of, k)
+        mean = load(mean_of, k)
+        while bits:
+            i = low_at[place] + simd.lowest_bit(bits)
+            bits &= bits - 1
+            inputs = load(b, (vector * n + i) * lanes)
+            d = splat(a[unit * padded + i]) * inputs - m
+            far = splat(squares.a[unit * padded + i]) * (inputs * units_x) - mean
+            less = _weight_less_curve(d, threshold, sixth, one, zero) * far * far
+            cut_sums[0, i] -= np.float64(simd.lane_sum(less))
+
+
+@jit
+def _weight_less_curve(d: Any, threshold: Any, sixth: Any, one: Any, zero: Any) -> Any:
+    """psi(u) / u less 1 - u^2 / 6, from d = s u: 0 but where d is truncated."""
+    v = larger(smaller(d, threshold), zero - threshold)
+    weight = v * fma(v * v, sixth, one) / d
+    return choose(threshold, absolute(d), weight - fma(d * d, sixth, one), zero)
 
 
 @jit
