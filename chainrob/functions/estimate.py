@@ -11,7 +11,7 @@ from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
-from chainrob.sample_gradients import Dense, Joined, SampleGradients, Tiled
+from chainrob.sample_gradients import Dense, EmbeddingGradients, Joined, SampleGradients, Tiled
 from chainrob.sample_gradients.base import Array
 
 Scope = Literal["unit", "parameter", "layer", "model"]
@@ -52,16 +52,66 @@ def estimate(
     Returns:
         one array (*R, *shape) for each parameter, in its dtype.
     """
+    return estimate_watched(robustifier, gradients, scope, watch=False)[0]
+
+
+def estimate_watched(
+    robustifier: Callable[[Any], Any],
+    gradients: Sequence[SampleGradients],
+    scope: Scope = "layer",
+    *,
+    watch: bool = True,
+) -> tuple[list[Array], Array | None]:
+    """As ``estimate``, and the weights that the samples had in it, from the same pass.
+
+    Returns:
+        one array (*R, *shape) for each parameter, and the weights (*R, N), float64. Where a sample
+        has one weight a unit or a parameter, they are averaged over the coordinates. None where
+        nobody watches, and for a plain callable, whose weights nobody knows.
+    """
     if gradients and gradients[0].n_samples == 0 and not _spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
-        return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
+        zeros = [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
+        return zeros, gradients[0].xp.ones((*gradients[0].replicas, 0)) if watch else None
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
-    if scope == "layer" and len(gradients) > 1 and not isinstance(robustifier, JOINT_OR_APART):
-        return list(robustifier(Joined(gradients)))
-    if scope == "unit":
-        return [_by_unit(robustifier, one) for one in gradients]
-    return [robustifier(one) for one in gradients]
+    same = isinstance(robustifier, JOINT_OR_APART)
+    if len(gradients) > 1 and (watch if same else scope == "layer"):
+        joined = Joined(gradients)
+        # Rows that are not finite are dropped parameter by parameter where these are apart.
+        if not same or robustifier.nonfinite == "propagate" or joined.all_finite():
+            values, weights = robustifier.estimate(joined, watch)
+            return list(values), weights
+        return [robustifier(one) for one in gradients], robustifier.sample_weights(joined)
+    found = [_apart(robustifier, one, scope, watch) for one in gradients]
+    total, count = None, 0
+    for one, (_, weights) in zip(gradients, found, strict=True):
+        if weights is not None and one.size:
+            # Rows of an embedding that no sample touched say nothing about any sample.
+            size = one.touched().size if isinstance(one, EmbeddingGradients) else one.size
+            share = weights * size
+            total, count = share if total is None else total + share, count + size
+    values = [value for value, _ in found]
+    if total is not None:
+        return values, total / max(count, 1)
+    known = watch and gradients and not isinstance(robustifier, FromFunction)
+    return values, gradients[0].xp.ones((*gradients[0].replicas, 0)) if known else None
+
+
+def _apart(
+    robustifier: Robustifier, gradients: SampleGradients, scope: Scope, watch: bool
+) -> tuple[Array, Array | None]:
+    """The estimate of one parameter in its own shape, and the weights in it."""
+    same = watch and isinstance(robustifier, JOINT_OR_APART)
+    if scope != "unit" or not gradients.shape or same:  # a single number is its own unit
+        return robustifier.estimate(gradients, watch)
+    # Every output unit is a problem of its own.
+    estimate, weights = robustifier.estimate(gradients.units(), watch)
+    if isinstance(gradients, Tiled):
+        estimate = gradients.join_units(estimate)
+    else:
+        estimate = estimate.reshape((*gradients.replicas, *gradients.shape))
+    return estimate, None if weights is None else weights.mean(axis=-2)
 
 
 def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
@@ -81,16 +131,6 @@ def plain_mean(robustifier: Callable[[Any], Any], gradients: SampleGradients) ->
 
 def _spans_ranks(robustifier: Any) -> bool:
     return hasattr(robustifier, "count_samples")
-
-
-def _by_unit(robustifier: Robustifier, gradients: SampleGradients) -> Array:
-    """Every output unit a problem of its own; the estimate in the parameter's own shape."""
-    if not gradients.shape:  # a single number is its own unit
-        return robustifier(gradients)
-    estimate = robustifier(gradients.units())
-    if isinstance(gradients, Tiled):
-        return gradients.join_units(estimate)
-    return estimate.reshape((*gradients.replicas, *gradients.shape))
 
 
 def pullback(

@@ -22,7 +22,7 @@ from chainrob.functions.estimate import (
     Scope,
     check_options,
     count_samples,
-    estimate,
+    estimate_watched,
 )
 from chainrob.functions.exact import is_exact
 from chainrob.kernels import array_module
@@ -120,8 +120,9 @@ class GradientNode(function_node.FunctionNode):
         wanted = self.wanted
         rows = [operators[index] for index in wanted]
         robustifier: Any = plan.robustifier
-        estimates = estimate(robustifier, rows, plan.scope)
-        if plan.link is not None and observers.any_observed():
+        watch = observers.is_observed(plan.link)
+        estimates, weights = estimate_watched(robustifier, rows, plan.scope, watch=watch)
+        if watch:
             named = {self.names[index]: operators[index] for index in wanted}
             observers.notify(
                 (plan.link,),
@@ -130,6 +131,7 @@ class GradientNode(function_node.FunctionNode):
                 named,
                 plan.scope,
                 plan.loss_reduction,
+                weights,
             )
         if plan.loss_reduction == "sum":
             n_samples = count_samples(robustifier, n_samples)

@@ -16,8 +16,7 @@ import numpy as np
 
 import chainer
 from chainrob.kernels import to_host
-from chainrob.robustifiers.base import CoordinateWise, Robustifier
-from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -37,6 +36,7 @@ class Observation:
             (``'W'``; with ``scope='model'`` the path in the model, ``'/l1/W'``).
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
         loss_reduction: ``'mean'`` or ``'sum'``.
+        weights: the samples' weights, where the rows are; None where nobody knows them.
     """
 
     link: chainer.Link
@@ -45,6 +45,7 @@ class Observation:
     gradients: Mapping[str, SampleGradients]
     scope: str
     loss_reduction: str
+    weights: Array | None
 
     @property
     def n_samples(self) -> int:
@@ -55,33 +56,15 @@ class Observation:
 
         1 is what a plain mean gives; 0 is a sample that had no say (see
         ``Robustifier.sample_weights``). Where a weighting robustifier gives a sample one weight a
-        unit or a parameter, they are averaged over the coordinates.
+        unit or a parameter, they are averaged over the coordinates. They were found in the pass
+        that made the estimate.
 
         Returns:
             A float64 NumPy array; None for a plain callable, whose weights nobody knows.
         """
-        if not isinstance(self.robustifier, Robustifier):
+        if self.weights is None:
             return None
-        parts = [one for one in self.gradients.values() if one.size]
-        if not parts or not parts[0].n_samples:
-            return np.ones((*parts[0].replicas, 0) if parts else (0,))
-        # Rows of an embedding that no sample touched say nothing about any sample.
-        parts = [one.touched() if isinstance(one, EmbeddingGradients) else one for one in parts]
-        if self.scope in ("layer", "model") or isinstance(self.robustifier, CoordinateWise):
-            joined = Joined(parts) if len(parts) > 1 else parts[0]
-            return _host(self.robustifier.sample_weights(joined))
-        total, count = 0.0, 0
-        for one in parts:
-            if self.scope == "unit" and one.shape:
-                weights = self.robustifier.sample_weights(one.units()).mean(axis=-2)
-            else:
-                weights = self.robustifier.sample_weights(one)
-            total, count = total + weights * one.size, count + one.size
-        return _host(total / count)
-
-
-def _host(array: Array) -> np.ndarray:
-    return to_host(array).astype(np.float64, copy=False)
+        return to_host(self.weights).astype(np.float64, copy=False)
 
 
 Observer = Callable[[Observation], None]
@@ -108,9 +91,9 @@ def remove_observer(link: chainer.Link, observer: Observer) -> None:
         _observers.pop(link, None)
 
 
-def any_observed() -> bool:
-    """Whether anyone observes any link; the price of not being watched."""
-    return bool(_observers)
+def is_observed(*links: chainer.Link | None) -> bool:
+    """Whether anyone observes one of the links; what it costs not to be watched."""
+    return bool(_observers) and any(link in _observers for link in links if link is not None)
 
 
 def notify(
@@ -120,6 +103,7 @@ def notify(
     gradients: Mapping[str, SampleGradients],
     scope: str,
     loss_reduction: str,
+    weights: Array | None,
 ) -> None:
     """Tell everyone who observes one of ``links`` of an estimate of ``source``, each once."""
     if not gradients:
@@ -130,4 +114,8 @@ def notify(
             if observer not in told:
                 told.append(observer)
                 name = name if link is source else "/"
-                observer(Observation(source, name, robustifier, gradients, scope, loss_reduction))
+                observer(
+                    Observation(
+                        source, name, robustifier, gradients, scope, loss_reduction, weights
+                    )
+                )

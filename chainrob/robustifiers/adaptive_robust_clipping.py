@@ -50,7 +50,7 @@ class AdaptiveRobustClipping(Mixing):
     def check(self, n_samples: int) -> None:
         require_minority(self, n_samples)
 
-    def without(self, n_dropped: int) -> AdaptiveRobustClipping:
+    def with_dropped(self, n_dropped: int) -> AdaptiveRobustClipping:
         return replace(self, f=max(self.f - n_dropped, 0))
 
     def matrix(self, gradients: SampleGradients) -> Array:

@@ -158,7 +158,7 @@ class MultiKrum(Krum):
                 f"{n_samples} samples and f={self.f}"
             )
 
-    def fitted(self, n_samples: int) -> MultiKrum:
+    def for_rows_left(self, n_samples: int) -> MultiKrum:
         most = n_samples - self.f
         return replace(self, m=most) if self.m is not None and self.m > most > 0 else self
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 from chainrob.sample_gradients.pullback import pullback_weights
@@ -28,13 +28,12 @@ class Mean(Robustifier):
         array([2., 4.])
     """
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.mean()
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        return Estimate(gradients.mean(), _ones(gradients) if watch else None)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_weights(
-            gradients, self._sample_weights(gradients) / gradients.n_samples, None, cotangent
-        )
+        return pullback_weights(gradients, _ones(gradients) / gradients.n_samples, None, cotangent)
+
+
+def _ones(gradients: SampleGradients) -> Array:
+    return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)

@@ -48,7 +48,7 @@ class NearestNeighborMixing(Mixing):
     def check(self, n_samples: int) -> None:
         require_minority(self, n_samples)
 
-    def without(self, n_dropped: int) -> NearestNeighborMixing:
+    def with_dropped(self, n_dropped: int) -> NearestNeighborMixing:
         return replace(self, f=max(self.f - n_dropped, 0))
 
     def matrix(self, gradients: SampleGradients) -> Array:

@@ -63,9 +63,9 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or self.mix is not None or squares is not None:
+        if self.fused is None or self.mix is not None:
             return None
-        return compiled(*self.fused, x, gy)
+        return compiled(*self.fused, x, gy, squares)
 
 
 class RowSquares:

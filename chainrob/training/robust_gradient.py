@@ -7,7 +7,7 @@ from typing import Any
 
 import chainer
 from chainrob.functions import observers
-from chainrob.functions.estimate import check_options, count_samples, estimate, plain_mean
+from chainrob.functions.estimate import check_options, count_samples, estimate_watched, plain_mean
 from chainrob.functions.recorder import Recorder, Recording, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
@@ -148,15 +148,16 @@ class RobustGradient:
             )
         robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
         gradients = [rows for _, _, rows in entries]
-        estimates = estimate(robustifier, gradients, "layer")
+        links = (self.model, *(recording.link for _, recording, _ in entries))
+        watch = observers.is_observed(*links) and gradients[0].n_samples > 0
+        estimates, weights = estimate_watched(robustifier, gradients, "layer", watch=watch)
         reduction = entries[0][1].loss_reduction
         n_samples = count_samples(robustifier, gradients[0].n_samples)
         for (_, recording, _), one in zip(entries, estimates, strict=True):
             _add(recording.parameter, one, n_samples if reduction == "sum" else 1)
-        if observers.any_observed() and gradients[0].n_samples:
-            links = (self.model, *(recording.link for _, recording, _ in entries))
+        if watch:
             named = {name: rows for name, _, rows in entries}
-            observers.notify(links, self.model, robustifier, named, "model", reduction)
+            observers.notify(links, self.model, robustifier, named, "model", reduction, weights)
 
     def _selects(self, name: str, parameter: chainer.Parameter) -> bool:
         if self._parameters is None:

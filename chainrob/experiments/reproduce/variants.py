@@ -16,7 +16,7 @@ from chainrob.experiments.devices import get_device
 from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
 from chainrob.experiments.jobs import Job
 from chainrob.robustifiers import ConvergenceWarning, Mean
-from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.base import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
 __all__ = ["SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
@@ -125,11 +125,8 @@ class SlowMean(CoordinateWise):
 
     factor: float = 0.01
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        mean = Mean(nonfinite="propagate")._estimate(gradients)
-        if isinstance(mean, tuple):
-            return tuple(part * self.factor for part in mean)
-        return mean * self.factor
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        return Mean(nonfinite="propagate")._estimate(gradients, watch).times(self.factor)
 
     def reduce(self, values: Any) -> Any:
         """Reduce the sample axis: values (*R, N, d) to (*R, d)."""

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.compiling import Kernel, inlined, jit
 from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
-from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
+from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, load, splat, store
 from chainrob.kernels.cpu.vectors import largest_magnitude
 from chainrob.kernels.threads import share
 
@@ -30,6 +30,8 @@ OFTEN = 8
 
 PIECE = 1 << 19
 """Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
+
+EPS = float(np.finfo(np.float64).eps)
 
 MOST_PIECES = 64
 """Pieces at most of a watched problem, each of which has sums of its own for the N rows."""
@@ -69,8 +71,7 @@ def column_kernels(
     weight: Callable[..., Any] | None = None,
     facts: Callable[..., Any] | None = None,
     *,
-    normalized: bool = False,
-    disordered: bool = True,
+    normalized: bool | None = None,
 ) -> ColumnKernels:
     """The loop over columns for an estimator.
 
@@ -82,24 +83,22 @@ def column_kernels(
         weight: compiled, called as ``weight(value, facts, parameters)``: the weights of values.
             None for what nobody watches.
         facts: compiled, called as ``facts(room, n, found, parameters)`` where somebody watches:
-            what ``weight`` needs to know, a tuple of vectors. The first is a number of the size of
-            the values, about which deviations are taken. None: what was found.
-        normalized: whether the weights are to be scaled to a mean of 1.
-        disordered: whether the buffer holds anything but the values in the order of the rows when
-            ``facts`` is done.
+            what ``weight`` needs to know, a tuple. First come the number about which deviations are
+            taken, of the size of the values, and the distance from it to the weighted mean of the
+            values (anything where ``normalized`` is not None).
+        normalized: None where ``facts`` knows the weighted mean. Else it is found from the weights,
+            and the buffer still holds the values; True if the weights are then scaled to a mean of
+            1, too.
     """
     plain = _cloned(_plain, name, estimate=estimate)
     if weight is None:
         return ColumnKernels(plain, plain)
-    sweep = squares_of(weight, normalized)
-    facts_of = facts or _as_found
-    watched = _cloned(
-        _watched, name, estimate=estimate, facts_of=facts_of, sweep=sweep, disordered=disordered
-    )
+    sweep = one_sweep(weight) if normalized is None else two_sweeps(weight, normalized)
+    watched = _cloned(_watched, name, estimate=estimate, facts_of=facts, sweep=sweep)
     return ColumnKernels(plain, watched)
 
 
-def _cloned(loop: FunctionType, name: str, **inserted: Any) -> Kernel:
+def _cloned(loop: Any, name: str, **inserted: Any) -> Kernel:
     """The loop with its own estimator, as a function of its own.
 
     Machine code is stored by a function's name, and by what it closes over: functions compiled in
@@ -138,7 +137,8 @@ def watch_for(x: np.ndarray, gy: np.ndarray) -> Watch:
 def magnitudes(x: np.ndarray, gy: np.ndarray) -> tuple[int, int]:
     """The exponents of the largest numbers of two arrays; 0 where they are not finite."""
     sizes = largest_magnitudes(x, gy)
-    return tuple(int(np.frexp(size)[1]) if np.isfinite(size) else 0 for size in sizes)
+    of_x, of_gy = (int(np.frexp(one)[1]) if np.isfinite(one) else 0 for one in sizes)
+    return of_x, of_gy
 
 
 def largest_magnitudes(x: np.ndarray, gy: np.ndarray) -> np.ndarray:
@@ -284,15 +284,23 @@ def buffer(like: Any, n: int) -> Any:
     return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
 
 
+@inlined
+def begin(source: Any, column: int) -> Any:
+    """Where the factors of a column begin, in x and in gy."""
+    x, _, sizes, shared = source
+    n, s, q, vectors, _, jump = sizes
+    unit, vector = column // vectors, column % vectors
+    apart = 0 if shared else (unit // q) * n * s * vectors * (simd.LINE // x.itemsize)
+    return vector * jump + apart, unit * n * s
+
+
 @jit
 def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
-    x, gy, sizes, shared = source
-    n, s, q, vectors, step, jump = sizes
+    x, gy = source.x, source.gy
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     lanes = simd.LINE // x.itemsize
-    unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
-    from_gy = unit * n * s
+    from_x, from_gy = begin(source, column)
     doubt = splat(x.dtype.type(0))
     for i in range(n):
         value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * step)
@@ -309,12 +317,10 @@ def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
 
     Deviations from the first row are added up: a large common mean then costs no digits.
     """
-    x, gy, sizes, shared = source
-    n, s, q, vectors, step, jump = sizes
+    x, gy = source.x, source.gy
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     lanes = simd.LINE // x.itemsize
-    unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
-    from_gy = unit * n * s
+    from_x, from_gy = begin(source, column)
     if s > 1:
         fill(memory, base, source, column)
         return mean(memory, base, n)
@@ -354,17 +360,15 @@ def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -
 @jit
 def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) -> Any:
     """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
-    x, gy, sizes, shared = source
+    x, gy = source.x, source.gy
     groups, pairs, stages = program
-    n, s, q, vectors, step, jump = sizes
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     if s > 1 or n < BLOCK:
         doubt = fill(memory, base, source, column)
         sort(memory, base, n, groups, pairs, stages)
         return doubt
     lanes = simd.LINE // x.itemsize
-    unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * vectors * lanes)
-    from_gy = unit * n
+    from_x, from_gy = begin(source, column)
     whole = n - n % BLOCK
     doubt = splat(x.dtype.type(0))
     for i in range(0, whole, BLOCK):
@@ -443,27 +447,52 @@ def _watched(
         answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
         store(out, column * lanes, answer)
         facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
-        if disordered:  # type: ignore[name-defined] # noqa: F821
-            fill(memory, base, source, column)
-        sweep(room, n, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
+        sweep(room, source, column, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
         if (column - start) % FLUSH == FLUSH - 1 or column == stop - 1:
             flush(rows, sums)
 
 
-@jit
-def _as_found(room: Any, n: int, found: Any, parameters: Any) -> Any:
-    """``facts`` of an estimator that needs to know no more than it found."""
-    return found
-
-
-def squares_of(weight: Callable[..., Any], normalized: bool) -> Any:
-    """A compiled function (room, n, facts, parameters, scale, rows) that adds the squares of a
-    column to ``rows``: a vector a row for those let in, and behind these one for all.
+def one_sweep(weight: Callable[..., Any]) -> Any:
+    """A compiled function (room, source, column, facts, parameters, scale, rows) that adds the
+    squares of a column to ``rows``: a vector a row for those let in, and behind these one for all.
     """
 
     @jit
-    def sweep(room: Any, n: int, facts: Any, parameters: Any, scale: Any, rows: Any) -> None:
+    def sweep(
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
+    ) -> None:
+        x, gy = source.x, source.gy
+        n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
+        memory, base = room[0], room[1]
+        lanes = simd.LINE // memory.itemsize
+        from_x, from_gy = begin(source, column)
+        if s > 1:
+            fill(memory, base, source, column)
+        center, shift = facts[0], facts[1] * scale
+        shift = shift - shift - shift
+        for i in range(n):
+            if s > 1:
+                value = load(memory, base + line(i) * lanes)
+            else:
+                value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+            deviation = fma(value - center, scale, shift)
+            square = deviation * deviation
+            share = weight(value, facts, parameters)
+            store(rows, i * lanes, fma(share, square, load(rows, i * lanes)))
+            store(rows, (n + i) * lanes, square + load(rows, (n + i) * lanes))
+
+    return sweep
+
+
+def two_sweeps(weight: Callable[..., Any], normalized: bool) -> Any:
+    """As ``one_sweep``, where the weighted mean is not known beforehand."""
+
+    @jit
+    def sweep(
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
+    ) -> None:
         memory, base, weights, at = room
+        n = source.sizes[0]
         dtype = memory.dtype.type
         lanes = simd.LINE // memory.itemsize
         zero, center = splat(dtype(0)), facts[0]
@@ -475,11 +504,14 @@ def squares_of(weight: Callable[..., Any], normalized: bool) -> Any:
             even_w, odd_w = odd_w, even_w + one
             even_u, odd_u = odd_u, fma(one, value - center, even_u)
         total = even_w + odd_w
-        # The weighted mean, about which all deviations are taken.
-        shift = (even_u + odd_u) / total * scale
+        shift = zero - (even_u + odd_u) / total * scale
         factor = splat(dtype(n)) / total if normalized else splat(dtype(1))
+        noise = absolute(center * scale) * splat(dtype(n * EPS))
         for i in range(n):
-            deviation = fma(load(memory, base + line(i) * lanes) - center, scale, zero - shift)
+            deviation = fma(load(memory, base + line(i) * lanes) - center, scale, shift)
+            if memory.itemsize == 8:
+                # What rounding leaves of a mean of equal values is no deviation.
+                deviation = choose(noise, absolute(deviation), deviation, zero)
             square = deviation * deviation
             share = load(weights, at + line(i) * lanes) * factor
             store(rows, i * lanes, fma(share, square, load(rows, i * lanes)))

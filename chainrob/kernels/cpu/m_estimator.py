@@ -16,7 +16,7 @@ import numpy as np
 from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import Watch, column_kernels, fill, fill_with_mean, line
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.simd import (
@@ -182,13 +182,13 @@ def _about_location(room: Any, n: int, found: Any, parameters: Any) -> Any:
     dtype = room[0].dtype.type
     zero, one = splat(dtype(0)), splat(dtype(1))
     inverse = choose(zero, scale, one / scale, zero)
-    return pivot, unit, location, inverse, zero, one, splat(dtype(REACH))
+    return pivot, location / unit, unit, location, inverse, zero, one, splat(dtype(REACH))
 
 
-@jit
+@inlined
 def _psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
     """psi(u) / u; without a scale the estimate is the pivot, and what differs has no say."""
-    pivot, unit, location, inverse, zero, one, reach = facts
+    pivot, _, unit, location, inverse, zero, one, reach = facts
     kind, coefficients = parameters[2], parameters[3]
     deviation = (value - pivot) * unit
     u = (deviation - location) * inverse
@@ -202,7 +202,7 @@ def _psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
     return choose(zero, inverse, weight, alone)
 
 
-@jit
+@inlined
 def _deficit(size: Any, kind: int, coefficients: Any) -> Any:
     r"""1 - psi(u) / u for \|u\| up to REACH, as ``polynomials`` has it."""
     square = size * size

@@ -8,10 +8,10 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import Watch, column_kernels, fill_sorted, line, total
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import absolute, choose, keep_nan, larger, load, smaller, splat
+from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, larger, load, smaller, splat
 
 
 def mean_around_median(
@@ -75,20 +75,29 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
 @jit
 def _reach(room: Any, n: int, found: Any, parameters: Any) -> Any:
     memory, base = room[0], room[1]
+    f = parameters[1]
     dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
     center, reach, share = found
+    zero = splat(dtype(0))
     # Where all values kept are one, a sorted value is just that, and a mean of them nearly.
-    value = load(memory, base + line((n - 1) // 2) * (simd.LINE // memory.itemsize))
-    return value, center, reach, share, splat(dtype(0)), splat(dtype(1))
+    value = load(memory, base + line((n - 1) // 2) * lanes)
+    inside, tied = zero, zero
+    for i in range(n):
+        row = load(memory, base + line(i) * lanes)
+        distance = absolute(row - center)
+        inside = inside + choose(distance, reach, row - value, zero)
+        tied = tied + choose(distance, reach, zero, choose(reach, distance, zero, row - value))
+    shift = fma(tied, share, inside) * splat(dtype(1.0 / (n - f)))
+    kept = splat(dtype(n / (n - f)))
+    return value, shift, center, reach, share * kept, zero, kept
 
 
-@jit
+@inlined
 def _within_reach(value: Any, facts: Any, parameters: Any) -> Any:
-    _, center, reach, share, zero, one = facts
+    _, _, center, reach, at_reach, zero, kept = facts
     distance = absolute(value - center)
-    return choose(distance, reach, one, choose(reach, distance, zero, share))
+    return choose(distance, reach, kept, choose(reach, distance, zero, at_reach))
 
 
-_nearest = column_kernels(
-    "nearest_values", _estimate_nearest, _within_reach, _reach, normalized=True
-)
+_nearest = column_kernels("nearest_values", _estimate_nearest, _within_reach, _reach)

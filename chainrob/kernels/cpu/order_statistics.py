@@ -15,7 +15,7 @@ from chainrob.kernels.cpu.columns import (
     line,
     total,
 )
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
@@ -87,7 +87,7 @@ def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
     return center, middle, splat(dtype(1))
 
 
-@jit
+@inlined
 def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
     center, middle, one = facts
     distance = absolute(value - center)
@@ -113,38 +113,51 @@ def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> A
 
 @jit
 def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
-    """The least and the largest value that are kept, and the shares of those that equal them."""
+    """The least and the largest value that are kept, and the weights of those that equal them."""
     memory, base = room[0], room[1]
     count = parameters[1]
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
     low = high = center = load(memory, base + line((n - 1) // 2) * lanes)
+    even, odd = zero, zero
     for i in range(count, n - count):
         value = load(memory, base + line(i) * lanes)
         low, high = smaller(low, value), larger(high, value)
-    at_low, at_high, kept_low, kept_high = zero, zero, zero, zero
-    for i in range(n):
-        value = load(memory, base + line(i) * lanes)
-        is_low = choose(low, value, zero, choose(value, low, zero, one))
-        is_high = choose(high, value, zero, choose(value, high, zero, one))
-        at_low, at_high = at_low + is_low, at_high + is_high
-        if count <= i < n - count:
-            kept_low, kept_high = kept_low + is_low, kept_high + is_high
-    return center, low, high, kept_low / at_low, kept_high / at_high, zero, one
+        even, odd = odd, even + (value - center)
+    below, above = low - one / zero, high + one / zero
+    for i in range(count):
+        below = larger(below, load(memory, base + line(i) * lanes))
+        above = smaller(above, load(memory, base + line(n - 1 - i) * lanes))
+    shift = (even + odd) * splat(dtype(1.0 / (n - 2 * count)))
+    kept = splat(dtype(n / (n - 2 * count)))
+    weight_low = weight_high = kept
+    tie = choose(below, low, choose(high, above, zero, one), one)
+    if simd.largest(tie) > 0:
+        at_low, at_high, kept_low, kept_high = zero, zero, zero, zero
+        for i in range(n):
+            value = load(memory, base + line(i) * lanes)
+            is_low = choose(low, value, zero, choose(value, low, zero, one))
+            is_high = choose(high, value, zero, choose(value, high, zero, one))
+            at_low, at_high = at_low + is_low, at_high + is_high
+            if count <= i < n - count:
+                kept_low, kept_high = kept_low + is_low, kept_high + is_high
+        weight_low, weight_high = kept * kept_low / at_low, kept * kept_high / at_high
+    tied = simd.largest(tie) > 0
+    return center, shift, low, high, weight_low, weight_high, zero, kept, tied
 
 
-@jit
+@inlined
 def _inside(value: Any, facts: Any, parameters: Any) -> Any:
-    """1 inside, 0 outside, and their share for values at an end."""
-    _, low, high, share_low, share_high, zero, one = facts
-    weight = choose(low, value, one, choose(value, low, zero, share_low))
-    return choose(value, high, weight, choose(high, value, zero, share_high))
+    """N / (N - 2k) inside, 0 outside, and a share of it for values that tie at an end."""
+    _, _, low, high, weight_low, weight_high, zero, kept, tied = facts
+    if tied:
+        weight = choose(low, value, kept, choose(value, low, zero, weight_low))
+        return choose(value, high, weight, choose(high, value, zero, weight_high))
+    return choose(value, low, zero, choose(high, value, zero, kept))
 
 
-_trimmed_mean = column_kernels(
-    "trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends, normalized=True
-)
+_trimmed_mean = column_kernels("trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends)
 
 
 @jit
@@ -168,13 +181,13 @@ def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -
 @jit
 def _winsorized_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
     low, high, mean = found
-    return low, low, high, mean, splat(room[0].dtype.type(1))
+    return low, mean - low, high, mean, splat(room[0].dtype.type(1))
 
 
-@jit
+@inlined
 def _drawn_in(value: Any, facts: Any, parameters: Any) -> Any:
     """What the end of the range has of a value's deviation beyond it."""
-    _, low, high, center, one = facts
+    low, _, high, center, one = facts
     end = larger(smaller(value, high), low)
     share = (end - center) / (value - center)
     return choose(end, value, share, choose(value, end, share, one))

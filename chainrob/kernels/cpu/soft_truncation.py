@@ -22,6 +22,7 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import (
     FLUSH,
     PIECE,
+    Source,
     Watch,
     buffer,
     column_kernels,
@@ -32,10 +33,10 @@ from chainrob.kernels.cpu.columns import (
     mean,
     padded,
     solve,
-    squares_of,
+    two_sweeps,
     watched_pieces,
 )
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.compiling import Kernel, inlined, jit
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.powers import WORD, scaled
 from chainrob.kernels.cpu.simd import (
@@ -56,6 +57,9 @@ FEW = 1 << 18
 
 BATCH = 8
 """Pairs of units whose truncated values are put right together."""
+
+GROUP = 4
+"""Columns of a batch whose squares are formed together: their constants fit into registers."""
 
 BLOCK = 256
 """Samples whose powers are added up before they join the sums of the blocks before, so that
@@ -256,7 +260,7 @@ def about_pilot(room: Any, n: int, found: Any, parameters: Any) -> Any:
     return center, inverse, spread * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0)), one
 
 
-@jit
+@inlined
 def psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
     """psi(u) / u, 1 at 0."""
     center, inverse, bound, sixth, one = facts
@@ -269,12 +273,12 @@ def psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
 
 
 _mean_pilot = column_kernels(
-    "soft_truncation_by_mean", _estimate_by_mean, psi_over_u, about_pilot, disordered=False
+    "soft_truncation_by_mean", _estimate_by_mean, psi_over_u, about_pilot, normalized=False
 )
 _median_pilot = column_kernels(
-    "soft_truncation_by_median", _estimate_by_median, psi_over_u, about_pilot
+    "soft_truncation_by_median", _estimate_by_median, psi_over_u, about_pilot, normalized=False
 )
-_sweep = squares_of(psi_over_u, False)
+_sweep = two_sweeps(psi_over_u, False)
 
 
 @Kernel
@@ -298,12 +302,17 @@ def _mean_pilot_by_moments(
     padded = reach.size // vectors
     memory, base = buffer(x, n)
     spare, at_spare = buffer(x, n)
-    room = memory, base, spare, at_spare
+    room, here = (memory, base, spare, at_spare), Source(x, a, (n, 1, 1, 1, 0, 0), True)
     watched = into.size > 0
     # The rows' squares: those let in and all, of columns; those cut and all, of batches.
     rows = np.zeros(2 * n * lanes if watched else 0, x.dtype)
     cut = np.zeros(2 * n * lanes if watched else 0, x.dtype)
     cut_sums = np.zeros((2, n if watched else 0))
+    length = 2 * BATCH * lanes if watched else 0
+    work = (
+        np.empty(2 * BATCH, np.int64), np.empty(length, x.dtype), np.empty(length, x.dtype),
+        np.empty(length, x.dtype),
+    )  # fmt: skip
     n_swept, n_batches = 0, 0
     sums = np.empty(6 * lanes, x.dtype)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
@@ -344,7 +353,7 @@ def _mean_pilot_by_moments(
                     store(out, (unit * vectors + vector) * lanes, estimate)
                     if watched:
                         facts = about_pilot(room, n, (center, spread), 0)
-                        _sweep(room, n, facts, 0, splat(squares.scale), rows)
+                        _sweep(room, here, 0, facts, 0, splat(squares.scale), rows)
                         n_swept += 1
                         if n_swept % FLUSH == 0:
                             flush(rows, into)
@@ -395,11 +404,11 @@ def _mean_pilot_by_moments(
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
             store(out, (unit * vectors + vector) * lanes, estimate * back)
         if watched:
-            here = n_columns, n_places, unit_of, column_at, low_at, bits_at
+            places = n_columns, n_places, unit_of, column_at, low_at, bits_at
             facts_of = m_of, threshold_of, sixth_of, extra_of, weight_of
-            _batch_squares(b, a, squares, vector, n, padded, here, facts_of, cut, cut_sums)
+            _batch_squares(b, a, squares, vector, n, padded, places, facts_of, work, cut, cut_sums)
             n_batches += 1
-            if n_batches % 4 == 0:
+            if n_batches % 8 == 0:
                 flush(cut, cut_sums)
     if watched:
         flush(rows, into)
@@ -411,15 +420,16 @@ def _mean_pilot_by_moments(
 
 @jit
 def _batch_squares(
-    b: Any, a: Any, squares: Any, vector: int, n: int, padded: int, here: Any, facts: Any,
-    cut: Any, cut_sums: Any,
+    b: Any, a: Any, squares: Any, vector: int, n: int, padded: int, places: Any, facts: Any,
+    work: Any, cut: Any, cut_sums: Any,
 ) -> None:  # fmt: skip
     """Add the rows' squares, those that the weights cut off and all, of the columns of a batch.
 
     With d the deviation from the mean, the weight is 1 - d^2 / (6 s^2) unless d is truncated, and
     places of truncated values are put right as they are for the estimate.
     """
-    n_columns, n_places, unit_of, column_at, low_at, bits_at = here
+    n_columns, n_places, unit_of, column_at, low_at, bits_at = places
+    at_a, mean_of, turn_of, bend_of = work
     m_of, threshold_of, sixth_of, extra_of, weight_of = facts
     dtype = b.dtype.type
     lanes = simd.LINE // b.itemsize
@@ -434,19 +444,21 @@ def _batch_squares(
             i = low_at[place] + simd.lowest_bit(bits)
             bits &= bits - 1
             d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
-            total = total + _weight_less_curve(d, threshold, sixth, one, zero)
+            if simd.exceeding(absolute(d), threshold):
+                total = total + _weight_less_curve(d, threshold, sixth, one, zero)
         store(weight_of, k, total)
     # Beyond the last column: a unit of zeros, which adds none.
-    group = 4
-    end = -(-n_columns // group) * group
-    at_a = np.empty(end, np.int64)
-    mean_of, turn_of = np.zeros(end * lanes, b.dtype), np.zeros(end * lanes, b.dtype)
-    bend_of = np.zeros(end * lanes, b.dtype)
+    end = -(-n_columns // GROUP) * GROUP
     units_x = load(squares.units_x, vector * lanes)
     for column in range(end):
-        at_a[column] = squares.a.size - padded
-        if column < n_columns:
-            k, unit = column * lanes, unit_of[column]
+        k = column * lanes
+        if column >= n_columns:
+            at_a[column] = squares.a.size - padded
+            store(mean_of, k, zero)
+            store(bend_of, k, zero)
+            store(turn_of, k, zero)
+        else:
+            unit = unit_of[column]
             at_a[column] = unit * padded
             scale = units_x * splat(squares.units_gy[unit])
             shift = load(extra_of, k) / load(weight_of, k)
@@ -455,26 +467,29 @@ def _batch_squares(
             # sqrt(d^2 / (6 s^2)) from the scaled deviation from the weighted mean.
             store(bend_of, k, choose(zero, scale, bend / scale, zero))
             store(turn_of, k, bend * shift)
-    for first in range(0, end, group):
-        a0, a1, a2, a3 = at_a[first], at_a[first + 1], at_a[first + 2], at_a[first + 3]
-        k0 = first * lanes
-        k1, k2, k3 = k0 + lanes, k0 + 2 * lanes, k0 + 3 * lanes
-        m0, m1 = zero - load(mean_of, k0), zero - load(mean_of, k1)
-        m2, m3 = zero - load(mean_of, k2), zero - load(mean_of, k3)
-        t0, t1, t2, t3 = load(turn_of, k0), load(turn_of, k1), load(turn_of, k2), load(turn_of, k3)
-        r0, r1, r2, r3 = load(bend_of, k0), load(bend_of, k1), load(bend_of, k2), load(bend_of, k3)
-        for i in range(n):
-            inputs = load(b, (vector * n + i) * lanes) * units_x
-            d0 = fma(splat(squares.a[a0 + i]), inputs, m0)
-            d1 = fma(splat(squares.a[a1 + i]), inputs, m1)
-            d2 = fma(splat(squares.a[a2 + i]), inputs, m2)
-            d3 = fma(splat(squares.a[a3 + i]), inputs, m3)
-            z0, z1 = d0 * fma(r0, d0, t0), d1 * fma(r1, d1, t1)
-            z2, z3 = d2 * fma(r2, d2, t2), d3 * fma(r3, d3, t3)
-            even = fma(z0, z0, fma(z1, z1, load(cut, i * lanes)))
-            store(cut, i * lanes, fma(z2, z2, z3 * z3) + even)
-            even = fma(d0, d0, fma(d1, d1, load(cut, (n + i) * lanes)))
-            store(cut, (n + i) * lanes, fma(d2, d2, d3 * d3) + even)
+    for low in range(0, n, WORD):  # rows whose sums stay in the first-level cache
+        for first in range(0, end, GROUP):
+            a0, a1, a2, a3 = at_a[first], at_a[first + 1], at_a[first + 2], at_a[first + 3]
+            k0 = first * lanes
+            k1, k2, k3 = k0 + lanes, k0 + 2 * lanes, k0 + 3 * lanes
+            m0, m1 = zero - load(mean_of, k0), zero - load(mean_of, k1)
+            m2, m3 = zero - load(mean_of, k2), zero - load(mean_of, k3)
+            t0, t1 = load(turn_of, k0), load(turn_of, k1)
+            t2, t3 = load(turn_of, k2), load(turn_of, k3)
+            r0, r1 = load(bend_of, k0), load(bend_of, k1)
+            r2, r3 = load(bend_of, k2), load(bend_of, k3)
+            for i in range(low, min(low + WORD, n)):
+                inputs = load(b, (vector * n + i) * lanes) * units_x
+                d0 = fma(splat(squares.a[a0 + i]), inputs, m0)
+                d1 = fma(splat(squares.a[a1 + i]), inputs, m1)
+                d2 = fma(splat(squares.a[a2 + i]), inputs, m2)
+                d3 = fma(splat(squares.a[a3 + i]), inputs, m3)
+                z0, z1 = d0 * fma(r0, d0, t0), d1 * fma(r1, d1, t1)
+                z2, z3 = d2 * fma(r2, d2, t2), d3 * fma(r3, d3, t3)
+                even = fma(z0, z0, fma(z1, z1, load(cut, i * lanes)))
+                store(cut, i * lanes, fma(z2, z2, z3 * z3) + even)
+                even = fma(d0, d0, fma(d1, d1, load(cut, (n + i) * lanes)))
+                store(cut, (n + i) * lanes, fma(d2, d2, d3 * d3) + even)
     for place in range(n_places):
         k, bits = column_at[place] * lanes, bits_at[place]
         unit = unit_of[column_at[place]]
@@ -485,12 +500,13 @@ def _batch_squares(
             bits &= bits - 1
             inputs = load(b, (vector * n + i) * lanes)
             d = splat(a[unit * padded + i]) * inputs - m
-            far = splat(squares.a[unit * padded + i]) * (inputs * units_x) - mean
-            less = _weight_less_curve(d, threshold, sixth, one, zero) * far * far
-            cut_sums[0, i] -= np.float64(simd.lane_sum(less))
+            if simd.exceeding(absolute(d), threshold):
+                far = splat(squares.a[unit * padded + i]) * (inputs * units_x) - mean
+                less = _weight_less_curve(d, threshold, sixth, one, zero) * far * far
+                cut_sums[0, i] -= np.float64(simd.lane_sum(less))
 
 
-@jit
+@inlined
 def _weight_less_curve(d: Any, threshold: Any, sixth: Any, one: Any, zero: Any) -> Any:
     """psi(u) / u less 1 - u^2 / 6, from d = s u: 0 but where d is truncated."""
     v = larger(smaller(d, threshold), zero - threshold)
