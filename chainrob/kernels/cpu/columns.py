@@ -21,7 +21,17 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.compiling import Kernel, inlined, jit
 from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
-from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, load, splat, store
+from chainrob.kernels.cpu.simd import (
+    absolute,
+    choose,
+    fma,
+    keep_nan,
+    load,
+    repeated,
+    smaller,
+    splat,
+    store,
+)
 from chainrob.kernels.cpu.vectors import largest_magnitude
 from chainrob.kernels.threads import share
 
@@ -85,10 +95,9 @@ def column_kernels(
         facts: compiled, called as ``facts(room, n, found, parameters)`` where somebody watches:
             what ``weight`` needs to know, a tuple. First come the number about which deviations are
             taken, of the size of the values, and the distance from it to the weighted mean of the
-            values (anything where ``normalized`` is not None).
-        normalized: None where ``facts`` knows the weighted mean. Else it is found from the weights,
-            and the buffer still holds the values; True if the weights are then scaled to a mean of
-            1, too.
+            values (not so where ``normalized`` is not None).
+        normalized: None where ``facts`` knows the weighted mean. Else it is found from the weights;
+            True if these are then scaled to a mean of 1, too.
     """
     plain = _cloned(_plain, name, estimate=estimate)
     if weight is None:
@@ -191,10 +200,10 @@ def solve(
 
         share(work, replicas * columns, grain)
     else:
-        scale = x.dtype.type(watch.scale)
+        scale, top = x.dtype.type(watch.scale), x.dtype.type(np.inf)
 
         def work_watched(start: int, stop: int, sums: np.ndarray) -> None:
-            kernels.watched(out, source, start, stop, parameters, scale, sums)
+            kernels.watched(out, source, start, stop, parameters, scale, top, sums)
 
         watch.sums[...] += watched_pieces(work_watched, replicas, columns, n, grain)
     return np.ascontiguousarray(out.reshape(replicas, q, -1)[..., :n_inputs])
@@ -303,9 +312,10 @@ def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     from_x, from_gy = begin(source, column)
     doubt = splat(x.dtype.type(0))
     for i in range(n):
-        value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * step)
+        value = repeated(gy, from_gy + i * s) * load(x, from_x + i * s * step)
         for k in range(1, s):
-            value = fma(splat(gy[from_gy + i * s + k]), load(x, from_x + (i * s + k) * step), value)
+            factor = repeated(gy, from_gy + i * s + k)
+            value = fma(factor, load(x, from_x + (i * s + k) * step), value)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     return doubt
@@ -324,10 +334,10 @@ def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     if s > 1:
         fill(memory, base, source, column)
         return mean(memory, base, n)
-    first = splat(gy[from_gy]) * load(x, from_x)
+    first = repeated(gy, from_gy) * load(x, from_x)
     even = odd = first - first
     for i in range(n):
-        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+        value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
         even, odd = odd, even + (value - first)
     return fma(even + odd, splat(x.dtype.type(1.0 / n)), first)
@@ -378,7 +388,7 @@ def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) 
         doubt = keep_nan(doubt, found)
     top = splat(x.dtype.type(np.inf))
     for i in range(whole, n):
-        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+        value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     full = -(-n // BLOCK) * BLOCK
@@ -435,7 +445,7 @@ def _plain(out: Any, source: Any, start: int, stop: int, parameters: Any) -> Non
 
 
 def _watched(
-    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
+    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, top: Any, sums: Any
 ) -> None:
     n = source.sizes[0]
     lanes = simd.LINE // out.itemsize
@@ -447,20 +457,22 @@ def _watched(
         answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
         store(out, column * lanes, answer)
         facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
-        sweep(room, source, column, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
+        sweep(room, source, column, facts, parameters, splat(scale), splat(top), rows)  # type: ignore[name-defined] # noqa: F821
         if (column - start) % FLUSH == FLUSH - 1 or column == stop - 1:
             flush(rows, sums)
 
 
 def one_sweep(weight: Callable[..., Any]) -> Any:
-    """A compiled function (room, source, column, facts, parameters, scale, rows) that adds the
-    squares of a column to ``rows``: a vector a row for those let in, and behind these one for all.
+    """A compiled function (room, source, column, facts, parameters, scale, top, rows) that
+    adds the squares of a column to ``rows``: a vector a row for those let in, and behind these one
+    for all. ``top`` is infinity.
     """
 
     @jit
     def sweep(
-        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
-    ) -> None:
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, top: Any,
+        rows: Any,
+    ) -> None:  # fmt: skip
         x, gy = source.x, source.gy
         n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
         memory, base = room[0], room[1]
@@ -474,7 +486,9 @@ def one_sweep(weight: Callable[..., Any]) -> Any:
             if s > 1:
                 value = load(memory, base + line(i) * lanes)
             else:
-                value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+                # The minimum with infinity, which the compiler knows nothing of, keeps it from
+                # forming value - center from the product before that is rounded.
+                value = smaller(top, repeated(gy, from_gy + i) * load(x, from_x + i * step))
             deviation = fma(value - center, scale, shift)
             square = deviation * deviation
             share = weight(value, facts, parameters)
@@ -484,23 +498,38 @@ def one_sweep(weight: Callable[..., Any]) -> Any:
     return sweep
 
 
-def two_sweeps(weight: Callable[..., Any], normalized: bool) -> Any:
-    """As ``one_sweep``, where the weighted mean is not known beforehand."""
+def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = False) -> Any:
+    """As ``one_sweep``, where the weighted mean is not known beforehand.
+
+    Args:
+        weight, normalized: as for ``column_kernels``.
+        filled: whether the buffer holds the values already, in the order of the rows.
+    """
 
     @jit
     def sweep(
-        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
-    ) -> None:
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, top: Any,
+        rows: Any,
+    ) -> None:  # fmt: skip
         memory, base, weights, at = room
         n = source.sizes[0]
         dtype = memory.dtype.type
         lanes = simd.LINE // memory.itemsize
+        x, gy = source.x, source.gy
+        s, step = source.sizes[1], source.sizes[4]
+        from_x, from_gy = begin(source, column)
+        if s > 1:
+            fill(memory, base, source, column)
         zero, center = splat(dtype(0)), facts[0]
         even_w, odd_w, even_u, odd_u = zero, zero, zero, zero
         for i in range(n):
-            value = load(memory, base + line(i) * lanes)
+            if filled or s > 1:
+                value = load(memory, base + line(i) * lanes)
+            else:
+                value = smaller(top, repeated(gy, from_gy + i) * load(x, from_x + i * step))
             one = weight(value, facts, parameters)
             store(weights, at + line(i) * lanes, one)
+            store(memory, base + line(i) * lanes, value - center)
             even_w, odd_w = odd_w, even_w + one
             even_u, odd_u = odd_u, fma(one, value - center, even_u)
         total = even_w + odd_w
@@ -508,7 +537,7 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool) -> Any:
         factor = splat(dtype(n)) / total if normalized else splat(dtype(1))
         noise = absolute(center * scale) * splat(dtype(n * EPS))
         for i in range(n):
-            deviation = fma(load(memory, base + line(i) * lanes) - center, scale, shift)
+            deviation = fma(load(memory, base + line(i) * lanes), scale, shift)
             if memory.itemsize == 8:
                 # What rounding leaves of a mean of equal values is no deviation.
                 deviation = choose(noise, absolute(deviation), deviation, zero)

@@ -11,7 +11,8 @@ from chainrob.kernels.cpu.columns import Watch, column_kernels, fill_sorted, lin
 from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, larger, load, smaller, splat
+from chainrob.kernels.cpu.order_statistics import farthest_of_nearest
+from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, larger, load, splat
 
 
 def mean_around_median(
@@ -49,13 +50,8 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
     zero, one = splat(dtype(0)), splat(dtype(1))
     doubt = fill_sorted(memory, base, source, column, program)
     center = total(memory, base, trim, n - trim) * splat(dtype(1.0 / (n - 2 * trim)))
-    # The nearest values are a run of the sorted ones. The distance at which the choice ends is
-    # that of the run whose farther end is nearest.
-    reach = splat(dtype(np.inf))
-    for first in range(f + 1):
-        below = absolute(load(memory, base + line(first) * lanes) - center)
-        above = absolute(load(memory, base + line(first + n - f - 1) * lanes) - center)
-        reach = smaller(reach, larger(below, above))
+    # The distance at which the choice ends.
+    reach = farthest_of_nearest(memory, base, n, n - f, center)
     # Values that tie there share what is left.
     inside, n_inside, tied, n_tied = zero, zero, zero, zero
     for i in range(n):

@@ -28,7 +28,6 @@ from chainrob.kernels.cpu.simd import (
     load,
     smaller,
     splat,
-    store,
 )
 
 
@@ -46,8 +45,13 @@ def coordinate_median(
     x: np.ndarray, gy: np.ndarray, *, watch: Watch | None = None
 ) -> np.ndarray | None:
     """The median, for even N the mean of the two middle values."""
-    programs = networks(gy.shape[1])
-    return None if programs is None else with_headroom(_median, x, gy, (programs,), watch)
+    n = gy.shape[1]
+    programs = networks(n)
+    if programs is None:
+        return None
+    if watch is None:
+        return with_headroom(_median, x, gy, (programs,), None)
+    return with_headroom(_sorted_median, x, gy, (selection(n, 0, 0, *range(n)),), watch)
 
 
 def winsorized_mean(
@@ -72,19 +76,47 @@ def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> An
     return keep_nan(center, doubt), (center,)
 
 
+_median = column_kernels("coordinate_median", _estimate_median)
+
+
+@jit
+def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    """As above, by a whole sort: one also gives the median distance."""
+    memory, base = room[0], room[1]
+    n = source.sizes[0]
+    low = (n - 1) // 2
+    doubt = fill_sorted(memory, base, source, column, parameters[0])
+    center = total(memory, base, low, n - low) * splat(memory.dtype.type(1.0 / (n - 2 * low)))
+    return keep_nan(center, doubt), (center,)
+
+
 @jit
 def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
-    memory, base, distances, at = room
+    memory, base = room[0], room[1]
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
     center = found[0]
-    for i in range(n):
-        value = load(memory, base + line(i) * lanes)
-        store(distances, at + line(i) * lanes, absolute(value - center))
-    middle = median(distances, at, n, parameters[0])
+    middle = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
+    if n % 2 == 0:
+        upper = farthest_of_nearest(memory, base, n, n // 2 + 1, center)
+        middle = (middle + upper) * splat(dtype(0.5))
     # More than half of the values at the median, up to rounding: the others have no weight.
     middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
     return center, middle, splat(dtype(1))
+
+
+@jit
+def farthest_of_nearest(memory: Any, base: int, n: int, count: int, center: Any) -> Any:
+    """The distance of the farthest of the ``count`` sorted values that are nearest to a center.
+
+    They are a run, and of all runs as long the one whose farther end is nearest.
+    """
+    lanes = simd.LINE // memory.itemsize
+    reach = splat(memory.dtype.type(np.inf))
+    for first in range(n - count + 1):
+        below = absolute(load(memory, base + line(first) * lanes) - center)
+        above = absolute(load(memory, base + line(first + count - 1) * lanes) - center)
+        reach = smaller(reach, larger(below, above))
+    return reach
 
 
 @inlined
@@ -94,8 +126,8 @@ def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
     return choose(middle, distance, middle / distance, one)
 
 
-_median = column_kernels(
-    "coordinate_median", _estimate_median, _by_distance, _median_distance, normalized=True
+_sorted_median = column_kernels(
+    "sorted_median", _estimate_sorted, _by_distance, _median_distance, normalized=True
 )
 
 # -- means between two ranks

@@ -103,6 +103,24 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     return vector(scalar), codegen
 
 
+@intrinsic
+def repeated(typingctx: Any, array: Any, offset: Any) -> Any:
+    """``splat(array[offset])`` for an offset that is not negative. Numba cannot know that, and to
+    count from the end for negative ones costs more than the load.
+    """
+    vector = Vector(array.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, index = _ir_type(vector), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        number = builder.load(builder.gep(data, [args[1]]))
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, index(0))
+        zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
+        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+    return vector(array, types.intp), codegen
+
+
 # -- arithmetic
 
 Emit = Callable[..., Any]

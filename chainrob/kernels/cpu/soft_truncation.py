@@ -46,6 +46,7 @@ from chainrob.kernels.cpu.simd import (
     keep_nan,
     larger,
     load,
+    repeated,
     smaller,
     splat,
     store,
@@ -278,7 +279,7 @@ _mean_pilot = column_kernels(
 _median_pilot = column_kernels(
     "soft_truncation_by_median", _estimate_by_median, psi_over_u, about_pilot, normalized=False
 )
-_sweep = two_sweeps(psi_over_u, False)
+_sweep = two_sweeps(psi_over_u, False, filled=True)
 
 
 @Kernel
@@ -302,12 +303,16 @@ def _mean_pilot_by_moments(
     padded = reach.size // vectors
     memory, base = buffer(x, n)
     spare, at_spare = buffer(x, n)
-    room, here = (memory, base, spare, at_spare), Source(x, a, (n, 1, 1, 1, 0, 0), True)
+    room, source = (memory, base, spare, at_spare), Source(x, a, (n, 1, 1, 1, 0, 0), True)
     watched = into.size > 0
     # The rows' squares: those let in and all, of columns; those cut and all, of batches.
     rows = np.zeros(2 * n * lanes if watched else 0, x.dtype)
     cut = np.zeros(2 * n * lanes if watched else 0, x.dtype)
     cut_sums = np.zeros((2, n if watched else 0))
+    # Truncated values: where they are, and what they take from the weights.
+    length = 2 * BATCH * n if watched else 0
+    column_far, row_far = np.empty(length, np.int64), np.empty(length, np.int64)
+    less_at = np.empty(length * lanes, x.dtype)
     length = 2 * BATCH * lanes if watched else 0
     work = (
         np.empty(2 * BATCH, np.int64), np.empty(length, x.dtype), np.empty(length, x.dtype),
@@ -329,7 +334,7 @@ def _mean_pilot_by_moments(
     low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
     for number in range(start, stop):
         vector, first = number % vectors, number // vectors * BATCH
-        n_columns, n_places = 0, 0
+        n_columns, n_places, n_far = 0, 0, 0
         for pair in range(first, min(first + BATCH, pairs)):
             _power_sums(b, a, vector * n * lanes, 2 * pair * padded, n, padded, sums)
             for unit in range(2 * pair, min(2 * pair + 2, n_outputs)):
@@ -353,7 +358,7 @@ def _mean_pilot_by_moments(
                     store(out, (unit * vectors + vector) * lanes, estimate)
                     if watched:
                         facts = about_pilot(room, n, (center, spread), 0)
-                        _sweep(room, here, 0, facts, 0, splat(squares.scale), rows)
+                        _sweep(room, source, 0, facts, 0, splat(squares.scale), infinite, rows)
                         n_swept += 1
                         if n_swept % FLUSH == 0:
                             flush(rows, into)
@@ -397,6 +402,14 @@ def _mean_pilot_by_moments(
                 d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
                 v = larger(smaller(d, threshold), zero - threshold)
                 extra = extra + (fma(v * v * v, sixth, v) - fma(d * d * d, sixth, d))
+                if watched and simd.exceeding(absolute(d), threshold):
+                    # psi(u) / u less the 1 - u^2 / 6 that it is of values that are not truncated.
+                    less = v * fma(v * v, sixth, one) / d - fma(d * d, sixth, one)
+                    less = choose(threshold, absolute(d), less, zero)
+                    store(weight_of, k, load(weight_of, k) + less)
+                    store(less_at, n_far * lanes, less)
+                    column_far[n_far], row_far[n_far] = column_at[place], i
+                    n_far += 1
             store(extra_of, k, extra)
         for column in range(n_columns):
             estimate = fma(load(extra_of, column * lanes), share, load(m_of, column * lanes))
@@ -404,9 +417,10 @@ def _mean_pilot_by_moments(
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
             store(out, (unit * vectors + vector) * lanes, estimate * back)
         if watched:
-            places = n_columns, n_places, unit_of, column_at, low_at, bits_at
-            facts_of = m_of, threshold_of, sixth_of, extra_of, weight_of
-            _batch_squares(b, a, squares, vector, n, padded, places, facts_of, work, cut, cut_sums)
+            far = n_far, column_far, row_far, less_at
+            facts_of = m_of, sixth_of, extra_of, weight_of
+            here = vector, n, padded, n_columns
+            _batch_squares(b, squares, here, far, unit_of, facts_of, work, cut)
             n_batches += 1
             if n_batches % 8 == 0:
                 flush(cut, cut_sums)
@@ -420,33 +434,20 @@ def _mean_pilot_by_moments(
 
 @jit
 def _batch_squares(
-    b: Any, a: Any, squares: Any, vector: int, n: int, padded: int, places: Any, facts: Any,
-    work: Any, cut: Any, cut_sums: Any,
-) -> None:  # fmt: skip
+    b: Any, squares: Any, here: Any, far: Any, unit_of: Any, facts: Any, work: Any, cut: Any
+) -> None:
     """Add the rows' squares, those that the weights cut off and all, of the columns of a batch.
 
     With d the deviation from the mean, the weight is 1 - d^2 / (6 s^2) unless d is truncated, and
     places of truncated values are put right as they are for the estimate.
     """
-    n_columns, n_places, unit_of, column_at, low_at, bits_at = places
+    vector, n, padded, n_columns = here
+    n_far, column_far, row_far, less_at = far
     at_a, mean_of, turn_of, bend_of = work
-    m_of, threshold_of, sixth_of, extra_of, weight_of = facts
+    m_of, sixth_of, extra_of, weight_of = facts
     dtype = b.dtype.type
     lanes = simd.LINE // b.itemsize
-    zero, one = splat(dtype(0)), splat(dtype(1))
-    # The sum of a column's weights, for the weighted mean.
-    for place in range(n_places):
-        k, bits = column_at[place] * lanes, bits_at[place]
-        unit = unit_of[column_at[place]]
-        m, threshold, sixth = load(m_of, k), load(threshold_of, k), load(sixth_of, k)
-        total = load(weight_of, k)
-        while bits:
-            i = low_at[place] + simd.lowest_bit(bits)
-            bits &= bits - 1
-            d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
-            if simd.exceeding(absolute(d), threshold):
-                total = total + _weight_less_curve(d, threshold, sixth, one, zero)
-        store(weight_of, k, total)
+    zero = splat(dtype(0))
     # Beyond the last column: a unit of zeros, which adds none.
     end = -(-n_columns // GROUP) * GROUP
     units_x = load(squares.units_x, vector * lanes)
@@ -480,38 +481,22 @@ def _batch_squares(
             r2, r3 = load(bend_of, k2), load(bend_of, k3)
             for i in range(low, min(low + WORD, n)):
                 inputs = load(b, (vector * n + i) * lanes) * units_x
-                d0 = fma(splat(squares.a[a0 + i]), inputs, m0)
-                d1 = fma(splat(squares.a[a1 + i]), inputs, m1)
-                d2 = fma(splat(squares.a[a2 + i]), inputs, m2)
-                d3 = fma(splat(squares.a[a3 + i]), inputs, m3)
+                d0 = fma(repeated(squares.a, a0 + i), inputs, m0)
+                d1 = fma(repeated(squares.a, a1 + i), inputs, m1)
+                d2 = fma(repeated(squares.a, a2 + i), inputs, m2)
+                d3 = fma(repeated(squares.a, a3 + i), inputs, m3)
                 z0, z1 = d0 * fma(r0, d0, t0), d1 * fma(r1, d1, t1)
                 z2, z3 = d2 * fma(r2, d2, t2), d3 * fma(r3, d3, t3)
                 even = fma(z0, z0, fma(z1, z1, load(cut, i * lanes)))
                 store(cut, i * lanes, fma(z2, z2, z3 * z3) + even)
                 even = fma(d0, d0, fma(d1, d1, load(cut, (n + i) * lanes)))
                 store(cut, (n + i) * lanes, fma(d2, d2, d3 * d3) + even)
-    for place in range(n_places):
-        k, bits = column_at[place] * lanes, bits_at[place]
-        unit = unit_of[column_at[place]]
-        m, threshold, sixth = load(m_of, k), load(threshold_of, k), load(sixth_of, k)
-        mean = load(mean_of, k)
-        while bits:
-            i = low_at[place] + simd.lowest_bit(bits)
-            bits &= bits - 1
-            inputs = load(b, (vector * n + i) * lanes)
-            d = splat(a[unit * padded + i]) * inputs - m
-            if simd.exceeding(absolute(d), threshold):
-                far = splat(squares.a[unit * padded + i]) * (inputs * units_x) - mean
-                less = _weight_less_curve(d, threshold, sixth, one, zero) * far * far
-                cut_sums[0, i] -= np.float64(simd.lane_sum(less))
-
-
-@inlined
-def _weight_less_curve(d: Any, threshold: Any, sixth: Any, one: Any, zero: Any) -> Any:
-    """psi(u) / u less 1 - u^2 / 6, from d = s u: 0 but where d is truncated."""
-    v = larger(smaller(d, threshold), zero - threshold)
-    weight = v * fma(v * v, sixth, one) / d
-    return choose(threshold, absolute(d), weight - fma(d * d, sixth, one), zero)
+    for place in range(n_far):
+        column, i = column_far[place], row_far[place]
+        inputs = load(b, (vector * n + i) * lanes) * units_x
+        d = fma(repeated(squares.a, at_a[column] + i), inputs, zero - load(mean_of, column * lanes))
+        less = load(less_at, place * lanes)
+        store(cut, i * lanes, load(cut, i * lanes) - less * d * d)
 
 
 @jit
@@ -539,8 +524,8 @@ def _power_sums(b: Any, a: Any, at_b: int, at_a: int, n: int, padded: int, sums:
         next_first, next_second, next_third = zero, zero, zero
         for i in range(low, min(low + BLOCK, n)):
             inputs = load(b, at_b + i * lanes)
-            u = splat(a[at_a + i]) * inputs
-            v = splat(a[at_a + padded + i]) * inputs
+            u = repeated(a, at_a + i) * inputs
+            v = repeated(a, at_a + padded + i) * inputs
             square, next_square = u * u, v * v
             first, next_first = first + u, next_first + v
             second, next_second = second + square, next_second + next_square
