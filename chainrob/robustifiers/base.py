@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from chainrob.robustifiers.errors import (
     NotDifferentiableError,
 )
 from chainrob.robustifiers.gram import gram_matrix
-from chainrob.robustifiers.parameters import describe, require_choice
+from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
 from chainrob.sample_gradients.pullback import (
@@ -192,9 +192,7 @@ class Robustifier(abc.ABC):
 
     def with_dropped(self: Self, n_dropped: int) -> Self:
         """The robustifier for what is left when so many bad rows have been dropped already."""
-        left = {name: getattr(self, name) for name in self.counts_bad_rows}
-        left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
-        return replace(self, **left) if left else self
+        return with_dropped(self, n_dropped)
 
     def for_rows_left(self: Self, n_samples: int) -> Self:
         """The robustifier for the ``n_samples`` rows that are left when bad rows have been dropped:

@@ -11,7 +11,7 @@ import numpy as np
 
 from chainrob.robustifiers.base import Estimate, Robustifier, as_operator, in_chunks
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
-from chainrob.robustifiers.parameters import describe
+from chainrob.robustifiers.parameters import describe, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -31,6 +31,12 @@ class PreAggregation(abc.ABC):
     Called by itself with an array (N, D) a pre-aggregation returns the mixed rows (M, D); with a
     ``SampleGradients`` operator, an operator.
     """
+
+    counts_bad_rows: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that count rows assumed bad."""
+
+    def __post_init__(self) -> None:  # noqa: B027 (most have nothing to check)
+        """Raise where the parameters make no sense."""
 
     def __call__(self, gradients: Array | SampleGradients) -> Any:
         operator = as_operator(gradients)
@@ -76,7 +82,7 @@ class PreAggregation(abc.ABC):
 
     def with_dropped(self: Self, n_dropped: int) -> Self:
         """The pre-aggregation for what is left when so many bad rows have been dropped already."""
-        return self
+        return with_dropped(self, n_dropped)
 
     def __rshift__(self, other: Any) -> Any:
         steps = self.steps if isinstance(self, Chain) else (self,)

@@ -100,9 +100,10 @@ def default(
     With N = ``n_samples`` and f = ceil(contamination * N), the number of bad rows that a batch
     holds if each share of it is as bad as the whole:
 
-    - ``f=f`` for ``krum``, ``multi_krum``, ``mean_around_median``, ``phocas``,
-      ``minimum_diameter_averaging``, ``caf``, ``smea``, ``nearest_neighbor_mixing`` and
-      ``adaptive_robust_clipping``; ``count=f`` for ``trimmed_mean`` and ``winsorized_mean``;
+    - f itself for what counts bad rows: ``f=f`` for ``krum``, ``multi_krum``,
+      ``mean_around_median``, ``phocas``, ``minimum_diameter_averaging``, ``caf``, ``smea``,
+      ``nearest_neighbor_mixing`` and ``adaptive_robust_clipping``; ``count=f`` for
+      ``trimmed_mean`` and ``winsorized_mean``;
     - ``n_blocks=2f+1`` for ``median_of_means``: the fewest of which f bad ones are a minority;
     - ``size=(N-1)//(2f)`` for ``bucketing``: the largest that leaves f bad buckets a minority (all
       rows in one bucket for f = 0, which is the mean);
@@ -140,7 +141,7 @@ def default(
     rows = int(n_samples)
     for step in read_steps(name):
         if step.parameters is None:
-            rule = _DEFAULTS.get(_snake(_class(step.name).__name__))
+            rule = _rule(_class(step.name))
             if rule is None:
                 raise ValueError(f"{step.name} has no default; give its parameters to get")
             step = step._replace(parameters=rule(rows, f))
@@ -154,14 +155,6 @@ def default(
 _Rule = Callable[[int, int], dict[str, Any]]
 
 
-def _bad_rows(n: int, f: int) -> dict[str, Any]:
-    return {"f": f}
-
-
-def _count(n: int, f: int) -> dict[str, Any]:
-    return {"count": f}
-
-
 def _pilot(n: int, f: int) -> dict[str, Any]:
     return {"pilot": "median" if f else "mean"}
 
@@ -173,14 +166,19 @@ def _nothing(n: int, f: int) -> dict[str, Any]:
 _DEFAULTS: dict[str, _Rule] = {
     **dict.fromkeys(("mean", "coordinate_median", "geometric_median"), _nothing),
     **dict.fromkeys(("soft_truncation", "m_estimator"), _pilot),
-    **dict.fromkeys(("trimmed_mean", "winsorized_mean"), _count),
-    **dict.fromkeys(("mean_around_median", "phocas", "krum", "multi_krum", "caf"), _bad_rows),
-    **dict.fromkeys(("minimum_diameter_averaging", "smea"), _bad_rows),
-    **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), _bad_rows),
     "centered_clipping": _nothing,
     "median_of_means": lambda n, f: {"n_blocks": 2 * f + 1},
     "bucketing": lambda n, f: {"size": max((n - 1) // (2 * f), 1) if f else n},
 }
+"""Those of what does not count bad rows in a parameter."""
+
+
+def _rule(cls: type[Any]) -> _Rule | None:
+    """What the parameters follow from; None where there is no default."""
+    counted = getattr(cls, "counts_bad_rows", ())
+    if counted:
+        return lambda n, f: dict.fromkeys(counted, f)
+    return _DEFAULTS.get(_snake(cls.__name__))
 
 
 def _snake(name: str) -> str:
@@ -229,7 +227,7 @@ def _check_names(
         rule = (
             f", or take chainrob.robustifiers.default({name!r}, n_samples), which finds it from "
             f"the batch size"
-            if _snake(cls.__name__) in _DEFAULTS
+            if _rule(cls) is not None
             else ""
         )
         raise ValueError(

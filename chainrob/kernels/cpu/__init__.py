@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.cpu.columns import watch_for
 from chainrob.kernels.cpu.registry import MODULES
+from chainrob.kernels.cpu.row_squares import watch_for
 
 __all__ = ["fused"]
 

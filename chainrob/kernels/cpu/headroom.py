@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import (
-    ColumnKernels,
-    Watch,
-    column_kernels,
-    fill,
-    largest_magnitudes,
-    line,
-    solve,
-)
+from chainrob.kernels.cpu.column_kernels import ColumnKernels, column_kernels, solve
+from chainrob.kernels.cpu.columns import fill, line
 from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.row_squares import Watch, largest_magnitudes
 from chainrob.kernels.cpu.simd import absolute, larger, load, splat
 
 

@@ -15,10 +15,12 @@ import numpy as np
 
 from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import Watch, column_kernels, fill, fill_with_mean, line
+from chainrob.kernels.cpu.column_kernels import column_kernels
+from chainrob.kernels.cpu.columns import fill, fill_with_mean, line
 from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
+from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,

@@ -1,7 +1,7 @@
 """Explicit SIMD vectors for Numba: a cache line of numbers in one register, one coordinate a lane.
 
 Order statistics, clipping and fixed-point iterations of many coordinates at once are branch-free in
-lanes, but LLVM's own vectoriser gives up on them: it cannot tell the rows of a buffer apart, nor
+lanes, but LLVM's own vectorizer gives up on them: it cannot tell the rows of a buffer apart, nor
 keep an array of accumulators in registers. So a vector is a Numba type here, with loads, stores and
 the usual operators. A ``Vector`` of float32 has 16 lanes and of float64 8; where the processor's
 registers are narrower LLVM splits it. Nothing is reassociated: results do not depend on the
