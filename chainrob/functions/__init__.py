@@ -1,12 +1,16 @@
 """Function nodes: forward as in Chainer, backward through a robustifier; and losses."""
 
+from chainrob.aggregation import Aggregation, exact_backward
 from chainrob.functions.activation import prelu, swish
-from chainrob.functions.convolution import convolution_2d, convolution_nd
+from chainrob.functions.convolution import (
+    convolution_2d,
+    convolution_nd,
+    deconvolution_2d,
+    deconvolution_nd,
+)
 from chainrob.functions.cross_entropy import CrossEntropy, cross_entropy
-from chainrob.functions.deconvolution import deconvolution_2d, deconvolution_nd
 from chainrob.functions.embed_id import embed_id
-from chainrob.functions.exact import exact_backward
-from chainrob.functions.gradient_node import Aggregation, GradientNode
+from chainrob.functions.gradient_node import GradientNode
 from chainrob.functions.huber import Huber, huber
 from chainrob.functions.linear import LinearFunction, linear
 from chainrob.functions.mean_absolute_error import MeanAbsoluteError, mean_absolute_error

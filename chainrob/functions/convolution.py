@@ -1,4 +1,6 @@
-"""Convolutions of any number of dimensions whose filters' gradients are estimated robustly."""
+"""Convolutions and transposed convolutions of any number of dimensions whose filters' gradients are
+estimated robustly.
+"""
 
 from __future__ import annotations
 
@@ -6,116 +8,82 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import chainer
-from chainer.functions.connection import convolution_2d as stock_2d
-from chainer.functions.connection import convolution_nd as stock_nd
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
-from chainrob.sample_gradients import PatchProducts, SampleGradients
+from chainer.functions.connection import convolution_2d as stock_convolution_2d
+from chainer.functions.connection import convolution_nd as stock_convolution_nd
+from chainer.functions.connection import deconvolution_2d as stock_deconvolution_2d
+from chainer.functions.connection import deconvolution_nd as stock_deconvolution_nd
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import (
+    Geometry,
+    convolution_pullback,
+    convolution_rows,
+    transposed_convolution_pullback,
+    transposed_convolution_rows,
+)
+from chainrob.functions.gradient_node import RobustFunction
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
-from chainrob.sample_gradients.patches import Geometry, padded
 
 Extent = int | Sequence[int]
 
 
-class ConvolutionNDFunction(RobustFunction, stock_nd.ConvolutionND):
+class _Filters(RobustFunction):
+    """Mixed in before a stock convolution of (x, W, b)."""
+
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
+    transposed: ClassVar[bool] = False
+
+    def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.aggregation = aggregation
+
+    def sample_gradients(
+        self, arrays: tuple[Array, ...], wanted: Sequence[int]
+    ) -> Mapping[int, SampleGradients]:
+        rows = transposed_convolution_rows if self.transposed else convolution_rows
+        return rows(arrays, wanted, *self.geometry())
+
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        pullback = transposed_convolution_pullback if self.transposed else convolution_pullback
+        return pullback(arrays, cotangents, *self.geometry())
+
+    def geometry(self) -> tuple[Geometry, Sequence[int]]:
+        """How the filter moves, and the padding."""
+        node: Any = self
+        ksize = node.inputs[1].shape[2:]
+        return Geometry(ksize, node.stride, node.dilate, node.groups), node.pad
+
+
+class _Filters2D(_Filters):
+    """The stock functions of two dimensions keep their settings an axis apart."""
+
+    def geometry(self) -> tuple[Geometry, Sequence[int]]:
+        node: Any = self
+        ksize = node.inputs[1].shape[2:]
+        stride, dilate = (node.sy, node.sx), (node.dy, node.dx)
+        return Geometry(ksize, stride, dilate, node.groups), (node.ph, node.pw)
+
+
+class ConvolutionNDFunction(_Filters, stock_convolution_nd.ConvolutionND):
     """Chainer's convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
-    def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.aggregation = aggregation
-
-    def sample_gradients(
-        self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        return filter_gradients(arrays, wanted, self.geometry(), self.pad)
-
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        return filter_products(index, rows, variables, self.geometry(), self.pad)
-
-    def geometry(self) -> Geometry:
-        return Geometry(self.inputs[1].shape[2:], self.stride, self.dilate, self.groups)
-
-
-class Convolution2DFunction(RobustFunction, stock_2d.Convolution2DFunction):
+class Convolution2DFunction(_Filters2D, stock_convolution_2d.Convolution2DFunction):
     """Chainer's two-dimensional convolution, with robust gradients of W and b."""
 
-    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
-    def __init__(self, aggregation: Aggregation, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.aggregation = aggregation
+class DeconvolutionNDFunction(_Filters, stock_deconvolution_nd.DeconvolutionND):
+    """Chainer's transposed convolution, with robust gradients of W and b."""
 
-    def sample_gradients(
-        self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        return filter_gradients(arrays, wanted, self.geometry(), (self.ph, self.pw))
-
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        return filter_products(index, rows, variables, self.geometry(), (self.ph, self.pw))
-
-    def geometry(self) -> Geometry:
-        return Geometry(
-            self.inputs[1].shape[2:], (self.sy, self.sx), (self.dy, self.dx), self.groups
-        )
+    transposed = True
 
 
-def filter_gradients(
-    arrays: tuple[Array, ...], wanted: Sequence[int], geometry: Geometry, pad: Sequence[int]
-) -> dict[int, SampleGradients]:
-    """The operators of W (key 1) and b (key 2) of a convolution."""
-    x, gy = arrays
-    operators: dict[int, SampleGradients] = {}
-    if 1 in wanted:
-        operators[1] = PatchProducts(padded(x, pad, geometry, gy.shape[2:]), gy, geometry)
-    if 2 in wanted:
-        operators[2] = position_sums(gy, keep=(1,))
-    return operators
+class Deconvolution2DFunction(_Filters2D, stock_deconvolution_2d.Deconvolution2DFunction):
+    """Chainer's two-dimensional transposed convolution, with robust gradients of W and b."""
 
-
-def filter_products(
-    index: int,
-    rows: Array,
-    variables: tuple[chainer.Variable, ...],
-    geometry: Geometry,
-    pad: Sequence[int],
-) -> chainer.Variable:
-    """sum_n <rows_n, g_n> of W (index 1) or b (index 2).
-
-    Of W it is <gy, y> for the convolution y in which sample n has the filter rows_n: a convolution
-    of one sample whose channels, N times as many, are as many times grouped.
-    """
-    x, gy = variables
-    functions = chainer.functions
-    if index == 2:
-        return functions.sum(gy * spread(rows, 1, gy))
-    sizes = zip(
-        x.shape[2:],
-        gy.shape[2:],
-        geometry.ksize,
-        geometry.stride,
-        geometry.dilate,
-        pad,
-        strict=True,
-    )
-    covers_all = any(
-        found > (size + 2 * p - (k - 1) * d - 1) // step + 1 for size, found, k, step, d, p in sizes
-    )
-    y = functions.convolution_nd(
-        functions.reshape(x, (1, -1, *x.shape[2:])),
-        rows.reshape((-1, *rows.shape[2:])).astype(x.dtype),
-        stride=geometry.stride,
-        pad=tuple(pad),
-        cover_all=covers_all,
-        dilate=geometry.dilate,
-        groups=len(rows) * geometry.groups,
-    )
-    return functions.sum(functions.reshape(y, gy.shape) * gy)
+    transposed = True
 
 
 def convolution_nd(
@@ -171,8 +139,12 @@ def convolution_nd(
         >>> W.grad
         array([[[3., 3.]]], dtype=float32)
     """
-    plan = Aggregation(robustifier, loss_reduction, scope)
-    return convolve(x, W, b, stride, pad, cover_all, dilate, groups, plan)
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    options = {"cover_all": cover_all, "dilate": dilate, "groups": groups}
+    if plan.robustifier is None:
+        return chainer.functions.convolution_nd(x, W, b, stride, pad, **options)
+    node = ConvolutionNDFunction(plan, len(x.shape) - 2, stride, pad, **options)
+    return node.apply((x, W) if b is None else (x, W, b))[0]
 
 
 def convolution_2d(
@@ -207,44 +179,104 @@ def convolution_2d(
         >>> chainrob.functions.convolution_2d(x, W, robustifier=chainrob.Mean()).shape
         (2, 3, 3, 3)
     """
-    plan = Aggregation(robustifier, loss_reduction, scope)
-    return convolve_2d(x, W, b, stride, pad, cover_all, dilate, groups, plan)
-
-
-def convolve(
-    x: Any,
-    W: Any,
-    b: Any,
-    stride: Extent,
-    pad: Extent,
-    cover_all: bool,
-    dilate: Extent,
-    groups: int,
-    aggregation: Aggregation,
-) -> chainer.Variable:
-    """``convolution_nd`` with its options as one object: what the link calls."""
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
     options = {"cover_all": cover_all, "dilate": dilate, "groups": groups}
-    if aggregation.robustifier is None:
-        return chainer.functions.convolution_nd(x, W, b, stride, pad, **options)
-    ndim = len(x.shape) - 2
-    node = ConvolutionNDFunction(aggregation, ndim, stride, pad, **options)
+    if plan.robustifier is None:
+        return chainer.functions.convolution_2d(x, W, b, stride, pad, **options)
+    node = Convolution2DFunction(plan, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]
 
 
-def convolve_2d(
+def deconvolution_nd(
     x: Any,
     W: Any,
-    b: Any,
-    stride: Extent,
-    pad: Extent,
-    cover_all: bool,
-    dilate: Extent,
-    groups: int,
-    aggregation: Aggregation,
+    b: Any = None,
+    stride: Extent = 1,
+    pad: Extent = 0,
+    outsize: Sequence[int] | None = None,
+    dilate: Extent = 1,
+    groups: int = 1,
+    *,
+    robustifier: Callable[[Any], Any] | None = None,
+    loss_reduction: Reduction = "mean",
+    scope: Scope = "layer",
 ) -> chainer.Variable:
-    """``convolution_2d`` with its options as one object: what the link calls."""
-    options = {"cover_all": cover_all, "dilate": dilate, "groups": groups}
-    if aggregation.robustifier is None:
-        return chainer.functions.convolution_2d(x, W, b, stride, pad, **options)
-    node = Convolution2DFunction(aggregation, stride, pad, **options)
+    r"""N-dimensional transposed convolution, with robust gradients of W and b.
+
+    .. math::
+        g_W = R\Big(\Big\{N \sum_s x_{n,c,s}\,
+        g_{y_{n,q,s \cdot stride + k \cdot dilate - pad}}\Big\}_n\Big)
+
+    A sample's gradient is the sum over the positions s of its input; R is the robustifier (the
+    stock gradient is R = mean), and the factor N that of ``loss_reduction='mean'``. gx is the stock
+    one.
+
+    Args:
+        x: input, (N, C, *spatial).
+        W: filters, (C, Q / groups, *ksize).
+        b: biases, (Q,), or None.
+        stride, pad, outsize, dilate, groups: as in ``chainer.functions.deconvolution_nd``.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
+            ``chainer.functions.deconvolution_nd``.
+        loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
+        scope: ``'unit'`` (one output channel), ``'parameter'`` or ``'layer'``.
+
+    Returns:
+        chainer.Variable: y, (N, Q, *outsize).
+
+    Raises:
+        chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
+        ValueError: unknown ``loss_reduction`` or ``scope``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> x, W = np.ones((2, 1, 3), np.float32), np.ones((1, 4, 2), np.float32)
+        >>> chainrob.functions.deconvolution_nd(x, W, robustifier=chainrob.Mean()).shape
+        (2, 4, 4)
+    """
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    options = {"outsize": outsize, "dilate": dilate, "groups": groups}
+    if plan.robustifier is None:
+        return chainer.functions.deconvolution_nd(x, W, b, stride, pad, **options)
+    node = DeconvolutionNDFunction(plan, len(x.shape) - 2, stride, pad, **options)
+    return node.apply((x, W) if b is None else (x, W, b))[0]
+
+
+def deconvolution_2d(
+    x: Any,
+    W: Any,
+    b: Any = None,
+    stride: Extent = 1,
+    pad: Extent = 0,
+    outsize: Sequence[int] | None = None,
+    *,
+    dilate: Extent = 1,
+    groups: int = 1,
+    robustifier: Callable[[Any], Any] | None = None,
+    loss_reduction: Reduction = "mean",
+    scope: Scope = "layer",
+) -> chainer.Variable:
+    """Two-dimensional transposed convolution, with robust gradients: see ``deconvolution_nd``.
+
+    Args:
+        x: input, (N, C, H, W).
+        W: filters, (C, Q / groups, kH, kW).
+        b: biases, (Q,), or None.
+        stride, pad, outsize, dilate, groups: as in ``chainer.functions.deconvolution_2d``.
+        robustifier, loss_reduction, scope: as in ``deconvolution_nd``.
+
+    Returns:
+        chainer.Variable: y, (N, Q, H', W').
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> x, W = np.ones((2, 1, 3, 3), np.float32), np.ones((1, 4, 2, 2), np.float32)
+        >>> chainrob.functions.deconvolution_2d(x, W, robustifier=chainrob.Mean()).shape
+        (2, 4, 4, 4)
+    """
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    options = {"outsize": outsize, "dilate": dilate, "groups": groups}
+    if plan.robustifier is None:
+        return chainer.functions.deconvolution_2d(x, W, b, stride, pad, **options)
+    node = Deconvolution2DFunction(plan, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]

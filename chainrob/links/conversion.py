@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
+from chainrob.aggregation import Reduction, Scope, check_options
 from chainrob.links.robust_link import RobustLink, robust_forms
 
 Model = TypeVar("Model", bound=chainer.Link)

@@ -1,11 +1,16 @@
-"""Drop-ins for the convolutions of ``chainer.links``."""
+"""Drop-ins for the convolutions and transposed convolutions of ``chainer.links``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import chainer
-from chainrob.functions.convolution import convolve, convolve_2d
+from chainrob.functions.convolution import (
+    convolution_2d,
+    convolution_nd,
+    deconvolution_2d,
+    deconvolution_nd,
+)
 from chainrob.links.robust_link import RobustLink
 
 
@@ -16,7 +21,7 @@ class _AnyDimensions(RobustLink):
         """y, (N, Q, *positions), for x (N, C, *spatial)."""
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        return convolve(
+        return convolution_nd(
             x,
             self.W,
             self.b,
@@ -25,7 +30,27 @@ class _AnyDimensions(RobustLink):
             self.cover_all,
             self.dilate,
             self.groups,
-            self.aggregation,
+            robustifier=self.aggregation,
+        )
+
+
+class _AnyDimensionsTransposed(RobustLink):
+    """Forward of the stock links that are made of ``DeconvolutionND``."""
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, (N, Q, *outsize), for x (N, C, *spatial)."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        return deconvolution_nd(
+            x,
+            self.W,
+            self.b,
+            self.stride,
+            self.pad,
+            self.outsize,
+            self.dilate,
+            self.groups,
+            robustifier=self.aggregation,
         )
 
 
@@ -110,16 +135,15 @@ class Convolution2D(RobustLink, chainer.links.Convolution2D):
             return super().forward(x)
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        return convolve_2d(
+        return convolution_2d(
             x,
             self.W,
             self.b,
             self.stride,
             self.pad,
-            False,
-            self.dilate,
-            self.groups,
-            self.aggregation,
+            dilate=self.dilate,
+            groups=self.groups,
+            robustifier=self.aggregation,
         )
 
 
@@ -146,6 +170,105 @@ class DilatedConvolution2D(RobustLink, chainer.links.DilatedConvolution2D):
             return super().forward(x)
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        return convolve_2d(
-            x, self.W, self.b, self.stride, self.pad, False, self.dilate, 1, self.aggregation
+        return convolution_2d(
+            x,
+            self.W,
+            self.b,
+            self.stride,
+            self.pad,
+            dilate=self.dilate,
+            robustifier=self.aggregation,
+        )
+
+
+class DeconvolutionND(_AnyDimensionsTransposed, chainer.links.DeconvolutionND):
+    """N-dimensional transposed convolution with robust gradients of W and b.
+
+    It takes the arguments of ``chainer.links.DeconvolutionND``, holds the same parameters under the
+    same names, and reads and writes the same files. With ``robustifier=None`` it is that link. A
+    sample's gradient is the sum over its positions; see ``chainrob.functions.deconvolution_nd``.
+
+    Args:
+        ndim, in_channels, out_channels, ksize, stride, pad, nobias, outsize, initialW,
+            initial_bias, dilate, groups: as in ``chainer.links.DeconvolutionND``.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
+            sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'`` (one output channel), ``'parameter'``, ``'layer'`` or ``'model'``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.DeconvolutionND(
+        ...     1, 2, 3, 3, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 2, 8), np.float32)).shape
+        (5, 3, 10)
+    """
+
+    stock = chainer.links.DeconvolutionND
+
+
+class Deconvolution1D(_AnyDimensionsTransposed, chainer.links.Deconvolution1D):
+    """One-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Deconvolution1D``.
+        robustifier, loss_reduction, scope: as in ``DeconvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Deconvolution1D(2, 3, 3, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 2, 8), np.float32)).shape
+        (5, 3, 10)
+    """
+
+    stock = chainer.links.Deconvolution1D
+
+
+class Deconvolution3D(_AnyDimensionsTransposed, chainer.links.Deconvolution3D):
+    """Three-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Deconvolution3D``.
+        robustifier, loss_reduction, scope: as in ``DeconvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Deconvolution3D(1, 3, 2, robustifier=chainrob.CoordinateMedian())
+        >>> layer(np.zeros((5, 1, 4, 4, 4), np.float32)).shape
+        (5, 3, 5, 5, 5)
+    """
+
+    stock = chainer.links.Deconvolution3D
+
+
+class Deconvolution2D(RobustLink, chainer.links.Deconvolution2D):
+    """Two-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
+
+    Args:
+        in_channels, out_channels, ksize, ...: as in ``chainer.links.Deconvolution2D``.
+        robustifier, loss_reduction, scope: as in ``DeconvolutionND``.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> layer = chainrob.links.Deconvolution2D(8, 1, 3, robustifier=chainrob.GeometricMedian())
+        >>> layer(np.zeros((5, 8, 6, 6), np.float32)).shape
+        (5, 1, 8, 8)
+    """
+
+    stock = chainer.links.Deconvolution2D
+
+    def forward(self, x: Any) -> chainer.Variable:
+        """y, (N, Q, H', W'), for x (N, C, H, W)."""
+        if self.W.array is None:
+            self._initialize_params(x.shape[1])
+        return deconvolution_2d(
+            x,
+            self.W,
+            self.b,
+            self.stride,
+            self.pad,
+            self.outsize,
+            dilate=self.dilate,
+            groups=self.groups,
+            robustifier=self.aggregation,
         )

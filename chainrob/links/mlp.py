@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope
+from chainrob.aggregation import Reduction, Scope
 from chainrob.links.linear import Linear
 
 

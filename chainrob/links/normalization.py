@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.normalization import normalize_groups, normalize_layer
+from chainrob.functions.normalization import group_normalization, layer_normalization
 from chainrob.links.robust_link import RobustLink
 
 
@@ -38,7 +38,7 @@ class LayerNormalization(RobustLink, chainer.links.LayerNormalization):
             y = super().forward(x)
             if self.robustifier is None:
                 return y
-        return normalize_layer(x, self.gamma, self.beta, self.eps, self.aggregation)
+        return layer_normalization(x, self.gamma, self.beta, self.eps, robustifier=self.aggregation)
 
 
 class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
@@ -66,4 +66,6 @@ class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
             y = super().forward(x)
             if self.robustifier is None:
                 return y
-        return normalize_groups(x, self.groups, self.gamma, self.beta, self.eps, self.aggregation)
+        return group_normalization(
+            x, self.groups, self.gamma, self.beta, self.eps, robustifier=self.aggregation
+        )

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
-from chainrob.functions.gradient_node import Aggregation
+from chainrob.aggregation import Aggregation, Reduction, Scope, check_options
 
 _forms: dict[type[chainer.Link], type[RobustLink]] = {}
 

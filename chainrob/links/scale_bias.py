@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.scale_bias import add, multiply
+from chainrob.functions.scale_bias import bias, scale
 from chainrob.links.robust_link import RobustLink
 
 
@@ -37,7 +37,7 @@ class Bias(RobustLink, chainer.links.Bias):
         if self.robustifier is None or not hasattr(self, "b"):
             return super().forward(*xs)
         (x,) = xs
-        return add(x, self.b, self.axis, self.aggregation)
+        return bias(x, self.b, self.axis, robustifier=self.aggregation)
 
 
 class Scale(RobustLink, chainer.links.Scale):
@@ -73,5 +73,5 @@ class Scale(RobustLink, chainer.links.Scale):
         if self.robustifier is None or not hasattr(self, "W"):
             return super().forward(*xs)
         (x,) = xs
-        y = multiply(x, self.W, self.axis, self.aggregation)
+        y = scale(x, self.W, self.axis, robustifier=self.aggregation)
         return self.bias(y) if hasattr(self, "bias") else y

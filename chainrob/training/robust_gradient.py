@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import chainer
-from chainrob.functions import observers
-from chainrob.functions.estimate import check_options, count_samples, estimate, plain_mean
-from chainrob.functions.recorder import Recorder, Recording, recorder_of
+from chainrob._chainer import clearing
+from chainrob.aggregation import (
+    Entry,
+    Recorder,
+    Recording,
+    check_options,
+    mean_gradients,
+    model_gradients,
+)
+from chainrob.aggregation.recorder import forget, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
-from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
 
-Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
+clearing.LISTENERS.append(forget)
 
-Entry = tuple[str, Recording, SampleGradients]
-"""A parameter's path in the model, what it recorded, and its rows."""
+Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
 
 
 class RobustGradient:
@@ -117,46 +122,34 @@ class RobustGradient:
     def __call__(self, optimizer: Any = None) -> None:
         """Add the estimates to the gradients; Chainer calls it with the optimizer."""
         self._check_links()
-        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
-        recordings = [one for one in self._recorder.collect() if one.parameter.grad is not None]
         robust: list[Entry] = []
         plain: list[Entry] = []
-        for one in recordings:
-            name = names.get(id(one.parameter), one.parameter.name or "?")
-            chosen = robust if self._selects(name, one.parameter) else plain
-            chosen.append((name, one, _added(name, one)))
-        for _, recording, rows in plain:
-            robustifier = self.robustifier or recording.link.robustifier
-            n_samples = count_samples(robustifier, rows.n_samples)
-            if n_samples:
-                factor = n_samples if recording.loss_reduction == "sum" else 1
-                _add(recording.parameter, plain_mean(robustifier, rows), factor)
+        for name, recording in self._named(self._recorder.collect()):
+            parameter = getattr(recording.owner, recording.name)
+            chosen = robust if self._selects(name, parameter) else plain
+            chosen.append(Entry.of(name, recording))
+        for entry, gradient in zip(plain, mean_gradients(plain, self._robustifier_of), strict=True):
+            if gradient is not None:
+                _add(entry.recording.target, gradient)
         if robust:
-            self._estimate(robust)
+            robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
+            estimates = model_gradients(robust, robustifier, self.model)
+            for entry, gradient in zip(robust, estimates, strict=True):
+                _add(entry.recording.target, gradient)
 
-    def _estimate(self, entries: list[Entry]) -> None:
-        counts = {name: rows.n_samples for name, _, rows in entries}
-        if len(set(counts.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all parameters must see the same samples, found numbers of "
-                f"samples {counts}"
-            )
-        reductions = {name: recording.loss_reduction for name, recording, _ in entries}
-        if len(set(reductions.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all links must have one loss_reduction, found {reductions}"
-            )
-        robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
-        gradients = [rows for _, _, rows in entries]
-        estimates = estimate(robustifier, gradients, "layer")
-        reduction = entries[0][1].loss_reduction
-        n_samples = count_samples(robustifier, gradients[0].n_samples)
-        for (_, recording, _), one in zip(entries, estimates, strict=True):
-            _add(recording.parameter, one, n_samples if reduction == "sum" else 1)
-        if observers.any_observed() and gradients[0].n_samples:
-            links = (self.model, *(recording.link for _, recording, _ in entries))
-            named = {name: rows for name, _, rows in entries}
-            observers.notify(links, self.model, robustifier, named, "model", reduction)
+    def _named(self, recordings: Iterable[Recording]) -> Iterator[tuple[str, Recording]]:
+        """Recordings whose gradient is still wanted, each with its parameter's path."""
+        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
+        links = {id(link): name for name, link in self.model.namedlinks()}
+        for one in recordings:
+            if isinstance(one.target, chainer.Parameter):
+                if one.target.grad is not None:
+                    yield names.get(id(one.target), one.target.name or "?"), one
+            else:  # a link hook put it in the parameter's place
+                yield f"{links.get(id(one.owner), '').rstrip('/')}/{one.name}", one
+
+    def _robustifier_of(self, entry: Entry) -> Any:
+        return self.robustifier or entry.recording.owner.robustifier
 
     def _selects(self, name: str, parameter: chainer.Parameter) -> bool:
         if self._parameters is None:
@@ -212,22 +205,20 @@ class RobustGradient:
         self._recorder.listen(self.model.links())
 
 
-def _added(name: str, recording: Recording) -> SampleGradients:
-    try:
-        return add_up(recording.operators)
-    except ValueError as error:
-        raise ValueError(
-            f"RobustGradient: parameter {name} is used several times: {error}"
-        ) from error
-
-
-def _add(parameter: chainer.Parameter, gradient: Array, factor: int) -> None:
-    # A new array, for Chainer may have handed the old one to another variable as well.
-    grad = parameter.grad
-    gradient = gradient.astype(grad.dtype, copy=False)
-    if factor != 1:
-        gradient = gradient * grad.dtype.type(factor)
-    parameter.grad = array_module(grad).asarray(grad + gradient)
+def _add(target: Any, gradient: Array) -> None:
+    """Add an estimate to a parameter's gradient; or send it on to where a link hook made the
+    parameter of others, through the rest of the graph.
+    """
+    if isinstance(target, chainer.Parameter):
+        # A new array, for Chainer may have handed the old one to another variable as well.
+        grad = target.grad
+        gradient = gradient.astype(grad.dtype, copy=False)
+        target.grad = array_module(grad).asarray(grad + gradient)
+        return
+    variable = target.get_variable()
+    variable.grad = gradient.astype(variable.dtype, copy=False)
+    variable.backward()
+    variable.cleargrad()
 
 
 def _is_at_or_below(name: str, entry: str) -> bool:
