@@ -114,6 +114,11 @@ def remove_observer(owner: Any, observer: Observer) -> None:
         _observers.pop(owner, None)
 
 
+def any_observed() -> bool:
+    """Whether anyone observes any layer; the price of not being watched."""
+    return bool(_observers)
+
+
 def watched_estimate(
     robustifier: Callable[[Any], Any],
     gradients: Mapping[str, SampleGradients],
@@ -133,7 +138,7 @@ def watched_estimate(
         owners: whose observers are told; none where nobody is to be told.
     """
     estimates = estimate(robustifier, list(gradients.values()), scope)
-    if _observers and gradients:
+    if any_observed() and gradients:
         told: list[Observer] = []
         for owner in owners:
             for observer, name in tuple(_observers.get(owner, ())):
