@@ -10,6 +10,7 @@ right after they are executed. So what is imported late (Chainer itself, ``chain
 - `imports`: what Chainer misses when it is imported.
 - `faults`: what is wrong when it is called.
 - `clearing`: that a gradient is cleared can be listened to.
+- `hook_order`: a hook of an optimizer can ask to be the first.
 - `workers`: worker processes that start anew (spawn, forkserver) import chainrob first.
 - `cuda`: what is wrong with CuPy 14 and in ChainerMN.
 """
@@ -23,12 +24,22 @@ from chainrob._chainer import (  # each registers what it mends
     clearing,
     cuda,
     faults,
+    hook_order,
     imports,
     workers,
 )
 from chainrob._chainer.mending import CHAINER_VERSION, install_finder, mend_loaded, mends
 
-__all__ = ["CHAINER_VERSION", "clearing", "cuda", "faults", "imports", "install", "workers"]
+__all__ = [
+    "CHAINER_VERSION",
+    "clearing",
+    "cuda",
+    "faults",
+    "hook_order",
+    "imports",
+    "install",
+    "workers",
+]
 
 
 def install() -> None:

@@ -93,6 +93,16 @@ class LayerGradients:
             for index, one in zip(self.wanted, estimates, strict=True)
         )
 
+    def zeros(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Zeros of the wanted parameters' shapes."""
+        operators, _ = self.operators(arrays)
+        return tuple(
+            operators[index].xp.zeros(
+                (*operators[index].replicas, *operators[index].shape), self.dtypes[index]
+            )
+            for index in self.wanted
+        )
+
     def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:
         """The operators of the wanted parameters, in the unit of contract 1, and N.
 
@@ -137,7 +147,7 @@ class LayerGradients:
         """The derivative of ``estimates``: cotangents of the estimates to those of the arrays.
 
         An estimate is differentiated as what it is: truncations and order statistics in closed form
-        (almost everywhere), minimisers by the implicit function theorem, never with frozen weights.
+        (almost everywhere), minimizers by the implicit function theorem, never with frozen weights.
 
         Args:
             arrays: as for ``estimates``.

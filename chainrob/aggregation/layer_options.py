@@ -65,7 +65,9 @@ class Aggregation:
         return cls(robustifier, loss_reduction, scope)
 
     def now(self) -> Aggregation:
-        """The settings themselves, or those of the plain sum inside ``exact_backward``."""
-        if not is_exact():
+        """The settings themselves; those of the plain sum inside ``exact_backward``, or where there
+        is no robustifier.
+        """
+        if self.robustifier is not None and not is_exact():
             return self
         return Aggregation(Mean(nonfinite="propagate"), self.loss_reduction, "parameter", None)

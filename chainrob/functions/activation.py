@@ -10,7 +10,7 @@ from chainer.functions.activation import prelu as stock_prelu
 from chainer.functions.activation import swish as stock_swish
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import prelu_pullback, prelu_rows, swish_pullback, swish_rows
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -82,7 +82,7 @@ def prelu(
     x: Any,
     W: Any,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -119,7 +119,7 @@ def prelu(
         K. He, X. Zhang, S. Ren and J. Sun, Delving deep into rectifiers, 2015.
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.prelu(x, W)
     return PReLUFunction(plan).apply((x, W))[0]
 
@@ -128,7 +128,7 @@ def swish(
     x: Any,
     beta: Any,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -157,6 +157,6 @@ def swish(
         P. Ramachandran, B. Zoph and Q. V. Le, Searching for activation functions, 2017.
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.swish(x, beta)
     return SwishFunction(plan).apply((x, beta))[0]

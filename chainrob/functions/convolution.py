@@ -20,7 +20,7 @@ from chainrob.builders import (
     transposed_convolution_pullback,
     transposed_convolution_rows,
 )
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -96,7 +96,7 @@ def convolution_nd(
     dilate: Extent = 1,
     groups: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -141,7 +141,7 @@ def convolution_nd(
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     options = {"cover_all": cover_all, "dilate": dilate, "groups": groups}
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.convolution_nd(x, W, b, stride, pad, **options)
     node = ConvolutionNDFunction(plan, len(x.shape) - 2, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]
@@ -157,7 +157,7 @@ def convolution_2d(
     *,
     dilate: Extent = 1,
     groups: int = 1,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -181,7 +181,7 @@ def convolution_2d(
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     options = {"cover_all": cover_all, "dilate": dilate, "groups": groups}
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.convolution_2d(x, W, b, stride, pad, **options)
     node = Convolution2DFunction(plan, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]
@@ -197,7 +197,7 @@ def deconvolution_nd(
     dilate: Extent = 1,
     groups: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -236,7 +236,7 @@ def deconvolution_nd(
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     options = {"outsize": outsize, "dilate": dilate, "groups": groups}
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.deconvolution_nd(x, W, b, stride, pad, **options)
     node = DeconvolutionNDFunction(plan, len(x.shape) - 2, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]
@@ -252,7 +252,7 @@ def deconvolution_2d(
     *,
     dilate: Extent = 1,
     groups: int = 1,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -276,7 +276,7 @@ def deconvolution_2d(
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     options = {"outsize": outsize, "dilate": dilate, "groups": groups}
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.deconvolution_2d(x, W, b, stride, pad, **options)
     node = Deconvolution2DFunction(plan, stride, pad, **options)
     return node.apply((x, W) if b is None else (x, W, b))[0]

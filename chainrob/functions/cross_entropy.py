@@ -60,7 +60,7 @@ def cross_entropy(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
     ``chainer.functions.softmax_cross_entropy``, which is exact where probabilities underflow.
 
     Args:
-        y: probabilities, (N, K); rows are not normalised here, and must sum to 1 within 0.01.
+        y: probabilities, (N, K); rows are not normalized here, and must sum to 1 within 0.01.
         t: target probabilities in the shape and dtype of y, or classes (N,) of an integer dtype.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
 

@@ -9,7 +9,7 @@ import chainer
 from chainer.functions.connection import embed_id as stock
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import embedding_pullback, embedding_rows
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -42,7 +42,7 @@ def embed_id(
     W: Any,
     ignore_label: int | None = None,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -81,6 +81,6 @@ def embed_id(
                [0., 1.]], dtype=float32)
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
     return EmbedIDFunction(plan, ignore_label).apply((x, W))[0]

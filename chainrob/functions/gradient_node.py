@@ -56,12 +56,15 @@ class GradientNode(function_node.FunctionNode):
         pull: Pull | None = None,
     ) -> None:
         super().__init__()
+        self.settings = aggregation
+        self.traced = chainer.config.schedule_func is not None
+        """Whether a static graph is made of this node, which runs its forward pass again then."""
         targets = None
-        if aggregation.scope == "model" and origin is not None:
+        if origin is not None and (aggregation.scope == "model" or self.traced):
             targets = {index: _target(origin.inputs[index]) for index in wanted}
         self.layer = LayerGradients(
             build,
-            aggregation,
+            aggregation.now(),
             wanted,
             names,
             dtypes,
@@ -74,6 +77,27 @@ class GradientNode(function_node.FunctionNode):
 
     def forward(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         self.retain_inputs(tuple(range(len(arrays))))
+        if self.traced:
+            return self._replayed(arrays)
+        return self.layer.estimates(arrays)
+
+    def _replayed(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The gradients by the settings of the moment: ``@static_graph`` runs this once while it
+        traces the pass, whose results it throws away, and then in every pass.
+        """
+        owner = self.settings.owner
+        self.layer.aggregation = (self.settings if owner is None else owner.aggregation).now()
+        if self.layer.aggregation.scope != "model":
+            return self.layer.estimates(arrays)
+        assert self.layer.targets is not None
+        if not all(isinstance(one, chainer.Parameter) for one in self.layer.targets.values()):
+            raise RuntimeError(
+                f"{type(owner).__name__} has scope='model' and a link hook that puts another array "
+                f"in its parameter's place, which @static_graph hides; use another scope, or leave "
+                f"@static_graph out"
+            )
+        if chainer.config.schedule_func is not None:
+            return self.layer.zeros(arrays)
         return self.layer.estimates(arrays)
 
     def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:
@@ -172,7 +196,7 @@ class RobustFunction:
             inputs = self.inputs  # type: ignore[attr-defined]
             node = GradientNode(
                 self.sample_gradients,
-                self.aggregation.now(),
+                self.aggregation,
                 wanted,
                 self.parameters,
                 {index: inputs[index].dtype for index in wanted},
@@ -183,6 +207,17 @@ class RobustFunction:
             )
             gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
         return tuple(gradients[index] for index in indexes)
+
+
+def runs_plainly(aggregation: Aggregation) -> bool:
+    """Whether Chainer's own function is to be run: there is no robustifier, and none can come.
+
+    A static graph keeps the functions that it has seen, so in it a link without a robustifier runs
+    the robust function, whose gradient is then the plain sum.
+    """
+    if aggregation.robustifier is not None:
+        return False
+    return aggregation.owner is None or chainer.config.schedule_func is None
 
 
 def _target(node: Any) -> Any:

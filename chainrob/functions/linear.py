@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -12,9 +11,8 @@ from chainer import function_node
 from chainer.utils import type_check
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import linear_pullback, linear_rows
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.kernels import array_module
-from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -100,7 +98,7 @@ def linear(
     b: Any = None,
     n_batch_axes: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -151,12 +149,12 @@ def linear(
         M. J. Holland, Robust gradient descent via back-propagation: a Chainer-based tutorial,
         Listings 2 to 4.
     """
-    aggregation = Aggregation.of(robustifier, loss_reduction, scope)
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
     x = chainer.as_variable(x)
     W = chainer.as_variable(W)
     replicas = W.ndim - 2
     if replicas <= 0:
-        if aggregation.robustifier is None:
+        if runs_plainly(plan):
             return chainer.functions.linear(x, W, b, n_batch_axes)
         if n_batch_axes < 1:
             raise ValueError(f"n_batch_axes must be at least 1, found {n_batch_axes}")
@@ -169,9 +167,7 @@ def linear(
         positions = max(prod(x.shape[1:n_batch_axes]), 1)
         n_inputs = prod(x.shape[n_batch_axes:])
         x = chainer.functions.reshape(x, (prod(batch_shape), n_inputs))
-    if aggregation.robustifier is None:
-        aggregation = replace(aggregation, robustifier=Mean(nonfinite="propagate"), scope="layer")
-    node = LinearFunction(aggregation, positions)
+    node = LinearFunction(plan, positions)
     (y,) = node.apply((x, W) if b is None else (x, W, b))
     if n_batch_axes > 1:
         y = chainer.functions.reshape(y, (*batch_shape, W.shape[-2]))

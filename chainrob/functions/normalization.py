@@ -14,7 +14,7 @@ from chainer.functions.normalization import group_normalization as stock_group
 from chainer.functions.normalization import layer_normalization as stock_layer
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import normalization_pullback, normalization_rows
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -87,7 +87,7 @@ def layer_normalization(
     beta: Any,
     eps: float = 1e-5,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -128,7 +128,7 @@ def layer_normalization(
         J. L. Ba, J. R. Kiros and G. E. Hinton, Layer normalization, 2016.
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.layer_normalization(x, gamma, beta, eps)
     return LayerNormalizationFunction(plan, eps).apply((x, gamma, beta))[0]
 
@@ -140,7 +140,7 @@ def group_normalization(
     beta: Any,
     eps: float = 1e-5,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -175,6 +175,6 @@ def group_normalization(
         Y. Wu and K. He, Group normalization, 2018.
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.group_normalization(x, groups, gamma, beta, eps)
     return GroupNormalizationFunction(plan, groups, eps).apply((x, gamma, beta))[0]

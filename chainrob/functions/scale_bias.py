@@ -11,7 +11,7 @@ from chainer.utils import type_check
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import bias_pullback, bias_rows, scale_pullback, scale_rows
 from chainrob.builders.positions import along
-from chainrob.functions.gradient_node import RobustFunction
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -102,7 +102,7 @@ def scale(
     y: Any,
     axis: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -136,7 +136,7 @@ def scale(
                [1., 2., 3.]], dtype=float32)
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.scale(x, y, axis)
     return ScaleFunction(plan, axis).apply((x, y))[0]
 
@@ -146,7 +146,7 @@ def bias(
     y: Any,
     axis: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -170,6 +170,6 @@ def bias(
                [2., 3., 4.]], dtype=float32)
     """
     plan = Aggregation.of(robustifier, loss_reduction, scope)
-    if plan.robustifier is None:
+    if runs_plainly(plan):
         return chainer.functions.bias(x, y, axis)
     return BiasFunction(plan, axis).apply((x, y))[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import chainer
 from chainrob.functions.convolution import (
@@ -11,50 +12,35 @@ from chainrob.functions.convolution import (
     deconvolution_2d,
     deconvolution_nd,
 )
+from chainrob.functions.gradient_node import runs_plainly
 from chainrob.links.robust_link import RobustLink
 
 
-class _AnyDimensions(RobustLink):
-    """Forward of the stock links that are made of ``ConvolutionND``."""
+class _Filters(RobustLink):
+    """Forward of all of them: the link's own settings go to one function."""
+
+    function: ClassVar[Callable[..., chainer.Variable]]
+    options: ClassVar[tuple[str, ...]]
+    """Names of the settings that the function takes besides stride and padding."""
 
     def forward(self, x: Any) -> chainer.Variable:
         """y, (N, Q, *positions), for x (N, C, *spatial)."""
+        if runs_plainly(self.aggregation):
+            return super().forward(x)
         if self.W.array is None:
             self._initialize_params(x.shape[1])
-        return convolution_nd(
+        return type(self).function(
             x,
             self.W,
             self.b,
             self.stride,
             self.pad,
-            self.cover_all,
-            self.dilate,
-            self.groups,
+            **{name: getattr(self, name) for name in self.options},
             robustifier=self.aggregation,
         )
 
 
-class _AnyDimensionsTransposed(RobustLink):
-    """Forward of the stock links that are made of ``DeconvolutionND``."""
-
-    def forward(self, x: Any) -> chainer.Variable:
-        """y, (N, Q, *outsize), for x (N, C, *spatial)."""
-        if self.W.array is None:
-            self._initialize_params(x.shape[1])
-        return deconvolution_nd(
-            x,
-            self.W,
-            self.b,
-            self.stride,
-            self.pad,
-            self.outsize,
-            self.dilate,
-            self.groups,
-            robustifier=self.aggregation,
-        )
-
-
-class ConvolutionND(_AnyDimensions, chainer.links.ConvolutionND):
+class ConvolutionND(_Filters, chainer.links.ConvolutionND):
     """N-dimensional convolution with robust gradients of W and b.
 
     It takes the arguments of ``chainer.links.ConvolutionND``, holds the same parameters under the
@@ -77,9 +63,11 @@ class ConvolutionND(_AnyDimensions, chainer.links.ConvolutionND):
     """
 
     stock = chainer.links.ConvolutionND
+    function = staticmethod(convolution_nd)
+    options = ("cover_all", "dilate", "groups")
 
 
-class Convolution1D(_AnyDimensions, chainer.links.Convolution1D):
+class Convolution1D(ConvolutionND, chainer.links.Convolution1D):
     """One-dimensional convolution with robust gradients: see ``ConvolutionND``.
 
     Args:
@@ -96,7 +84,7 @@ class Convolution1D(_AnyDimensions, chainer.links.Convolution1D):
     stock = chainer.links.Convolution1D
 
 
-class Convolution3D(_AnyDimensions, chainer.links.Convolution3D):
+class Convolution3D(ConvolutionND, chainer.links.Convolution3D):
     """Three-dimensional convolution with robust gradients: see ``ConvolutionND``.
 
     Args:
@@ -113,7 +101,7 @@ class Convolution3D(_AnyDimensions, chainer.links.Convolution3D):
     stock = chainer.links.Convolution3D
 
 
-class Convolution2D(RobustLink, chainer.links.Convolution2D):
+class Convolution2D(_Filters, chainer.links.Convolution2D):
     """Two-dimensional convolution with robust gradients of W and b: see ``ConvolutionND``.
 
     Args:
@@ -128,26 +116,11 @@ class Convolution2D(RobustLink, chainer.links.Convolution2D):
     """
 
     stock = chainer.links.Convolution2D
-
-    def forward(self, x: Any) -> chainer.Variable:
-        """y, (N, Q, H', W'), for x (N, C, H, W)."""
-        if self.robustifier is None:
-            return super().forward(x)
-        if self.W.array is None:
-            self._initialize_params(x.shape[1])
-        return convolution_2d(
-            x,
-            self.W,
-            self.b,
-            self.stride,
-            self.pad,
-            dilate=self.dilate,
-            groups=self.groups,
-            robustifier=self.aggregation,
-        )
+    function = staticmethod(convolution_2d)
+    options = ("dilate", "groups")
 
 
-class DilatedConvolution2D(RobustLink, chainer.links.DilatedConvolution2D):
+class DilatedConvolution2D(_Filters, chainer.links.DilatedConvolution2D):
     """Dilated two-dimensional convolution with robust gradients: see ``ConvolutionND``.
 
     Args:
@@ -163,25 +136,11 @@ class DilatedConvolution2D(RobustLink, chainer.links.DilatedConvolution2D):
     """
 
     stock = chainer.links.DilatedConvolution2D
-
-    def forward(self, x: Any) -> chainer.Variable:
-        """y, (N, Q, H', W'), for x (N, C, H, W)."""
-        if self.robustifier is None:
-            return super().forward(x)
-        if self.W.array is None:
-            self._initialize_params(x.shape[1])
-        return convolution_2d(
-            x,
-            self.W,
-            self.b,
-            self.stride,
-            self.pad,
-            dilate=self.dilate,
-            robustifier=self.aggregation,
-        )
+    function = staticmethod(convolution_2d)
+    options = ("dilate",)
 
 
-class DeconvolutionND(_AnyDimensionsTransposed, chainer.links.DeconvolutionND):
+class DeconvolutionND(_Filters, chainer.links.DeconvolutionND):
     """N-dimensional transposed convolution with robust gradients of W and b.
 
     It takes the arguments of ``chainer.links.DeconvolutionND``, holds the same parameters under the
@@ -205,9 +164,11 @@ class DeconvolutionND(_AnyDimensionsTransposed, chainer.links.DeconvolutionND):
     """
 
     stock = chainer.links.DeconvolutionND
+    function = staticmethod(deconvolution_nd)
+    options = ("outsize", "dilate", "groups")
 
 
-class Deconvolution1D(_AnyDimensionsTransposed, chainer.links.Deconvolution1D):
+class Deconvolution1D(DeconvolutionND, chainer.links.Deconvolution1D):
     """One-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
 
     Args:
@@ -224,7 +185,7 @@ class Deconvolution1D(_AnyDimensionsTransposed, chainer.links.Deconvolution1D):
     stock = chainer.links.Deconvolution1D
 
 
-class Deconvolution3D(_AnyDimensionsTransposed, chainer.links.Deconvolution3D):
+class Deconvolution3D(DeconvolutionND, chainer.links.Deconvolution3D):
     """Three-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
 
     Args:
@@ -241,7 +202,7 @@ class Deconvolution3D(_AnyDimensionsTransposed, chainer.links.Deconvolution3D):
     stock = chainer.links.Deconvolution3D
 
 
-class Deconvolution2D(RobustLink, chainer.links.Deconvolution2D):
+class Deconvolution2D(_Filters, chainer.links.Deconvolution2D):
     """Two-dimensional transposed convolution with robust gradients: see ``DeconvolutionND``.
 
     Args:
@@ -256,19 +217,5 @@ class Deconvolution2D(RobustLink, chainer.links.Deconvolution2D):
     """
 
     stock = chainer.links.Deconvolution2D
-
-    def forward(self, x: Any) -> chainer.Variable:
-        """y, (N, Q, H', W'), for x (N, C, H, W)."""
-        if self.W.array is None:
-            self._initialize_params(x.shape[1])
-        return deconvolution_2d(
-            x,
-            self.W,
-            self.b,
-            self.stride,
-            self.pad,
-            self.outsize,
-            dilate=self.dilate,
-            groups=self.groups,
-            robustifier=self.aggregation,
-        )
+    function = staticmethod(deconvolution_2d)
+    options = ("outsize", "dilate", "groups")

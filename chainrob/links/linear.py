@@ -22,8 +22,8 @@ class Linear(RobustLink, chainer.links.Linear):
         in_size: P, or None to take it from the first input.
         out_size: Q.
         nobias: whether to leave b out.
-        initialW: initialiser of W.
-        initial_bias: initialiser of b.
+        initialW: initializer of W.
+        initial_bias: initializer of b.
         robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
             sum. It may be exchanged at any time: ``link.robustifier = ...``.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import chainer
@@ -68,6 +68,20 @@ class RobustLink(chainer.Link):
         self.robustifier = robustifier
         self.loss_reduction = loss_reduction
         self.scope = scope
+
+    @property
+    def printable_specs(self) -> Iterator[tuple[str, Any]]:
+        """What ``print(model)`` shows: the stock link's arguments, then the settings where they
+        matter.
+        """
+        yield from super().printable_specs
+        if self.robustifier is not None:
+            for name in ("robustifier", "loss_reduction", "scope"):
+                value = getattr(self, name)
+                yield name, value if name == "robustifier" else repr(value)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def aggregation(self) -> Aggregation:

@@ -41,8 +41,12 @@ class RobustGradient:
     During the backward pass the links record their sample gradients and leave zeros (which is what
     ``chainer.grad`` sees: it has no update that a hook could precede). This hook adds the estimate
     to ``parameter.grad`` before the update and forgets the records. Gradients of other origin (a
-    penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that look at the
-    whole gradient, such as GradientClipping, after this one. Clearing a gradient drops its records.
+    penalty in the loss, plain links, WeightDecay) are kept as they are. It runs before the
+    optimizer's other hooks, whatever the order in which they were added, so that GradientClipping,
+    say, sees the whole gradient. Clearing a gradient drops its records.
+    A link hook that puts another array in a parameter's place (SpectralNormalization,
+    WeightStandardization) is differentiated: rows are of what the layer was run with, as with the
+    other scopes, and the estimate goes on to the parameters through the hook.
     Two backward passes before an update add up sample by sample, as two losses of one batch do (and
     as two batches do not: call the hook after each of them instead).
 
@@ -81,6 +85,7 @@ class RobustGradient:
 
     name = "RobustGradient"
     timing = "pre"
+    runs_first = True  # see chainrob._chainer.hook_order
     call_for_each_param = False
 
     def __init__(
@@ -121,6 +126,12 @@ class RobustGradient:
 
     def __call__(self, optimizer: Any = None) -> None:
         """Add the estimates to the gradients; Chainer calls it with the optimizer."""
+        hooks = getattr(optimizer, "_hookable", None)
+        if hooks is not None and any(one is self for one in hooks._post_update_hooks.values()):
+            raise ValueError(
+                "RobustGradient: timing must be 'pre', for the update needs the gradient, found "
+                "'post'"
+            )
         self._check_links()
         robust: list[Entry] = []
         plain: list[Entry] = []
@@ -216,7 +227,9 @@ def _add(target: Any, gradient: Array) -> None:
         target.grad = array_module(grad).asarray(grad + gradient)
         return
     variable = target.get_variable()
-    variable.grad = gradient.astype(variable.dtype, copy=False)
+    if variable.array is None:  # nobody kept it, and only its gradient matters
+        variable.array = array_module(gradient).zeros(target.shape, target.dtype)
+    variable.grad = gradient.astype(target.dtype, copy=False)
     variable.backward()
     variable.cleargrad()
 
