@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chainrob.aggregation.observers import watched_estimate
@@ -59,12 +59,12 @@ def model_gradients(
     if len(set(counts.values())) > 1:
         raise ValueError(
             f"RobustGradient: all parameters must see the same samples, found numbers of "
-            f"samples {counts}"
+            f"samples {_by_value(counts)}"
         )
     reductions = {one.name: one.recording.loss_reduction for one in entries}
     if len(set(reductions.values())) > 1:
         raise ValueError(
-            f"RobustGradient: all links must have one loss_reduction, found {reductions}"
+            f"RobustGradient: all links must have one loss_reduction, found {_by_value(reductions)}"
         )
     reduction: Any = entries[0].recording.loss_reduction
     n_samples = entries[0].rows.n_samples
@@ -96,6 +96,14 @@ def mean_gradients(
         reduction = entry.recording.loss_reduction
         means.append(_scaled(mean, robustifier, reduction, entry.rows.n_samples))
     return means
+
+
+def _by_value(values: Mapping[str, Any]) -> str:
+    """A message's list of what was found, each value once with all its names."""
+    names: dict[Any, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    return "; ".join(f"{value!r} ({', '.join(found)})" for value, found in names.items())
 
 
 def _named(entries: Sequence[Entry]) -> dict[str, SampleGradients]:

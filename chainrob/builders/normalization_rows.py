@@ -53,7 +53,7 @@ def normalization_pullback(
     """Cotangents of x and gy from those of the rows; arguments as for ``normalization_rows``."""
     x, gy = arrays
     of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)
-    if 1 in cotangents:
+    if 1 in cotangents and x.size:
         unit, deviation = _normalized(x, groups, eps)
         rows = spread(cotangents[1][0], 1, gy)
         of_gy = (unit.reshape(x.shape) * rows).astype(gy.dtype, copy=False)

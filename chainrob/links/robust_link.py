@@ -77,8 +77,15 @@ class RobustLink(chainer.Link):
         yield from super().printable_specs
         if self.robustifier is not None:
             for name in ("robustifier", "loss_reduction", "scope"):
-                value = getattr(self, name)
-                yield name, value if name == "robustifier" else repr(value)
+                yield name, repr(getattr(self, name))
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.robustifier is not None and isinstance(self, chainer.Chain | chainer.ChainList):
+            # A chain prints its children, and no specs of its own.
+            specs = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
+            text = text.replace("(", f"({specs}", 1)
+        return text
 
     def __repr__(self) -> str:
         return str(self)

@@ -147,6 +147,8 @@ class RobustGradient:
             estimates = model_gradients(robust, robustifier, self.model)
             for entry, gradient in zip(robust, estimates, strict=True):
                 _add(entry.recording.target, gradient)
+        if getattr(optimizer, "_loss_scaling_is_dynamic", False):
+            optimizer.check_nan_in_grads()  # which saw zeros before this hook
 
     def _named(self, recordings: Iterable[Recording]) -> Iterator[tuple[str, Recording]]:
         """Recordings whose gradient is still wanted, each with its parameter's path."""

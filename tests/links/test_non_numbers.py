@@ -32,7 +32,7 @@ def test_the_error_comes_before_the_parameters_are_spoiled(robustifier, tmp_path
     model = chainrob.links.MLP((3, 4, 2), robustifier)
     trainer, _ = trainer_of(model, tmp_path)
     # A RuntimeError, as FailOnNonNumber's.
-    with pytest.raises(RuntimeError, match="no finite row is left.*nonfinite='propagate'"):
+    with pytest.raises(RuntimeError, match=r"no finite row is left.*nonfinite='propagate'"):
         trainer.run()
     assert all(np.isfinite(one.array).all() for one in model.params())
     capfd.readouterr()

@@ -66,5 +66,5 @@ def test_other_hooks_keep_their_order(model):
 def test_after_the_update_is_too_late(model):
     optimizer = chainer.optimizers.SGD(0.5).setup(model)
     optimizer.add_hook(RobustGradient(model), timing="post")
-    with pytest.raises(ValueError, match="timing must be 'pre'.*found 'post'"):
+    with pytest.raises(ValueError, match=r"timing must be 'pre'.*found 'post'"):
         optimizer.update(lambda: F.mean(model(np.ones((4, 3), np.float32))))
