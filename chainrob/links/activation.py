@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.activation import prelu, swish
+from chainrob.functions.activation_functions import prelu, swish
 from chainrob.links.robust_link import RobustLink
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import chainer
-from chainrob.functions.convolution import (
+from chainrob.functions.convolution_functions import (
     convolution_2d,
     convolution_nd,
     deconvolution_2d,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.embed_id import embed_id
+from chainrob.functions.embedding_function import embed_id
 from chainrob.links.robust_link import RobustLink
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import chainer
 from chainrob.aggregation import Reduction, Scope
-from chainrob.functions.linear import linear
+from chainrob.functions.linear_function import linear
 from chainrob.links.robust_link import RobustLink
 
 

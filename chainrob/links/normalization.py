@@ -6,7 +6,7 @@ from typing import Any
 
 import chainer
 from chainrob.functions.gradient_node import runs_plainly
-from chainrob.functions.normalization import group_normalization, layer_normalization
+from chainrob.functions.normalization_functions import group_normalization, layer_normalization
 from chainrob.links.robust_link import RobustLink
 
 

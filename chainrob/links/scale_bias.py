@@ -6,7 +6,7 @@ from typing import Any
 
 import chainer
 from chainrob.functions.gradient_node import runs_plainly
-from chainrob.functions.scale_bias import bias, scale
+from chainrob.functions.scale_bias_functions import bias, scale
 from chainrob.links.robust_link import RobustLink
 
 
