@@ -9,6 +9,8 @@ mended late, and costs nothing before.
 - `mending`: how a module is given a stand-in, and how a function is mended in place.
 - `imports`: what Chainer misses when it is imported.
 - `faults`: what is wrong when it is called.
+- `caffe`: Caffe's model format under today's protobuf.
+- `npz`: model and snapshot files are read without running what they hold.
 - `workers`: worker processes that start anew (spawn, forkserver) import chainrob first.
 - `cuda`: what is wrong with CuPy 14 and in ChainerMN.
 """
@@ -18,10 +20,17 @@ from __future__ import annotations
 import importlib
 import sys
 
-from chainrob._chainer import cuda, faults, imports, workers  # each registers what it mends
+from chainrob._chainer import (  # each registers what it mends
+    caffe,
+    cuda,
+    faults,
+    imports,
+    npz,
+    workers,
+)
 from chainrob._chainer.mending import CHAINER_VERSION, install_finder, mend_loaded
 
-__all__ = ["CHAINER_VERSION", "cuda", "faults", "imports", "install", "workers"]
+__all__ = ["CHAINER_VERSION", "caffe", "cuda", "faults", "imports", "install", "npz", "workers"]
 
 
 def install() -> None:
