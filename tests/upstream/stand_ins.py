@@ -1,8 +1,8 @@
 """A pytest plugin: Chainer's own tests see our classes where they ask for Chainer's.
 
 ``CHAINROB_UPSTREAM`` says which: ``stock`` (nothing is replaced), ``none`` (our links without a
-robustifier, and our functions) or ``mean`` (our links with ``Mean()``, whose gradients are the stock
-ones).
+robustifier, and our functions) or ``mean`` (our links with ``Mean()``, whose gradients are those of
+the stock links).
 """
 
 from __future__ import annotations
