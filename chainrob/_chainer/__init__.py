@@ -11,6 +11,8 @@ right after they are executed. So what is imported late (Chainer itself, ``chain
 - `faults`: what is wrong when it is called.
 - `clearing`: that a gradient is cleared can be listened to.
 - `hook_order`: a hook of an optimizer can ask to be the first.
+- `caffe`: Caffe's model format under today's protobuf.
+- `npz`: model and snapshot files are read without running what they hold.
 - `workers`: worker processes that start anew (spawn, forkserver) import chainrob first.
 - `cuda`: what is wrong with CuPy 14 and in ChainerMN.
 """
@@ -21,23 +23,27 @@ import sys
 from typing import Any
 
 from chainrob._chainer import (  # each registers what it mends
+    caffe,
     clearing,
     cuda,
     faults,
     hook_order,
     imports,
+    npz,
     workers,
 )
 from chainrob._chainer.mending import CHAINER_VERSION, install_finder, mend_loaded, mends
 
 __all__ = [
     "CHAINER_VERSION",
+    "caffe",
     "clearing",
     "cuda",
     "faults",
     "hook_order",
     "imports",
     "install",
+    "npz",
     "workers",
 ]
 
