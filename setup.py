@@ -1,7 +1,8 @@
 """Everything about the package stands in setup.cfg; here pip is stopped before it fails obscurely.
 
-Chainer's last release is a source archive whose build fails with today's setuptools, in a traceback
-that names neither Chainer's part in it nor the cure. pip makes our metadata first, so we can say it.
+Chainer's last release is a source archive whose build fails with today's setuptools, in a
+traceback that names neither Chainer's part in it nor the cure. pip makes our metadata first, so we
+can say it.
 """
 
 import os
