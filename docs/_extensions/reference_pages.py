@@ -1,4 +1,4 @@
-"""Reference pages for every public name, from the modules' ``__all__``: nothing is listed by hand."""
+"""Reference pages for every public name, from the modules' ``__all__``: none is listed by hand."""
 
 from __future__ import annotations
 
