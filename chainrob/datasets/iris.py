@@ -33,7 +33,7 @@ def load_iris(path: str | os.PathLike[str] | None = None) -> Iris:
     from scikit-learn's copy; ``data/README.md`` has the source and the licence.
 
     Args:
-        path (path or None): Another place of the same file; ``None`` is the library's copy.
+        path: Another place of the same file; ``None`` is the library's copy.
 
     Returns:
         Iris: ``x`` (150, 4) float64 in centimetres, ``t`` (150,) int32, ``feature_names``,

@@ -25,11 +25,11 @@ def heat_map(
     """Draw a matrix as a shaded table; darker is larger, and every cell says its number.
 
     Args:
-        values (array): Shape (rows, columns); NaN cells are left white.
-        rows, columns (sequence of str): Their names.
-        intervals (array or None): Shape (2, rows, columns), written below the numbers.
-        darkest (float or None): Values from here on have the darkest shade; None is the largest.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        values: Shape (rows, columns); NaN cells are left white.
+        rows, columns: Their names.
+        intervals: Shape (2, rows, columns), written below the numbers.
+        darkest: Values from here on have the darkest shade; None is the largest.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: The table.

@@ -27,12 +27,12 @@ def intervals(
     """Draw means as points with their intervals as bars, one row a name, the first on top.
 
     Args:
-        means (array): Shape (n,).
-        bounds (array): Lower and upper ends, (2, n).
-        names (sequence of str): Of the rows.
-        offset (float): Shift of the rows downwards, to draw a second series in the same axes.
-        label (str or None): For the legend.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        means: Shape (n,).
+        bounds: Lower and upper ends, (2, n).
+        names: Of the rows.
+        offset: Shift of the rows downwards, to draw a second series in the same axes.
+        label: For the legend.
+        ax: Where to draw.
         style: Of the points, such as ``**marker_style(1)``.
 
     Returns:

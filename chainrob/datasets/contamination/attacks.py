@@ -34,10 +34,10 @@ def sign_flip(honest: ArrayLike, f: int, *, scale: float = 1.0, seed: Seed = 0) 
     .. math:: a_j = -c\, g_{i_j}
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        scale (float): c, positive.
-        seed (int or numpy.random.SeedSequence): Which honest gradients i_j are flipped.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        scale: c, positive.
+        seed: Which honest gradients i_j are flipped.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -74,9 +74,9 @@ def inner_product_manipulation(honest: ArrayLike, f: int, *, epsilon: float = 0.
     with the honest mean is negative.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        epsilon (float): Positive and finite.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        epsilon: Positive and finite.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -113,9 +113,9 @@ def a_little_is_enough(honest: ArrayLike, f: int, *, z: float | None = None) -> 
     make up the majority of a coordinate-wise median.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        z (float or None): Another number of standard deviations; None is the formula, which needs
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        z: Another number of standard deviations; None is the formula, which needs
             f below half of n.
 
     Returns:
@@ -160,9 +160,9 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
     along the direction in which they vary most. Nothing about such a row is an outlier.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        target (int or None): Copy this row instead, 0 .. H - 1.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        target: Copy this row instead, 0 .. H - 1.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -201,9 +201,9 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
     .. math:: a_{jk} = v
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
-        f (int): Number of attackers, at least 0.
-        value (float): v.
+        honest: Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f: Number of attackers, at least 0.
+        value: v.
 
     Returns:
         array: (f, D), dtype of honest.

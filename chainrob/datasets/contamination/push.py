@@ -21,9 +21,9 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
     its distance to c is k sigma whatever it was before.
 
     Args:
-        x (array): Points, shape (n, d); not changed.
-        rows (array): Numbers of the rows to push, each at most once.
-        k (float): How far, in standard deviations; not negative.
+        x: Points, shape (n, d); not changed.
+        rows: Numbers of the rows to push, each at most once.
+        k: How far, in standard deviations; not negative.
 
     Returns:
         array: A copy of ``x`` in float64 with those rows pushed.
@@ -69,10 +69,10 @@ def push_random_inputs(x: ArrayLike, share: float, k: float, *, seed: Seed) -> C
     ``push_inputs`` with the rows of ``choose_rows``.
 
     Args:
-        x (array): Points, shape (n, d); not changed.
-        share (float): Share of the points to push, 0 to 1.
-        k (float): How far, in standard deviations; not negative.
-        seed (int or numpy.random.SeedSequence): The same seed pushes the same points.
+        x: Points, shape (n, d); not changed.
+        share: Share of the points to push, 0 to 1.
+        k: How far, in standard deviations; not negative.
+        seed: The same seed pushes the same points.
 
     Returns:
         Contaminated: ``data`` (n, d), float64, and ``rows``.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrob.experiments.compare.settings import CompareSettings, read_settings
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 from chainrob.experiments.options import add_run_options
 from chainrob.experiments.specs import GRAMMAR
 

@@ -104,9 +104,9 @@ def make_problem(data: str, contamination: str, seed: int) -> Problem:
     and methods meet the same points.
 
     Args:
-        data (str): A name of ``DATA``.
-        contamination (str): As ``parse_contamination`` reads it.
-        seed (int): Of split and contamination.
+        data: A name of ``DATA``.
+        contamination: As ``parse_contamination`` reads it.
+        seed: Of split and contamination.
 
     Returns:
         Problem: float32 inputs; int32 classes, or float32 responses (n, 1) of unit variance.

@@ -39,8 +39,8 @@ class CompareResults:
     """All errors.
 
     Args:
-        settings (CompareSettings): What they were made with.
-        errors (array): Shape (data sets, robustifiers, seeds, contaminations, learning rates, 2):
+        settings: What they were made with.
+        errors: Shape (data sets, robustifiers, seeds, contaminations, learning rates, 2):
             validation and test error.
     """
 

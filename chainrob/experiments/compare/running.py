@@ -37,11 +37,11 @@ def run_compare(
     ``errors.csv``, on any number of workers. ``partial/`` keeps what is finished.
 
     Args:
-        settings (CompareSettings): What to compare.
-        out (path or None): Folder for the files; None writes none.
-        workers (int or None): Processes; None is one a processor.
-        resume (bool): Take over what an earlier run in ``out`` finished.
-        progress (bool or None): Show a progress bar; None shows it on a terminal.
+        settings: What to compare.
+        out: Folder for the files; None writes none.
+        workers: Processes; None is one a processor.
+        resume: Take over what an earlier run in ``out`` finished.
+        progress: Show a progress bar; None shows it on a terminal.
 
     Returns:
         CompareResults: All errors.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrob.experiments.compare.problems import DATA, parse_contamination
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 from chainrob.robustifiers import Mean, Robustifier, default
 
 if sys.version_info >= (3, 11):
@@ -25,18 +25,18 @@ class CompareSettings:
     """Settings; the defaults take about ten minutes on two cores.
 
     Args:
-        data (tuple of str): Names of data sets that scikit-learn ships.
-        robustifiers (tuple of str): In the grammar of ``chainrob.robustifiers.grammar``; a name
+        data: Names of data sets that scikit-learn ships.
+        robustifiers: In the grammar of ``chainrob.robustifiers.grammar``; a name
             alone has its defaults by batch size and ``assumed``.
-        contaminations (tuple of str): As ``parse_contamination`` reads them.
-        learning_rates (tuple of float): Each is tried; the best for the worst contamination is
+        contaminations: As ``parse_contamination`` reads them.
+        learning_rates: Each is tried; the best for the worst contamination is
             chosen on validation data.
-        seeds (int): Each has its own split, contamination, batches and initial weights.
-        assumed (float): Share of bad samples that the robustifiers' defaults are made for.
-        updates (int): Updates of the parameters.
-        batch (int): Samples in a batch (all of them where there are fewer).
-        hidden (int): Units of the one hidden layer.
-        seed (int): Of everything.
+        seeds: Each has its own split, contamination, batches and initial weights.
+        assumed: Share of bad samples that the robustifiers' defaults are made for.
+        updates: Updates of the parameters.
+        batch: Samples in a batch (all of them where there are fewer).
+        hidden: Units of the one hidden layer.
+        seed: Of everything.
 
     Raises:
         ValueError: If a name or a number cannot work.

@@ -34,10 +34,10 @@ def train_cell(
     up a batch and the initial weights depend on (settings.seed, data, seed) alone.
 
     Args:
-        settings (CompareSettings): The comparison.
-        data (str): Name of the data set.
-        robustifier (str): As in the settings; the same on all layers.
-        seed (int): Number of the seed.
+        settings: The comparison.
+        data: Name of the data set.
+        robustifier: As in the settings; the same on all layers.
+        seed: Number of the seed.
 
     Returns:
         array: Shape (contaminations, learning rates, 2).

@@ -12,8 +12,8 @@ from matplotlib.ticker import EngFormatter
 
 from chainrob.datasets import load_iris
 from chainrob.experiments.iris.published import published_figure4
-from chainrob.experiments.iris.results import IrisResults
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.trial_errors import IrisResults
+from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.trials import trial_data
 from chainrob.plotting import PALETTE, contamination, learning_curves, new_figure, points
 
@@ -37,9 +37,9 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
     """One trial's data: the test points, the training points, and these with some pushed.
 
     Args:
-        settings (IrisSettings): Of the run.
-        trial (int): Number of the trial.
-        push (float): How far the points are pushed here, in standard deviations; at the
+        settings: Of the run.
+        trial: Number of the trial.
+        push: How far the points are pushed here, in standard deviations; at the
             experiment's own 10^4 nothing else would be seen.
 
     Returns:
@@ -89,7 +89,7 @@ def figure4(results: IrisResults) -> Figure:
     one such mean, should mostly run inside it.
 
     Args:
-        results (IrisResults): Of the run.
+        results: Of the run.
 
     Returns:
         matplotlib.figure.Figure: Two panels.

@@ -7,16 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import MinMaxScaler
 
-from chainrob.datasets import (
-    Iris,
-    MinMaxScaling,
-    PrincipalComponents,
-    load_iris,
-    random_split,
-)
+from chainrob.datasets import Iris, load_iris, random_split
 from chainrob.datasets.contamination import choose_rows, push_inputs
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.protocol import IrisSettings
 
 __all__ = ["TrialData", "initial_parameters", "trial_data"]
 
@@ -55,8 +51,8 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     """Split, project, scale and contaminate the Iris data for one trial.
 
     Args:
-        settings (IrisSettings): The run's settings.
-        trial (int): Number of the trial, from 0.
+        settings: The run's settings.
+        trial: Number of the trial, from 0.
 
     Returns:
         TrialData: float64 inputs and int32 classes.
@@ -69,8 +65,10 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     """
     x, t, *_ = _iris()
     train, test = random_split(len(x), settings.n_train, _stream(settings, trial, _SPLIT))
-    z = PrincipalComponents.fit(x[train] if settings.components_from == "train" else x, 2)(x)
-    z = MinMaxScaling.fit(z[train] if settings.scaling_from == "train" else z)(z)
+    # Each component's largest loading is positive: the sign is part of the definition.
+    components = PCA(2, whiten=True, svd_solver="full")
+    z = components.fit(x[train] if settings.components_from == "train" else x).transform(x)
+    z = MinMaxScaler().fit(z[train] if settings.scaling_from == "train" else z).transform(z)
     pushed = choose_rows(
         settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chainrob.experiments.report import Outcome
 from chainrob.experiments.reproduce.plan import Plan
-from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.extent import ReproduceSettings
 from chainrob.experiments.reproduce.variants import Variant
 from chainrob.statistics import bootstrap_interval
 
@@ -44,9 +44,9 @@ class Measured:
     """All errors of a reproduction.
 
     Args:
-        settings (ReproduceSettings): Numbers of trials.
-        plan (dict): Question to name to variant.
-        errors (mapping): Variant to (trials, recorded times, 2).
+        settings: Numbers of trials.
+        plan: Question to name to variant.
+        errors: Variant to (trials, recorded times, 2).
     """
 
     settings: ReproduceSettings

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrob.experiments.iris import IrisSettings, iris_settings
-from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.extent import ReproduceSettings
 from chainrob.experiments.reproduce.variants import SlowMean, Variant, released_truncation
 from chainrob.robustifiers import (
     ClipNorm,
@@ -61,14 +61,14 @@ def make_plan(settings: ReproduceSettings) -> Plan:
     """All variants of a reproduction.
 
     Args:
-        settings (ReproduceSettings): Numbers of trials and iterations.
+        settings: Numbers of trials and iterations.
 
     Returns:
         dict: Question to name to Variant. Variants may be shared between questions.
 
     Example:
         >>> from chainrob.experiments.reproduce.plan import make_plan
-        >>> from chainrob.experiments.reproduce.settings import ReproduceSettings
+        >>> from chainrob.experiments.reproduce.extent import ReproduceSettings
         >>> sorted(make_plan(ReproduceSettings())["ablation"])
         ['deep', 'deep-rob', 'plain mean, first layer at 1/100']
     """
@@ -116,9 +116,9 @@ def at_best_rates(
     """Each method at the learning rate with the least mean test error at the end of the sweep.
 
     Args:
-        plan (dict): With the question ``rates``.
-        errors (mapping): Variant to (trials, recorded times, 2), for these at least.
-        trials (int): How many trials the new variants have; the sweep's are the first of them.
+        plan: With the question ``rates``.
+        errors: Variant to (trials, recorded times, 2), for these at least.
+        trials: How many trials the new variants have; the sweep's are the first of them.
 
     Returns:
         dict: Method to Variant.

@@ -37,10 +37,10 @@ class Variant:
     """One way of training: data and schedule, and the robustifier of each layer.
 
     Args:
-        settings (IrisSettings): Data, contamination, learning rate.
-        layers (tuple): For each layer a robustifier, or None.
-        trials (int): How many.
-        slow (float): Time of a trial as a multiple of the plain mean's, roughly.
+        settings: Data, contamination, learning rate.
+        layers: For each layer a robustifier, or None.
+        trials: How many.
+        slow: Time of a trial as a multiple of the plain mean's, roughly.
     """
 
     settings: IrisSettings
@@ -114,7 +114,7 @@ class SlowMean(CoordinateWise):
     """The plain mean times a factor: a layer that learns at another rate, and robust in nothing.
 
     Args:
-        factor (float): 1/N is what the released program's layer has by not scaling back.
+        factor: 1/N is what the released program's layer has by not scaling back.
 
     Example:
         >>> import numpy as np

@@ -1,19 +1,17 @@
-"""The run of a reproduction: training, files, report."""
+"""``chainrob reproduce``: its options, the run with its files and report, and what it prints."""
 
 from __future__ import annotations
 
+import argparse
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from chainrob.experiments.devices import get_device
-from chainrob.experiments.files import prepare_folder, write_bytes, write_json
+from chainrob.experiments.engine import Run
+from chainrob.experiments.files import write_bytes, write_json
 from chainrob.experiments.iris import published_figure4
-from chainrob.experiments.jobs import check_workers, run_jobs
-from chainrob.experiments.partial import PartialResults
-from chainrob.experiments.progress import progress_bar
+from chainrob.experiments.options import add_run_options, add_settings, given, made
 from chainrob.experiments.report import Outcome, Section, Table, Text, Verdict, write_report
 from chainrob.experiments.reproduce.differentiation import (
     differentiation_sections,
@@ -21,11 +19,11 @@ from chainrob.experiments.reproduce.differentiation import (
     worked_example,
 )
 from chainrob.experiments.reproduce.estimators import estimator_sections
-from chainrob.experiments.reproduce.figures import figure_sections, results_of_setting
+from chainrob.experiments.reproduce.published_curves import figure_sections, results_of_setting
 from chainrob.experiments.reproduce.measures import Measured
 from chainrob.experiments.reproduce.plan import at_best_rates, make_plan
 from chainrob.experiments.reproduce.questions import ablation, differences, learning_rates
-from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.extent import QUICK, ReproduceSettings
 from chainrob.experiments.reproduce.sweeps import (
     clean_bound,
     contamination_sweeps,
@@ -33,11 +31,79 @@ from chainrob.experiments.reproduce.sweeps import (
 )
 from chainrob.experiments.reproduce.variants import Variant, jobs_of, results_of, train_variant
 from chainrob.experiments.tables import write_csv
-from chainrob.experiments.versions import machine, versions
+from chainrob.experiments.usage import UsageError
 
-__all__ = ["TITLE", "run_reproduction"]
+__all__ = ["TITLE", "add_arguments", "run", "run_reproduction"]
 
 TITLE = "Robust gradient descent via back-propagation: reproduction"
+
+_OFFERED = (
+    "trials", "sweep_trials", "robustifier_trials", "slow_trials", "iterations", "seed",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``chainrob reproduce``."""
+    parser.description = (
+        "Regenerate every artefact of the tutorial beside its published values, with verdicts by "
+        "stated rules, and answer a referee's questions (report.html, report.md, CSV files, "
+        "figures). 'rgd' instead runs Holland and Ikeda's synthetic linear regression."
+    )
+    add = parser.add_argument
+    add(
+        "what",
+        nargs="?",
+        choices=("report", "rgd"),
+        default="report",
+        help="report (default: about ten minutes on two cores) or rgd (seconds)",
+    )
+    add("--quick", action="store_true", help="QUICK_HELP")
+    add_settings(parser, ReproduceSettings, _OFFERED)
+    add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
+    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    add("--out", metavar="FOLDER", help="default: results/reproduce or results/rgd")
+    add_run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``chainrob reproduce`` and print its result.
+
+    Returns:
+        int: The exit status.
+    """
+    fields = given(args, _OFFERED)
+    args.out = args.out or f"results/{'rgd' if args.what == 'rgd' else 'reproduce'}"
+    if args.what == "rgd":
+        return _rgd(args, fields)
+    settings = made(ReproduceSettings, **{**(QUICK if args.quick else {}), **fields})
+    verdicts = run_reproduction(
+        settings,
+        args.out,
+        device=args.device,
+        workers=args.workers,
+        resume=args.resume,
+        progress=args.progress,
+    )
+    for verdict in verdicts:
+        print(f"{verdict.outcome:14} {verdict.claim}")
+    print(f"the report is {Path(args.out) / 'report.html'} (also report.md)")
+    return 0
+
+
+def _rgd(args: argparse.Namespace, fields: dict[str, Any]) -> int:
+    from chainrob.experiments.rgd import RgdSettings, run_rgd
+
+    unknown = sorted(set(fields) - {"trials", "iterations", "seed"})
+    if unknown or args.device != "@numpy" or args.resume or args.workers:
+        raise UsageError("reproduce rgd takes --trials, --iterations, --seed, --quick and --out")
+    settings = made(RgdSettings, **{**({"trials": 20} if args.quick else {}), **fields})
+    final = run_rgd(settings, args.out).final()
+    print(f"results are in {args.out}")
+    for noise, methods in final.items():
+        for name, found in methods.items():
+            low, high = found["interval"]
+            print(f"{noise:10} {name:14} excess risk {found['mean']:.4g} [{low:.4g}, {high:.4g}]")
+    return 0
 
 
 def run_reproduction(
@@ -58,12 +124,12 @@ def run_reproduction(
     ``partial/`` keeps the trials, so that a run can go on where it was interrupted.
 
     Args:
-        settings (ReproduceSettings): How much to train.
-        out (path): Folder for the files.
-        device (str): ``'@numpy'`` or ``'@cupy:N'``.
-        workers (int or None): Processes; None is one a processor. A GPU is used by one.
-        resume (bool): Take over the trials that an earlier run in ``out`` finished.
-        progress (bool or None): Show a progress bar; None shows it on a terminal.
+        settings: How much to train.
+        out: Folder for the files.
+        device: ``'@numpy'`` or ``'@cupy:N'``.
+        workers: Processes; None is one a processor. A GPU is used by one.
+        resume: Take over the trials that an earlier run in ``out`` finished.
+        progress: Show a progress bar; None shows it on a terminal.
 
     Returns:
         list of Verdict: All verdicts, in the report's order.
@@ -73,20 +139,14 @@ def run_reproduction(
         DataFileError: If a data file is missing or damaged.
     """
     published_tables(), published_figure4()  # what cannot work fails before anything is computed
-    get_device(device)
-    processes = check_workers(workers) if device == "@numpy" else 1
-    start = time.monotonic()
-    folder = prepare_folder(out)
-    named = {f"version of {name}": version for name, version in versions().items()}
-    kept = PartialResults(folder, {**settings.as_dict(), "device": device, **named}, resume=resume)
+    the_run = Run(
+        settings.as_dict(), out, device=device, workers=workers, resume=resume, progress=progress
+    )
     plan = make_plan(settings)
-    found_before = kept.count()
     errors: dict[Variant, Any] = {}
 
     def train(variants: Iterable[Variant]) -> None:
-        jobs = jobs_of(variants, device)
-        with progress_bar(round(sum(job.size for job in jobs)), "trial", progress) as bar:
-            results = run_jobs(train_variant, jobs, kept=kept, workers=processes, bar=bar)
+        results = the_run.compute(train_variant, jobs_of(variants, device), "trial")
         errors.update(results_of(variants, results))
 
     train(dict.fromkeys(v for question in plan.values() for v in question.values()))
@@ -96,17 +156,13 @@ def run_reproduction(
     artefacts, questions = _artefacts(measured), _questions(measured)
     sections = [*artefacts, *questions]
     verdicts = [verdict for section in sections for verdict in section.verdicts()]
-    record = {
-        "settings": settings.as_dict(),
-        "device": device,
-        "workers": processes,
-        "versions": versions(),
-        "machine": machine(),
-        "seconds": round(time.monotonic() - start, 1),
-        "parts from an earlier run": found_before,
-    }
+    record = the_run.record()
     summary = _summary(artefacts, questions)
-    _write(folder, measured, [*summary, *sections, _how(record)], verdicts, record)
+    how = the_run.section(
+        record, "Trials are bimodal (a network learns or does not), so no normality is assumed."
+    )
+    assert the_run.folder is not None
+    _write(the_run.folder, measured, [*summary, *sections, how], verdicts, record)
     return verdicts
 
 
@@ -153,25 +209,6 @@ def _summary(artefacts: Iterable[Section], questions: Iterable[Section]) -> list
         for title, verdicts in listed.items()
     ]
     return [first, *tables]
-
-
-def _how(record: dict[str, Any]) -> Section:
-    found: list[tuple[str, Any]] = [
-        *((f"setting: {name}", value) for name, value in record["settings"].items()),
-        *((f"version: {name}", value) for name, value in record["versions"].items()),
-        ("device", record["device"]),
-        ("workers", record["workers"]),
-        ("processor", record["machine"]),
-        ("duration of this run, in seconds", record["seconds"]),
-        ("parts taken over from an earlier run", record["parts from an earlier run"]),
-    ]
-    text = (
-        "Every random number follows from the seed; a second run gives the same CSV files, bit by "
-        "bit. Trials are bimodal (a network learns or does not), so all intervals are bootstrap "
-        "intervals over trials, by percentiles expanded for few trials."
-    )
-    rows = [[name, str(value)] for name, value in found]
-    return Section("How this was run", [Text(text), Table(["what", "value"], rows)])
 
 
 def _write(

@@ -24,13 +24,13 @@ def suspects(
     """Draw the mean effective weight of all samples, the least trusted first.
 
     Args:
-        weights (array): One a sample, (n,); such as ``WeightTally.weights()`` or its
+        weights: One a sample, (n,); such as ``WeightTally.weights()`` or its
             ``relative()``. 1 is the weight in a plain mean.
-        ranking (array of int or None): Numbers of the samples, the most suspect first; None ranks
+        ranking: Numbers of the samples, the most suspect first; None ranks
             by weight and leaves out NaN, the weight of a sample never seen.
-        truth (array of int or None): Numbers of the samples known to be bad; they get a mark.
-        layers (mapping or None): The weights in single layers, drawn as points.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        truth: Numbers of the samples known to be bad; they get a mark.
+        layers: The weights in single layers, drawn as points.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: Weight against rank, which is on a logarithmic axis.
@@ -76,11 +76,11 @@ def most_suspect(
     """Draw the weights of the least trusted samples as bars, with their numbers.
 
     Args:
-        weights (array): One a sample, (n,).
-        ranking (array of int or None): Numbers of the samples, the most suspect first; None ranks
+        weights: One a sample, (n,).
+        ranking: Numbers of the samples, the most suspect first; None ranks
             by weight and leaves out NaN, the weight of a sample never seen.
-        top (int): How many to show.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        top: How many to show.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: One bar a sample.

@@ -21,37 +21,37 @@ class IrisSettings:
     """Settings of the Iris experiment; the defaults are those of the tutorial's text.
 
     Args:
-        setting (str): What these settings are called.
-        trials (int): Number of trials; each has its own split, contamination and initial weights.
-        iterations (int): Updates of the parameters.
-        seed (int): Trial t depends on (seed, t) alone.
-        record_every (int): Errors are recorded after 0, record_every, 2 record_every, ... updates
+        setting: What these settings are called.
+        trials: Number of trials; each has its own split, contamination and initial weights.
+        iterations: Updates of the parameters.
+        seed: Trial t depends on (seed, t) alone.
+        record_every: Errors are recorded after 0, record_every, 2 record_every, ... updates
             and after the last.
-        n_train (int): Training points; the others of the 150 are for testing.
-        contamination (float): Share of the training points that are pushed.
-        push (float): How far, in standard deviations (the k of section 5).
-        hidden (tuple of int): Units of the hidden layers.
-        learning_rate (float): Step of SGD; every batch is the whole training set.
-        robustifier (tuple of str): Robustifiers of the method ``deep-rob``, as
+        n_train: Training points; the others of the 150 are for testing.
+        contamination: Share of the training points that are pushed.
+        push: How far, in standard deviations (the k of section 5).
+        hidden: Units of the hidden layers.
+        learning_rate: Step of SGD; every batch is the whole training set.
+        robustifier: Robustifiers of the method ``deep-rob``, as
             ``chainrob.experiments.specs.parse_layers`` reads them. Empty means soft truncation in
             the first layer, with delta and the four fields after it.
-        scope (str): What makes up one row for a weighting robustifier.
-        delta (float): Confidence parameter of the soft truncation.
-        estimate_scale (str): ``'sample'``: the estimate is returned at the scale of a sample's
+        scope: What makes up one row for a weighting robustifier.
+        delta: Confidence parameter of the soft truncation.
+        estimate_scale: ``'sample'``: the estimate is returned at the scale of a sample's
             gradient, as Algorithm 2 has it. ``'batch'``: the estimate of the 1/N-scaled rows is
             returned as it is, so that its layer learns at 1/N of the rate.
-        variance_ddof (int): The variance is divided by n - variance_ddof.
-        variance_floor (float): The least variance, in squared units of the 1/N-scaled rows.
-        small_batches (str): What becomes of fewer than three rows: the ``'estimate'`` or the plain
+        variance_ddof: The variance is divided by n - variance_ddof.
+        variance_floor: The least variance, in squared units of the 1/N-scaled rows.
+        small_batches: What becomes of fewer than three rows: the ``'estimate'`` or the plain
             ``'sum'`` (of the 1/N-scaled rows, which is the mean).
-        components_from (str): Whether the principal components are fitted to the training points
+        components_from: Whether the principal components are fitted to the training points
             or to all.
-        scaling_from (str): The same for the min-max scaling.
-        initial_weights (str): ``'uniform'`` (weights and biases uniform within +-half_width) or
+        scaling_from: The same for the min-max scaling.
+        initial_weights: ``'uniform'`` (weights and biases uniform within +-half_width) or
             ``'lecun_normal'`` (Chainer's default: normal with variance 1 / inputs, biases 0). The
             text does not say; ``'uniform'`` is what the released program draws.
-        half_width (float): Of the uniform initial weights.
-        dtype (str): ``'float32'`` (Chainer's default) or ``'float64'``.
+        half_width: Of the uniform initial weights.
+        dtype: ``'float32'`` (Chainer's default) or ``'float64'``.
 
     Raises:
         ValueError: If a value is out of range; the message names it.
@@ -165,7 +165,7 @@ def iris_settings(setting: str = "released", **changes: Any) -> IrisSettings:
     """The settings of the published figure (``'released'``) or of the paper's words (``'text'``).
 
     Args:
-        setting (str): ``'released'`` or ``'text'``.
+        setting: ``'released'`` or ``'text'``.
         changes: Fields of ``IrisSettings`` to change.
 
     Raises:

@@ -31,9 +31,9 @@ def influence_curve(
 
     Args:
         robustifiers: One, several, or a mapping from label to robustifier; any callables.
-        at (array or None): The z; None goes from -10 to 10.
-        sample (array or None): The other rows, (n, d); None is 50 normal scores.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        at: The z; None goes from -10 to 10.
+        sample: The other rows, (n, d); None is 50 normal scores.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: One line a robustifier.
@@ -66,9 +66,9 @@ def breakdown_curve(
 
     Args:
         robustifiers: One, several, or a mapping from label to robustifier; any callables.
-        counts (array or None): Numbers of bad rows; None takes all up to half of the rows.
-        sample (array or None): The rows, (n, d); None is 50 normal scores.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        counts: Numbers of bad rows; None takes all up to half of the rows.
+        sample: The rows, (n, d); None is 50 normal scores.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: One line a robustifier; the displacement on a logarithmic axis.

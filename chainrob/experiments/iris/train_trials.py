@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import chainer
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.descent import descend, misclassified, start_backward
+from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.trials import initial_parameters, trial_data
 from chainrob.experiments.iris.unfinished import Unfinished
 from chainrob.links import MLP, Ensemble
@@ -22,7 +23,7 @@ def train(
     methods: Sequence[Sequence[Any]],
     trials: Sequence[int],
     device: Any = None,
-    advance: Callable[[], object] | None = None,
+    advance: Callable[[int], object] | None = None,
     unfinished: Unfinished | None = None,
 ) -> NDArray[np.float64]:
     """Train some methods on some trials, all of them in one graph.
@@ -34,13 +35,13 @@ def train(
     an error of 1.
 
     Args:
-        settings (IrisSettings): The run's settings.
-        methods (sequence): For every method its robustifiers, for every layer one, or None for the
+        settings: The run's settings.
+        methods: For every method its robustifiers, for every layer one, or None for the
             plain sum.
-        trials (sequence of int): Numbers of the trials.
-        device (chainer device or None): Where to compute; None is NumPy.
-        advance (callable or None): Called after every update.
-        unfinished (Unfinished or None): Where the state is kept, and taken from, on the way.
+        trials: Numbers of the trials.
+        device: Where to compute; None is NumPy.
+        advance: Called with the number of trials after every update.
+        unfinished: Where the state is kept, and taken from, on the way.
 
     Returns:
         array: Shape (methods, trials, recorded times, 2), training and test error after
@@ -70,27 +71,33 @@ def train(
     with chainer.using_device(device):
         errors = device.xp.zeros((len(methods) * len(data), len(settings.recorded), 2))
     column = {time: index for index, time in enumerate(settings.recorded)}
+
+    def observe(time: int, scores: chainer.Variable) -> None:
+        if time in column:
+            errors[:, column[time], 0] = misclassified(scores.array, t_train)
+            with chainer.no_backprop_mode():
+                errors[:, column[time], 1] = misclassified(model(x_test).array, t_test)
+
+    def backward(_: int, scores: chainer.Variable) -> None:
+        flat = chainer.functions.reshape(scores, (t_train.size, scores.shape[-1]))
+        losses = chainer.functions.softmax_cross_entropy(flat, t_train.ravel(), reduce="no")
+        start_backward(losses, scores.shape[1])
+
+    def updated(time: int) -> None:
+        if advance is not None:
+            advance(len(data))
+        if unfinished is not None:
+            unfinished.keep(time, model, errors)
+
     # A trial may diverge: its numbers overflow, and that is what it is to show.
     with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
         begin = unfinished.restore(model, errors) if unfinished else 0
-        if advance is not None:
-            for _ in range(begin):
-                advance()
-        for time in range(begin, settings.iterations + 1):
-            scores = model(x_train)
-            if time in column:
-                errors[:, column[time], 0] = _errors(scores.array, t_train)
-                with chainer.no_backprop_mode():
-                    errors[:, column[time], 1] = _errors(model(x_test).array, t_test)
-            if time == settings.iterations:
-                break
-            model.cleargrads()
-            _backward_of_mean_losses(scores, t_train)
-            optimizer.update()
-            if advance is not None:
-                advance()
-            if unfinished is not None:
-                unfinished.keep(time + 1, model, errors)
+        if advance is not None and begin:
+            advance(begin * len(data))
+        descend(
+            optimizer, settings.iterations, lambda _: model(x_train), backward,
+            begin=begin, observe=observe, updated=updated,
+        )  # fmt: skip
     result: NDArray[np.float64] = chainer.get_device("@numpy").send(errors)
     return result.reshape(len(methods), len(data), *result.shape[1:])
 
@@ -110,25 +117,3 @@ def make_model(settings: IrisSettings, robustifiers: Sequence[Any], trial: int) 
         layer.W.array[...] = W
         layer.b.array[...] = b
     return model
-
-
-def _backward_of_mean_losses(scores: chainer.Variable, t: Any) -> None:
-    """Back-propagate the sum over replicas of the mean cross entropy, each replica's own.
-
-    Every sample's loss is given the gradient 1 / N. Not ``Ensemble.mean_loss``, whose factor
-    T / (T N) rounds differently for every T: here a trial has the same numbers to the last bit in
-    whatever company it is trained.
-    """
-    replicas, points, classes = scores.shape
-    losses = chainer.functions.softmax_cross_entropy(
-        chainer.functions.reshape(scores, (replicas * points, classes)), t.ravel(), reduce="no"
-    )
-    losses.grad = losses.xp.full_like(losses.array, 1 / points)
-    losses.backward()
-
-
-def _errors(scores: Any, t: Any) -> Any:
-    """Share of misclassified points of each trial, from scores (T, N, classes)."""
-    xp = chainer.backend.get_array_module(scores)
-    wrong = (scores.argmax(axis=-1) != t) | ~xp.isfinite(scores).all(axis=-1)
-    return wrong.mean(axis=-1)

@@ -14,10 +14,10 @@ import pytest
 import chainrob
 from chainrob.experiments import UsageError
 from chainrob.experiments.iris import (
+    iris_experiment,
     iris_settings,
     published_figure4,
     run_iris,
-    running,
     unfinished,
 )
 from chainrob.experiments.partial import PartialResults
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(reference, tmp_
 
 
 def test_numbers_do_not_depend_on_how_many_trials_run_at_once(reference, tmp_path, monkeypatch):
-    monkeypatch.setitem(running.TRIALS_AT_ONCE, "numpy", 2)
+    monkeypatch.setitem(iris_experiment.TRIALS_AT_ONCE, "numpy", 2)
     run_iris(SETTINGS, tmp_path / "pairs")
     assert contents(tmp_path / "pairs") == reference
 
@@ -71,8 +71,8 @@ def test_numbers_do_not_depend_on_how_many_trials_run_at_once(reference, tmp_pat
 def test_resume_does_only_what_is_left_and_ends_with_the_same_files(
     finished, reference, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(running.TRIALS_AT_ONCE, "numpy", 2)
-    train, calls = running.train, []
+    monkeypatch.setitem(iris_experiment.TRIALS_AT_ONCE, "numpy", 2)
+    train, calls = iris_experiment.train, []
 
     def interrupted(*arguments):
         if len(calls) == finished:
@@ -80,7 +80,7 @@ def test_resume_does_only_what_is_left_and_ends_with_the_same_files(
         calls.append(arguments[2])
         return train(*arguments)
 
-    monkeypatch.setattr(running, "train", interrupted)
+    monkeypatch.setattr(iris_experiment, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_iris(SETTINGS, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["partial"]
@@ -89,7 +89,7 @@ def test_resume_does_only_what_is_left_and_ends_with_the_same_files(
         calls.append(arguments[2])
         return train(*arguments)
 
-    monkeypatch.setattr(running, "train", counted)
+    monkeypatch.setattr(iris_experiment, "train", counted)
     run_iris(SETTINGS, tmp_path, resume=True)
     assert [list(trials) for trials in calls] == [[0, 1], [2, 3], [4]]
     assert contents(tmp_path) == reference
@@ -139,7 +139,7 @@ def test_resume_of_a_finished_run_computes_nothing(reference, tmp_path, monkeypa
     for name, content in reference.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "figure4.png").unlink()
-    monkeypatch.setattr(running, "train", None)
+    monkeypatch.setattr(iris_experiment, "train", None)
     run_iris(SETTINGS, tmp_path, resume=True)
     assert contents(tmp_path) == reference
 
@@ -172,7 +172,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 def test_killed_at_any_moment_and_resumed(tmp_path, monkeypatch):
     options = ["--trials", "60", "--iterations", "60"]
     command = [sys.executable, "-m", "chainrob", "iris", *options, "--out"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(running.__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(iris_experiment.__file__).parents[3])}
     monkeypatch.setattr(os, "environ", environment)
     folder = tmp_path / "killed"
     process = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL)

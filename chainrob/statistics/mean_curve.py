@@ -52,14 +52,14 @@ def mean_curve_test(
     stricter.
 
     Args:
-        x (array): Where the trials are recorded, (times,), increasing.
-        trials (array): (trials, times).
-        curve_x, curve_y (array): The curve, (points,); points outside the range of x are left out.
-        size (int): Trials behind the curve.
-        x_error, y_error (float): Reading errors of the curve.
-        level (float): Of the pointwise band.
-        resamples (int): Means to draw.
-        seed (int): Of the draws.
+        x: Where the trials are recorded, (times,), increasing.
+        trials: (trials, times).
+        curve_x, curve_y: The curve, (points,); points outside the range of x are left out.
+        size: Trials behind the curve.
+        x_error, y_error: Reading errors of the curve.
+        level: Of the pointwise band.
+        resamples: Means to draw.
+        seed: Of the draws.
 
     Returns:
         CurveTest: Share inside, p-value, the worst point.

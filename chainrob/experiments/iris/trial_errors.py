@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 from chainrob.experiments.files import write_bytes
 from chainrob.experiments.iris.published import published_figure4
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.statistics import bootstrap_interval
 
 __all__ = ["COLUMNS", "IrisResults"]
@@ -28,8 +28,8 @@ class IrisResults:
     """Errors of all methods and trials.
 
     Args:
-        settings (IrisSettings): What they were made with.
-        errors (dict): From the method to an array (trials, recorded times, 2): training and test
+        settings: What they were made with.
+        errors: From the method to an array (trials, recorded times, 2): training and test
             error after ``settings.recorded`` updates.
     """
 

@@ -127,5 +127,5 @@ def test_initial_errors_do_not_depend_on_the_method():
 
 def test_advance_is_called_once_an_update():
     calls = []
-    train(iris_settings(iterations=7), [(None,) * 3], [0], advance=lambda: calls.append(1))
-    assert len(calls) == 7
+    train(iris_settings(iterations=7), [(None,) * 3], [0], advance=calls.append)
+    assert calls == [1] * 7

@@ -5,7 +5,7 @@ import pytest
 
 from chainrob.experiments import UsageError
 from chainrob.experiments.iris import IrisResults, iris_settings, published_figure4
-from chainrob.experiments.iris.results import COLUMNS
+from chainrob.experiments.iris.trial_errors import COLUMNS
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ class ReproduceSettings:
     """Numbers of trials; the defaults take about ten minutes on two cores.
 
     Args:
-        trials (int): For Figure 4, the differences between text and program, the ablation and the
+        trials: For Figure 4, the differences between text and program, the ablation and the
             clean bound.
-        sweep_trials (int): For each setting of a sweep, the first ones of ``trials``. They also
+        sweep_trials: For each setting of a sweep, the first ones of ``trials``. They also
             choose the learning rates, and the others judge them.
-        robustifier_trials (int): For each robustifier.
-        slow_trials (int): For each robustifier that takes seconds a trial.
-        iterations (int): Updates in every trial.
-        record_every (int): Errors are recorded so often.
-        seed (int): Trial t depends on (seed, t) alone, so all variants are paired by trial.
+        robustifier_trials: For each robustifier.
+        slow_trials: For each robustifier that takes seconds a trial.
+        iterations: Updates in every trial.
+        record_every: Errors are recorded so often.
+        seed: Trial t depends on (seed, t) alone, so all variants are paired by trial.
 
     Raises:
         ValueError: If a number is too small.

@@ -17,7 +17,7 @@ from chainrob.experiments.report.html import to_html
 from chainrob.experiments.report.markdown import to_markdown
 from chainrob.experiments.reproduce import ReproduceSettings
 from chainrob.experiments.reproduce.drawing import sweep_figure
-from chainrob.experiments.reproduce.figures import figure_sections
+from chainrob.experiments.reproduce.published_curves import figure_sections
 from chainrob.experiments.reproduce.measures import Measured, all_of, within
 from chainrob.experiments.reproduce.plan import (
     DIFFERENCES,
@@ -291,7 +291,7 @@ def test_a_shift_of_the_published_curve_is_refused(monkeypatch):
         for m in ("deep", "deep-rob")
         for i, part in enumerate(("train", "test"))
     }
-    for module in ("chainrob.experiments.reproduce.figures", "chainrob.experiments.iris.figures"):
+    for module in ("chainrob.experiments.reproduce.published_curves", "chainrob.experiments.iris.figures"):
         monkeypatch.setattr(f"{module}.published_figure4", lambda: curves)
     found = figure_sections(measured)[1].verdicts()
     assert [v.outcome for v in found[:4]] == ["holds", "does not hold", "holds", "holds"]
