@@ -86,12 +86,12 @@ def strokes(n: int = 900, side: int = 8, seed: int = 14) -> Sample:
 DATA: dict[str, DataSource] = {
     "iris": DataSource(_shipped(datasets.load_iris), "mlp16", 32),
     "wine": DataSource(_shipped(datasets.load_wine), "linear", 32),
-    "breast_cancer": DataSource(_shipped(datasets.load_breast_cancer), "mlp16", 128),
+    "breast_cancer": DataSource(_shipped(datasets.load_breast_cancer), "mlp16", 64),
     "digits": DataSource(_shipped(datasets.load_digits), "mlp32", 64, (8, 8)),
-    "clusters": DataSource(clusters, "linear", 256),
+    "clusters": DataSource(clusters, "linear", 128),
     "strokes": DataSource(strokes, "cnn4", 32, (8, 8)),
     "diabetes": DataSource(_shipped(datasets.load_diabetes), "linear", 64, None, False),
-    "plane": DataSource(plane, "linear", 128, None, False),
+    "plane": DataSource(plane, "linear", 64, None, False),
     "friedman": DataSource(friedman, "mlp16", 64, None, False),
 }
 """Data sets by name. scikit-learn ships the first four and diabetes; the others are generated."""

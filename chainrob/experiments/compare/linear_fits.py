@@ -72,6 +72,6 @@ def _make(name: str, value: float, x: NDArray[Any]) -> Any:
     if name == "HuberRegressor":
         return HuberRegressor(epsilon=value, max_iter=300)
     if name == "RANSACRegressor":
-        return RANSACRegressor(min_samples=max(d + 1, int(value * n / 2)), random_state=0)
+        return RANSACRegressor(min_samples=max(d + 1, int(value * n / 2)), max_trials=30, random_state=0)
     size = int(d + 1 + value * (n - d - 1))
     return TheilSenRegressor(n_subsamples=size, max_subpopulation=200, random_state=0)

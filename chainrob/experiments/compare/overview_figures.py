@@ -33,7 +33,8 @@ def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequenc
     and the best without, both chosen on contaminated validation points.
     """
     found = {(case.data, case.contamination): case for case in cases}
-    with new_figure(1.9 + 0.62 * len(contaminations), 1.5 + 0.42 * len(data)) as figure:
+    width = max(6.4, 1.9 + 0.62 * len(contaminations))
+    with new_figure(width, 1.5 + 0.42 * len(data)) as figure:
         ax = figure.subplots()
         ax.grid(False)
         for i, name in enumerate(data):
@@ -116,6 +117,8 @@ def cost_figure(results: CompareResults, data: Sequence[str]) -> Figure:
             xlabel="processor time of a model, as a multiple of the plain mean's",
             ylabel="mean excess error, points of 100",
         )
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("{x:g}")
         families = dict.fromkeys(method_of(name).family for name in names)
         handles = [
             Line2D([], [], linestyle="", label=one, **marker_style(_MARKS[one])) for one in families

@@ -52,6 +52,8 @@ class IrisSettings:
             text does not say; ``'uniform'`` is what the released program draws.
         half_width: Of the uniform initial weights.
         dtype: ``'float32'`` (Chainer's default) or ``'float64'``.
+        inputs: ``'all'`` as they are; ``'clipped'``: each feature cut off at 3 median absolute
+            deviations from the median of the contaminated training points; ``'good'``: the oracle that leaves out the points that were pushed.
 
     Raises:
         ValueError: If a value is out of range; the message names it.
@@ -84,6 +86,7 @@ class IrisSettings:
     initial_weights: Literal["uniform", "lecun_normal"] = "uniform"
     half_width: float = 0.05
     dtype: Literal["float32", "float64"] = "float32"
+    inputs: Literal["all", "clipped", "good"] = "all"
 
     def __post_init__(self) -> None:
         for name in ("trials", "record_every"):
@@ -145,6 +148,19 @@ class IrisSettings:
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
         return asdict(self)
+
+    def is_published(self, *, whole: bool = True) -> bool:
+        """Whether these are settings of the published figure, by the text or by the program.
+
+        How many trials there are and when errors are recorded makes no difference, nor does the
+        seed, which is not published.
+
+        Args:
+            whole: Whether the number of iterations counts too; a shorter run passes through the
+                beginning of the published curves.
+        """
+        free = {"trials": 1, "seed": 0, "record_every": 10, **({} if whole else {"iterations": 1})}
+        return any(replace(self, **free) == replace(one, **free) for one in SETTINGS.values())
 
 
 SETTINGS = {

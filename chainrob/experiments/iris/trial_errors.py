@@ -81,10 +81,12 @@ class IrisResults:
     def final(self) -> dict[str, Any]:
         """Test errors after the last update: mean, interval and the published value, by method.
 
+        ``published`` is None unless the settings are the published ones.
+
         ``interval`` is the 95% percentile bootstrap interval of the mean over trials; it is None
         for a single trial, which says nothing of the scatter.
         """
-        published = published_figure4()
+        published, shown = published_figure4(), self.settings.is_published()
         final: dict[str, Any] = {}
         for method, errors in self.errors.items():
             last = errors[:, -1, 1]
@@ -92,7 +94,7 @@ class IrisResults:
             final[method] = {
                 "mean": float(last.mean()),
                 "interval": interval,
-                "published": float(published[method, "test"].error[-1]),
+                "published": float(published[method, "test"].error[-1]) if shown else None,
                 "trials_that_diverged": int((last == 1).sum()),
             }
         return final
@@ -103,9 +105,9 @@ class IrisResults:
         for method, final in self.final().items():
             low, high = final["interval"] or (np.nan, np.nan)
             interval = "" if final["interval"] is None else f" [{low:.3f}, {high:.3f}]"
-            parts.append(
-                f"{method} {final['mean']:.3f}{interval} (published {final['published']:.3f})"
-            )
+            known = final["published"]
+            beside = "" if known is None else f" (published {known:.3f})"
+            parts.append(f"{method} {final['mean']:.3f}{interval}{beside}")
         trials = self.settings.trials
         over = "1 trial" if trials == 1 else f"{trials} trials, 95% bootstrap intervals of the mean"
         return (

@@ -72,10 +72,17 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     pushed = choose_rows(
         settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
     )
+    x_train, x_test, t_train = push_inputs(z[train], pushed, settings.push), z[test], t[train]
+    if settings.inputs == "clipped":
+        middle = np.median(x_train, axis=0)
+        reach = 3 * np.median(np.abs(x_train - middle), axis=0)
+        x_train, x_test = (np.clip(x, middle - reach, middle + reach) for x in (x_train, x_test))
+    elif settings.inputs == "good":
+        x_train, t_train = np.delete(x_train, pushed, axis=0), np.delete(t_train, pushed)
     return TrialData(
-        x_train=push_inputs(z[train], pushed, settings.push),
-        t_train=t[train],
-        x_test=z[test],
+        x_train=x_train,
+        t_train=t_train,
+        x_test=x_test,
         t_test=t[test],
         x_clean=z[train],
         pushed=pushed,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from chainrob.experiments.devices import get_device
 from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
 from chainrob.experiments.jobs import Job
-from chainrob.robustifiers import ConvergenceWarning, Mean
+from chainrob.robustifiers import ConvergenceWarning, Mean, Robustifier
 from chainrob.robustifiers.base import CoordinateWise
 from chainrob.sample_gradients import SampleGradients
 
-__all__ = ["SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
+__all__ = ["ClippedMean", "SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
 
 Array = NDArray[np.float64]
 
@@ -138,6 +138,43 @@ class SlowMean(CoordinateWise):
     def coordinate_weights(self, values: Any) -> Any:
         """All samples count alike."""
         return values * 0 + 1
+
+
+@dataclass(frozen=True, repr=False)
+class ClippedMean(Robustifier):
+    """The plain mean, shortened to a norm where it is longer: clipping the batch's gradient.
+
+    What anyone does in one line; with scope ``'layer'`` the norm is that of W and b together.
+
+    Args:
+        limit: The norm.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.experiments.reproduce.variants import ClippedMean
+        >>> ClippedMean(0.5)(np.array([[0.0, 8.0], [6.0, 0.0]]))
+        array([0.3, 0.4])
+    """
+
+    limit: float = 0.1
+
+    def _estimate(self, gradients: SampleGradients) -> Any:
+        mean = Mean(nonfinite="propagate")._estimate(gradients)
+        parts, xp = (mean if isinstance(mean, tuple) else (mean,)), gradients.xp
+        axes = len(gradients.replicas)
+        squares = sum(
+            xp.square(one.reshape(*one.shape[:axes], -1), dtype=np.float64).sum(axis=-1)
+            for one in parts
+        )
+        factor = xp.minimum(1, self.limit / xp.maximum(xp.sqrt(squares), 1e-300))
+        clipped = tuple(
+            (one * factor.reshape(*factor.shape, *[1] * (one.ndim - axes))).astype(one.dtype)
+            for one in parts
+        )
+        return clipped if isinstance(mean, tuple) else clipped[0]
+
+    def _sample_weights(self, gradients: SampleGradients) -> Any:
+        return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)
 
 
 def released_truncation(scale: Any = "batch") -> ReleasedSoftTruncation:

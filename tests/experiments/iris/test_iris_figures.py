@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,17 @@ def test_figure4_draws_means_bands_and_the_published_curves(trials, bands):
         assert ax.get_ylim()[0] == 0
         top = max(np.max(line.get_ydata()) for axis in figure.axes for line in axis.lines)
         assert ax.get_ylim()[1] >= top
+
+
+def test_published_curves_stand_only_beside_published_settings():
+    assert iris_settings("text", seed=3, trials=7).is_published()
+    assert not iris_settings("released", push=100.0).is_published()
+    assert not iris_settings("released", iterations=10).is_published()
+    assert iris_settings("released", iterations=10).is_published(whole=False)
+    changed = replace(some_results(2).settings, contamination=0.1)
+    figure = figure4(IrisResults(changed, some_results(2).errors))
+    labels = [line.get_label() for ax in figure.axes for line in ax.lines]
+    assert not any("published" in label for label in labels)
 
 
 def test_figure4_of_a_short_run_ends_where_the_run_ends():
