@@ -18,10 +18,10 @@ from chainrob import links, training
 from chainer.training import extensions
 from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
-from chainrob.experiments.usage import UsageError
 from chainrob.experiments.files import prepare_folder, write_json
 from chainrob.experiments.options import add_settings, given, made
 from chainrob.experiments.specs import GRAMMAR, parse_layers
+from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
 __all__ = ["DigitsSettings", "add_arguments", "digits_data", "make_model", "run", "train"]
@@ -70,7 +70,6 @@ class DigitsSettings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob digits``."""
-    defaults = DigitsSettings()
     parser.description = (
         "Train a network with two hidden layers on scikit-learn's 8 x 8 digits, some of whose "
         "training labels are wrong, and test it on clean ones. With --distributed, under mpiexec, "

@@ -127,9 +127,8 @@ class Run:
             [name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
             for name, value in rows
         ]
-        return Section(
-            "How this was run", [Text(" ".join([said, text]).strip()), Table(["what", "value"], cells)]
-        )
+        whole = Text(f"{said} {text}".strip())
+        return Section("How this was run", [whole, Table(["what", "value"], cells)])
 
 
 def flat_record(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from chainrob.experiments.usage import UsageError
 from chainrob.experiments.partial import PartialResults
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["Job", "check_workers", "run_jobs"]
 

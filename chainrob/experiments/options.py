@@ -111,9 +111,7 @@ def described(settings: type) -> Mapping[str, str]:
     """
     text = inspect.getdoc(settings) or ""
     section = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.M)
-    entries = re.findall(
-        r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M
-    )
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M)
     result = {}
     for name, entry in entries:
         line = " ".join(entry.split()).rstrip(".").replace("``", "")

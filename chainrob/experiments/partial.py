@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrob.experiments.usage import UsageError
 from chainrob.experiments.files import atomic_path, read_json, write_json
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["PartialResults", "check_same_settings"]
 

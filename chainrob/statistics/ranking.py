@@ -99,4 +99,3 @@ def rank_methods(
     pairwise = p_value(np.abs(ranks[:, None] - ranks), widths)
     overall = p_value(((ranks - middle) ** 2).sum(), ((drawn - middle) ** 2).sum(axis=1))
     return Ranking(ranks, float(overall), float(np.quantile(widths, 1 - level)), pairwise)
-

@@ -126,7 +126,7 @@ def parse_data(text: str) -> DataSource:
         source = _file(Path(name), given)
     else:
         raise ValueError(
-            f"unknown data {name!r}; known are {', '.join(DATA)}, and files that end in .csv or .npz"
+            f"unknown data {name!r}; known are {', '.join(DATA)}, and files *.csv and *.npz"
         )
     source = source._replace(network=given.get("network", source.network))
     if "batch" in given:

@@ -51,12 +51,8 @@ def fit_cell(name: str, problems: Sequence[Problem], budget: int) -> NDArray[np.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no convergence shows in the error
                 try:
-                    fitted = _make(name, values[at[j]], x_train).fit(
-                        x_train, problem.t_train[:, 0]
-                    )
-                    predicted = [
-                        fitted.predict(part)[:, None] for part in (x_validation, x_test)
-                    ]
+                    fitted = _make(name, values[at[j]], x_train).fit(x_train, problem.t_train[:, 0])
+                    predicted = [fitted.predict(part)[:, None] for part in (x_validation, x_test)]
                     score = [
                         validation_score(predicted[0], problem.t_validation),
                         clean_error(predicted[1], problem.t_test),
@@ -72,6 +68,7 @@ def _make(name: str, value: float, x: NDArray[Any]) -> Any:
     if name == "HuberRegressor":
         return HuberRegressor(epsilon=value, max_iter=300)
     if name == "RANSACRegressor":
-        return RANSACRegressor(min_samples=max(d + 1, int(value * n / 2)), max_trials=30, random_state=0)
+        least = max(d + 1, int(value * n / 2))
+        return RANSACRegressor(min_samples=least, max_trials=30, random_state=0)
     size = int(d + 1 + value * (n - d - 1))
     return TheilSenRegressor(n_subsamples=size, max_subpopulation=200, random_state=0)

@@ -30,7 +30,8 @@ def compare_sections(results: CompareResults) -> list[Section]:
     sections += [_task(results, task, data) for task, data in results.tasks().items()]
     if results.ranking() is not None:
         sections.append(_ranks(results))
-    sections.append(Section("Every data set", [Text("Test errors in points of 100, mean of seeds.")]))
+    said = Text("Test errors in points of 100, mean of seeds.")
+    sections.append(Section("Every data set", [said]))
     for data in results.settings.data:
         picture = data_heat_map(results, data)
         caption = f"{data}: test error of each method under each contamination, points of 100"
@@ -59,9 +60,7 @@ def _cases(results: CompareResults) -> Section:
         )
     ]
     for task, data in results.tasks().items():
-        texts = list(
-            dict.fromkeys(case.contamination for case in cases if case.data in data)
-        )
+        texts = list(dict.fromkeys(case.contamination for case in cases if case.data in data))
         if texts:
             picture = case_map(cases, data, texts)
             caption = f"{task.capitalize()}: when robust gradients pay"

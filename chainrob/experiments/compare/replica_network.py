@@ -74,9 +74,7 @@ class ConvNet(chainer.Chain):
         replicas, n, positions, size = x.shape
         h = chainer.functions.relu(self.l1(x.reshape(replicas, n * positions, size)))
         filters = h.shape[-1]
-        grid = reshape(
-            h, (replicas, n, self.height // 2, 2, self.width // 2, 2, filters)
-        )
+        grid = reshape(h, (replicas, n, self.height // 2, 2, self.width // 2, 2, filters))
         h = chainer.functions.max(grid, axis=(3, 5))
         return self.l2(reshape(h, (replicas, n, self.pooled * filters)))
 

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from chainrob.datasets import load_iris
+from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.published import published_figure4
 from chainrob.experiments.iris.trial_errors import IrisResults
-from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.trials import trial_data
 from chainrob.plotting import PALETTE, contamination, learning_curves, new_figure, points
 

@@ -53,7 +53,8 @@ class IrisSettings:
         half_width: Of the uniform initial weights.
         dtype: ``'float32'`` (Chainer's default) or ``'float64'``.
         inputs: ``'all'`` as they are; ``'clipped'``: each feature cut off at 3 median absolute
-            deviations from the median of the contaminated training points; ``'good'``: the oracle that leaves out the points that were pushed.
+            deviations from the median of the contaminated training points; ``'good'``: the oracle
+            that leaves out the points that were pushed.
 
     Raises:
         ValueError: If a value is out of range; the message names it.

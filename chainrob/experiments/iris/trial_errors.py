@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrob.experiments.usage import UsageError
 from chainrob.experiments.files import write_bytes
-from chainrob.experiments.iris.published import published_figure4
 from chainrob.experiments.iris.protocol import IrisSettings
+from chainrob.experiments.iris.published import published_figure4
+from chainrob.experiments.usage import UsageError
 from chainrob.statistics import bootstrap_interval
 
 __all__ = ["COLUMNS", "IrisResults"]

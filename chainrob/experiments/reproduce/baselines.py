@@ -50,7 +50,8 @@ def baselines(measured: Measured) -> Section:
             Text(
                 "The program's settings. Clipping shortens each layer's gradient of the batch, W "
                 "and b together, to norm 0.1; inputs are cut off at the median plus and minus 3 "
-                "median absolute deviations of the contaminated training points; the oracle knows which points were pushed and leaves them out."
+                "median absolute deviations of the contaminated training points; the oracle knows "
+                "which points were pushed and leaves them out."
             ),
             Table(["method", f"{bad:.0%} contaminated", f"{clean:.0%}"], rows),
             *verdicts,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrob.experiments.report import Outcome
-from chainrob.experiments.reproduce.plan import Plan
 from chainrob.experiments.reproduce.extent import ReproduceSettings
+from chainrob.experiments.reproduce.plan import Plan
 from chainrob.experiments.reproduce.variants import Variant
 from chainrob.statistics import bootstrap_interval
 

@@ -114,7 +114,8 @@ def _figure4(measured: Measured, name: str) -> Section:
                 )
             )
     columns = [
-        "curve", "published, at the same cost", "reproduced", "difference", "points in the 95% band", "p",
+        "curve", "published, at the same cost", "reproduced", "difference",
+        "points in the 95% band", "p",
     ]  # fmt: skip
     section.blocks += [
         Table(columns, rows),

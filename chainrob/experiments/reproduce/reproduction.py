@@ -1,4 +1,4 @@
-"""``chainrob reproduce``: its options, the run with its files and report, and what it prints."""
+"""``chainrob reproduce``: its options, its run with files and report, and what it prints."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from chainrob.experiments.files import write_bytes, write_json
 from chainrob.experiments.iris import published_figure4
 from chainrob.experiments.options import add_run_options, add_settings, given, made
 from chainrob.experiments.report import Outcome, Section, Table, Text, Verdict, write_report
+from chainrob.experiments.reproduce.baselines import baselines
 from chainrob.experiments.reproduce.differentiation import (
     differentiation_sections,
     published_tables,
     worked_example,
 )
 from chainrob.experiments.reproduce.estimators import estimator_sections
-from chainrob.experiments.reproduce.published_curves import figure_sections, results_of_setting
-from chainrob.experiments.reproduce.measures import Measured
-from chainrob.experiments.reproduce.baselines import baselines
-from chainrob.experiments.reproduce.plan import at_best_rates, finalists, make_plan
-from chainrob.experiments.reproduce.questions import ablation, differences, learning_rates
 from chainrob.experiments.reproduce.extent import QUICK, ReproduceSettings
+from chainrob.experiments.reproduce.measures import Measured
+from chainrob.experiments.reproduce.plan import at_best_rates, finalists, make_plan
+from chainrob.experiments.reproduce.published_curves import figure_sections, results_of_setting
+from chainrob.experiments.reproduce.questions import ablation, differences, learning_rates
 from chainrob.experiments.reproduce.sweeps import (
     clean_bound,
     contamination_sweeps,
@@ -39,7 +39,8 @@ __all__ = ["TITLE", "add_arguments", "run", "run_reproduction"]
 TITLE = "Robust gradient descent via back-propagation: reproduction"
 
 _OFFERED = (
-    "trials", "ablation_trials", "sweep_trials", "robustifier_trials", "slow_trials", "iterations", "seed",
+    "trials", "ablation_trials", "sweep_trials", "robustifier_trials", "slow_trials",
+    "iterations", "seed",
 )  # fmt: skip
 
 

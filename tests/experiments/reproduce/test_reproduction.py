@@ -26,7 +26,6 @@ from chainrob.experiments.reproduce import ReproduceSettings
 from chainrob.experiments.reproduce.baselines import baselines
 from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.extent import QUICK as QUICK_SETTINGS
-from chainrob.experiments.reproduce.published_curves import figure_sections
 from chainrob.experiments.reproduce.measures import Measured, all_of, within
 from chainrob.experiments.reproduce.plan import (
     DIFFERENCES,
@@ -37,6 +36,7 @@ from chainrob.experiments.reproduce.plan import (
     make_plan,
     robustifiers_tried,
 )
+from chainrob.experiments.reproduce.published_curves import figure_sections
 from chainrob.experiments.reproduce.questions import ablation, differences
 from chainrob.experiments.reproduce.sweeps import (
     clean_bound,
@@ -373,7 +373,10 @@ def test_a_shift_of_the_published_curve_is_refused(monkeypatch):
         for m in ("deep", "deep-rob")
         for i, part in enumerate(("train", "test"))
     }
-    for module in ("chainrob.experiments.reproduce.published_curves", "chainrob.experiments.iris.figures"):
+    for module in (
+        "chainrob.experiments.reproduce.published_curves",
+        "chainrob.experiments.iris.figures",
+    ):
         monkeypatch.setattr(f"{module}.published_figure4", lambda: curves)
     measured = replace(measured, plan={"figure4": measured.plan["figure4"]})
     found = figure_sections(measured)[1].verdicts()
