@@ -36,6 +36,7 @@ def _outliers(x: Array, t: Array, share: float, seed: Seeds) -> tuple[Array, Arr
     rows = choose_rows(len(x), share, seed)
     rng = np.random.default_rng(seed.spawn(1)[0])
     hit = rng.random((len(rows), x.shape[1])) < 0.2
+    hit[np.arange(len(rows)), rng.integers(0, x.shape[1], len(rows))] = True  # one at least
     x = x.copy()
     x[rows] = np.where(hit, 100 * x[rows], x[rows])
     return x, t

@@ -18,7 +18,7 @@ __all__ = ["fit_cell"]
 
 _VALUES: dict[str, tuple[float, ...]] = {
     "HuberRegressor": (1.05, 1.2, 1.35, 1.6, 2.0, 3.0),  # epsilon
-    "RANSACRegressor": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),  # min_samples
+    "RANSACRegressor": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0),  # threshold, in MAD of the responses
     "TheilSenRegressor": (0.0, 0.1, 0.2, 0.3, 0.5, 1.0),  # subsample size, from least to all
 }
 
@@ -51,7 +51,9 @@ def fit_cell(name: str, problems: Sequence[Problem], budget: int) -> NDArray[np.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no convergence shows in the error
                 try:
-                    fitted = _make(name, values[at[j]], x_train).fit(x_train, problem.t_train[:, 0])
+                    fitted = _make(name, values[at[j]], x_train, problem.t_train).fit(
+                        x_train, problem.t_train[:, 0]
+                    )
                     predicted = [fitted.predict(part)[:, None] for part in (x_validation, x_test)]
                     score = [
                         validation_score(predicted[0], problem.t_validation),
@@ -63,12 +65,12 @@ def fit_cell(name: str, problems: Sequence[Problem], budget: int) -> NDArray[np.
     return result
 
 
-def _make(name: str, value: float, x: NDArray[Any]) -> Any:
+def _make(name: str, value: float, x: NDArray[Any], t: NDArray[Any]) -> Any:
     n, d = x.shape
     if name == "HuberRegressor":
         return HuberRegressor(epsilon=value, max_iter=300)
     if name == "RANSACRegressor":
-        least = max(d + 1, int(value * n / 2))
-        return RANSACRegressor(min_samples=least, max_trials=30, random_state=0)
+        threshold = value * float(np.median(np.abs(t - np.median(t))))
+        return RANSACRegressor(residual_threshold=threshold, max_trials=60, random_state=0)
     size = int(d + 1 + value * (n - d - 1))
     return TheilSenRegressor(n_subsamples=size, max_subpopulation=200, random_state=0)

@@ -90,7 +90,8 @@ def test_report_holds_every_artefact(whole):
     for artefact in (
         "Table 1", "Table 2", "Table 3", "Listing 1", "Figures 1 and 2", "Equation (2)",
         "Algorithm 1", "Algorithm 2", "Listings 2 to 4", "Figure 3", "Figure 4",
-        "Ablation", "One-line baselines", "best learning rate", "clean-data bound", "seed", "duration", "device",
+        "Ablation", "One-line baselines", "best learning rate", "clean-data bound", "seed",
+        "duration", "device",
         "version: chainer", "BLAS",
     ):  # fmt: skip
         assert artefact in text, artefact
