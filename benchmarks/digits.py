@@ -4,7 +4,7 @@
     python benchmarks/digits.py suspects [--seeds 10] [--epochs 12]
 
 accuracy: scikit-learn's digits, 1000 for training and 797 for testing. 10% of the training labels
-are flipped to another class and 2% of the training images are pushed across the centre, 10 standard
+are flipped to another class and 2% of the training images are pushed across the center, 10 standard
 deviations out (the tutorial's push). Every method trains the same net from the same initial weights
 on the same batches with the same optimizer, by Chainer's Trainer; only the robustifier differs.
 Controls: training on the clean data, and the plain mean with a tenth of the learning rate. One rate

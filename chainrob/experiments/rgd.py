@@ -41,7 +41,7 @@ class RgdSettings:
         start: All trials start at one point, uniform within so much of the optimum.
         sigma: Standard deviation of the normal noise.
         log_sigma: Standard deviation of the logarithm of the log-normal noise, which is
-            centred at its mean.
+            centered at its mean.
         delta: Confidence parameter of the M-estimator.
         seed: Of everything.
 

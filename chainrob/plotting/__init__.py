@@ -1,8 +1,8 @@
-"""Figures of robust training, for colour-blind readers and grey printers too.
+"""Figures of robust training, for color-blind readers and gray printers too.
 
 Every function takes ``ax=`` (None makes a new figure by pyplot) and returns the axes it drew in.
-Colours are Okabe and Ito's; each line has a dash pattern of its own as well, each set of points a
-marker, so that nothing is told by colour alone.
+Colors are Okabe and Ito's; each line has a dash pattern of its own as well, each set of points a
+marker, so that nothing is told by color alone.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from chainrob.plotting.style import axes_of, marker_style
 
 __all__ = ["contamination", "points"]
 
-# The Iris figures' order of colours: blue, orange and green differ most.
+# The Iris figures' order of colors: blue, orange and green differ most.
 _ORDER = (0, 4, 2, 3, 1, 5, 6)
 
 
@@ -24,7 +24,7 @@ def points(
     ring: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw points of several classes, each with its colour and marker.
+    """Draw points of several classes, each with its color and marker.
 
     Args:
         x: Shape (n, 2).
@@ -72,7 +72,7 @@ def contamination(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw contaminated points, an arrow from where each moved one was, and the clean centre.
+    """Draw contaminated points, an arrow from where each moved one was, and the clean center.
 
     Args:
         before: The points before the contamination, (n, 2).

@@ -50,7 +50,7 @@ def heat_map(
             f"values must have shape ({len(rows)}, {len(columns)}), found {table.shape}"
         )
     axes = axes_of(ax, 2.5 + 0.9 * len(columns), 1.2 + 0.42 * len(rows))
-    # A map of one hue whose lightness falls evenly: right in grey and for every kind of eye.
+    # A map of one hue whose lightness falls evenly: right in gray and for every kind of eye.
     least = min(0.0, float(np.nanmin(table)))
     most = float(np.nanmax(table)) if darkest is None else darkest
     image = axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)

@@ -30,7 +30,7 @@ def learning_curves(
         trials: From the label to an array (trials, times).
         size: Draw besides, more faintly, where 95% of the means of so many trials
             lie.
-        styles: Colour, dashes, ... by label; None chooses them.
+        styles: Color, dashes, ... by label; None chooses them.
         ax: Where to draw.
 
     Returns:

@@ -60,7 +60,7 @@ def suspects(
         label = f"known to be bad ({len(bad)})"
         style = {"linestyle": "", "marker": "x", "color": PALETTE[1], "markersize": 6}
         axes.plot(ranks[at], values[order][at], label=label, **style)
-    axes.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
+    axes.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
     axes.set(xlabel="rank", ylabel="mean effective weight", xscale="log")
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(values))))
     return axes

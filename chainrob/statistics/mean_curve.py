@@ -87,11 +87,11 @@ def mean_curve_test(
     rng = np.random.default_rng(seed)
     n = len(values)
     counts = rng.multinomial(size, np.full(n, 1 / n), size=resamples)
-    centre = values.mean(axis=0)
+    center = values.mean(axis=0)
     # Interpolation is linear, so the means of interpolated trials are interpolated means.
     means = counts @ np.array([np.interp(at, times, row) for row in values]) / size
     spread = np.maximum(means.std(axis=0), 1e-12)
-    middle, low, high = _range_within(times, centre, at, x_error)
+    middle, low, high = _range_within(times, center, at, x_error)
     excess = np.maximum(np.maximum(y - high, low - y) - y_error, 0) / spread
     strays = (np.abs(means - middle) / spread).max(axis=1)
     quantiles = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)

@@ -184,9 +184,9 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
     if target is None:
         if not np.isfinite(rows).all():
             raise ValueError("honest must be finite to choose a target, found NaN or infinity")
-        centred = rows - rows.mean(axis=0, dtype=np.float64)
+        centered = rows - rows.mean(axis=0, dtype=np.float64)
         # Coordinates along the first principal component, from the small Gram matrix.
-        _, vectors = np.linalg.eigh(centred @ centred.T)
+        _, vectors = np.linalg.eigh(centered @ centered.T)
         target = int(np.abs(vectors[:, -1]).argmax())
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         raise TypeError(f"target must be an integer or None, found {target!r}")

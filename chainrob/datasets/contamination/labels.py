@@ -26,7 +26,7 @@ def flip_labels(
     .. math:: \tilde t_i = (t_i + k_i) \bmod C
 
     with k_i uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely) or k_i = 1
-    (``'pairwise'``: every class is mistaken for its neighbour alone). A flipped label is always
+    (``'pairwise'``: every class is mistaken for its neighbor alone). A flipped label is always
     wrong, so exactly the share asked for is corrupted.
 
     Args:

@@ -24,7 +24,7 @@ METHOD_STYLES: dict[str, dict[str, Any]] = {
     "deep-rob": {"color": PALETTE[0], "linestyle": "-"},
 }
 
-# Thin and dark, with marks: told from each other and from ours in grey too.
+# Thin and dark, with marks: told from each other and from ours in gray too.
 _PUBLISHED_STYLES: dict[str, dict[str, Any]] = {
     "deep": {"color": "#7A3600", "marker": "s"},
     "deep-rob": {"color": "#003A5C", "marker": "o"},
@@ -76,7 +76,7 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
         }
         handles.append(Line2D([], [], markersize=8, label="to be pushed", **ring))
         cross: dict[str, Any] = {"linestyle": "", "marker": "+", "color": "black"}
-        handles.append(Line2D([], [], markersize=8, label="centre", **cross))
+        handles.append(Line2D([], [], markersize=8, label="center", **cross))
         figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 

@@ -27,7 +27,7 @@ def figure_sections(measured: Measured) -> list[Section]:
         [
             Text(
                 "Two principal components of the Iris data; 2 of the 100 training points are "
-                "pushed from the centre by k standard deviations (here k = 10; in the experiment "
+                "pushed from the center by k standard deviations (here k = 10; in the experiment "
                 "10^4). The tutorial's own random split is not known, so the points differ and "
                 "only the picture can be compared."
             ),

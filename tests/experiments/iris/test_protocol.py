@@ -68,7 +68,7 @@ def test_settings_go_into_json():
         ({"robustifier": ("l9=mean",)}, "LAYER one of l1, l2, l3 or all"),
         ({"robustifier": ("l1=krum:f=60",)}, r"Krum: 2f \+ 2 must be .* f=60 with 100 samples"),
         ({"robustifier": ("l2=smea:f=10",)}, "SMEA: the 90 rows"),
-        ({"colour": 1}, "no field colour"),
+        ({"color": 1}, "no field color"),
     ],
 )
 def test_bad_values_are_named(changes, message):

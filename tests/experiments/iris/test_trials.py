@@ -36,9 +36,9 @@ def test_only_the_pushed_training_points_change_and_lie_where_they_should():
     assert len(data.pushed) == 2
     others = np.setdiff1d(np.arange(100), data.pushed)
     np.testing.assert_array_equal(data.x_train[others], data.x_clean[others])
-    centre = data.x_clean.mean(axis=0)
-    distances = np.linalg.norm(data.x_clean - centre, axis=1)
-    away = np.linalg.norm(data.x_train[data.pushed] - centre, axis=1)
+    center = data.x_clean.mean(axis=0)
+    distances = np.linalg.norm(data.x_clean - center, axis=1)
+    away = np.linalg.norm(data.x_train[data.pushed] - center, axis=1)
     np.testing.assert_allclose(away, 1e4 * distances.std(), rtol=1e-10)
 
 
