@@ -10,7 +10,7 @@ from __future__ import annotations
 from chainrob.plotting.contamination import contamination, points
 from chainrob.plotting.graph import computation_graph
 from chainrob.plotting.heat_map import heat_map
-from chainrob.plotting.influence import breakdown_curve, influence_curve
+from chainrob.plotting.influence_plots import breakdown_curve, influence_curve
 from chainrob.plotting.intervals import intervals
 from chainrob.plotting.learning import learning_curves
 from chainrob.plotting.style import PALETTE, line_style, marker_style, new_figure

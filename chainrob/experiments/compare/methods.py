@@ -149,7 +149,7 @@ def candidates(method: Method, rates: tuple[float, ...]) -> list[Candidate]:
             for name in ("robustifier", "loss", "inputs", "clip")
             if (text := getattr(method, name))
         }
-        made = replace(method, **texts)  # type: ignore[arg-type]
+        made = replace(method, **texts)
         found += [Candidate(made, rate, value) for rate in chosen]
     return found
 

@@ -69,10 +69,10 @@ def make_problem(data: str, contamination: str, seed: int) -> Problem:
     for rows, stream in ((train, streams[1]), (validation, streams[2])):
         parts += corrupt(contamination, x[rows], t[rows], stream)
     parts += (x[test], truth[test])
-    if source.classification:
-        targets = [one.astype(np.int32) for one in parts[1::2]]
-    else:
-        targets = [one.astype(np.float64)[:, None] for one in parts[1::2]]
+    kind = np.int32 if source.classification else np.float64
+    targets: list[Array] = [one.astype(kind) for one in parts[1::2]]
+    if not source.classification:
+        targets = [one[:, None] for one in targets]
     outputs = int(t.max()) + 1 if source.classification else 1
     return Problem(
         parts[0], targets[0], parts[2], targets[1], parts[4], targets[2], outputs,

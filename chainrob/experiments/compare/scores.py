@@ -36,7 +36,7 @@ def validation_score(y: Array, t: Array) -> float:
         1.11
     """
     scores = np.asarray(y, np.float64)
-    bad = ~np.isfinite(scores).all(axis=-1)
+    bad = np.asarray(~np.isfinite(scores).all(axis=-1))
     if t.dtype.kind == "f":
         limit = 3 * 1.4826 * np.median(np.abs(t - np.median(t)))
         residual = np.where(bad, np.inf, np.abs(scores - t)[:, 0])

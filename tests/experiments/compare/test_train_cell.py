@@ -88,17 +88,14 @@ def test_divergence_is_an_error_and_not_a_crash():
             assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "limit"),
-    [("HuberRegressor", "plane", 0.1), ("RANSACRegressor", "diabetes", 1)],
-)
-def test_linear_fits_withstand_what_least_squares_does_not(name, data, limit):
-    problem = make_problem(data, "heavy:0.2", 0)
+@pytest.mark.parametrize(("name", "share"), [("HuberRegressor", 0.2), ("RANSACRegressor", 0.05)])
+def test_linear_fits_withstand_what_least_squares_does_not(name, share):
+    problem = make_problem("plane", f"heavy:{share}", 0)
     x, _, x_test = scaled(problem, "robust")
     squares = np.linalg.lstsq(x, problem.t_train, rcond=None)[0]
     plain = clean_error(x_test @ squares, problem.t_test)
     found = fit_cell(name, [problem], 3)[0]
-    assert found[found[:, 0].argmin(), 1] < limit < plain
+    assert found[found[:, 0].argmin(), 1] < 0.3 < plain
 
 
 def test_scores_cut_off_what_diverges():
