@@ -76,7 +76,7 @@ class CompareSettings:
     )
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     seeds: int = 10
-    updates: int = 120
+    updates: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:

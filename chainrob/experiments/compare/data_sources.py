@@ -71,15 +71,15 @@ def friedman(n: int = 1000, seed: int = 13) -> Sample:
     return Sample(x, truth + np.random.default_rng(seed).normal(size=n), truth)
 
 
-def strokes(n: int = 900, side: int = 8, seed: int = 14) -> Sample:
+def strokes(n: int = 800, side: int = 6, seed: int = 14) -> Sample:
     """Images of one stroke, horizontal, vertical or on either diagonal, in noise."""
     rng = np.random.default_rng(seed)
     t = rng.integers(0, 4, n)
     rows, columns = np.indices((side, side))
     across = np.stack([rows, columns, rows - columns, rows + columns])[t]
-    middle = np.array([side / 2, side / 2, 0.0, side - 1.0])[t] + rng.integers(-2, 3, n)
+    middle = np.array([side / 2, side / 2, 0.0, side - 1.0])[t] + rng.integers(-1, 2, n)
     stroke = np.abs(across - middle[:, None, None]) < 1
-    x = stroke + rng.normal(scale=0.6, size=stroke.shape)
+    x = stroke + rng.normal(scale=0.4, size=stroke.shape)
     return Sample(x.reshape(n, -1), t, t)
 
 
@@ -89,7 +89,7 @@ DATA: dict[str, DataSource] = {
     "breast_cancer": DataSource(_shipped(datasets.load_breast_cancer), "mlp16", 64),
     "digits": DataSource(_shipped(datasets.load_digits), "mlp32", 64, (8, 8)),
     "clusters": DataSource(clusters, "linear", 128),
-    "strokes": DataSource(strokes, "cnn4", 32, (8, 8)),
+    "strokes": DataSource(strokes, "cnn4", 32, (6, 6)),
     "diabetes": DataSource(_shipped(datasets.load_diabetes), "linear", 64, None, False),
     "plane": DataSource(plane, "linear", 64, None, False),
     "friedman": DataSource(friedman, "mlp16", 64, None, False),
