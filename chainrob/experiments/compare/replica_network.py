@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 import chainer
-from chainrob.functions.linear import LinearFunction
+from chainrob.functions.linear_function import LinearFunction
 from chainrob.links import MLP, Linear
 from chainrob.robustifiers import Robustifier
 

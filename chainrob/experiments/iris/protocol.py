@@ -160,7 +160,8 @@ class IrisSettings:
             whole: Whether the number of iterations counts too; a shorter run passes through the
                 beginning of the published curves.
         """
-        free: dict[str, Any] = {"trials": 1, "seed": 0, "record_every": 10, **({} if whole else {"iterations": 1})}
+        free: dict[str, Any] = {"trials": 1, "seed": 0, "record_every": 10}
+        free |= {} if whole else {"iterations": 1}
         return any(replace(self, **free) == replace(one, **free) for one in SETTINGS.values())
 
 
