@@ -18,6 +18,8 @@ from chainrob.differentiation.finite_differences import (
     central_difference,
     forward_difference,
 )
+from chainrob.differentiation.functional import Functional, functional
+from chainrob.differentiation.gauss_newton import gauss_newton_vector_product
 from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
 from chainrob.differentiation.modes import hessian, hessian_vector_product, jacobian, jvp, vjp
 from chainrob.differentiation.regression_gradient import regression_gradient
@@ -30,6 +32,7 @@ __all__ = [
     "DeepFunction",
     "DifferenceInfo",
     "EvaluationTrace",
+    "Functional",
     "JacobianProduct",
     "Node",
     "NotAMinimumError",
@@ -43,6 +46,8 @@ __all__ = [
     "directional_derivative",
     "evaluation_trace",
     "forward_difference",
+    "functional",
+    "gauss_newton_vector_product",
     "hessian",
     "hessian_vector_product",
     "jacobian",

@@ -10,6 +10,7 @@ import numpy as np
 
 import chainer
 from chainrob.differentiation._closed import as_array, closed, gradients
+from chainrob.differentiation._graph import variable_nodes
 from chainrob.differentiation._hessian import solve_hessian
 from chainrob.differentiation._minimisers import Problem, check_solver, minimise
 from chainrob.differentiation._minimum import ArgminReport, NotAMinimumError, measure, verify
@@ -176,20 +177,21 @@ def _check_objective(objective: Objective, start: Any, thetas: Sequence[Variable
     if value.size != 1:
         raise ValueError(f"objective must return one number, found shape {value.shape}")
     nodes = {id(variable.node) for variable in own}
-    seen: set[int] = set()
-    pending = [value.node]
-    while pending:
-        node = pending.pop()
-        if id(node) in seen or not node.requires_grad:
+    passed = {id(theta.node) for theta in thetas}
+    reached = variable_nodes(value)
+    for key, node in reached.items():
+        if node.creator_node is not None or key in nodes:
             continue
-        seen.add(id(node))
-        if node.creator_node is not None:
-            pending.extend(node.creator_node.inputs)
-        elif id(node) not in nodes:
+        what = f"a Variable of shape {node.shape} (name {node.name!r})"
+        if key in passed:
             raise ValueError(
-                f"objective depends on a Variable of shape {node.shape} (name {node.name!r}) that "
-                "is not among the parameters, so its gradient would be lost: pass it in "
-                "parameters, or use its .array if it is a constant"
+                f"objective reads {what} itself, which is among the parameters, and not its "
+                f"argument: write it with its arguments; a model is made a function of its "
+                f"parameters by chainrob.differentiation.functional(model)"
             )
-    if id(x.node) not in seen:
+        raise ValueError(
+            f"objective depends on {what} that is not among the parameters, so its gradient would "
+            f"be lost: pass it in parameters, or use its .array if it is a constant"
+        )
+    if id(x.node) not in reached:
         raise ValueError("objective must depend on x, found that it does not")
