@@ -22,6 +22,10 @@ from chainrob.differentiation.functional import Functional, functional
 from chainrob.differentiation.gauss_newton import gauss_newton_vector_product
 from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
 from chainrob.differentiation.modes import hessian, hessian_vector_product, jacobian, jvp, vjp
+from chainrob.differentiation.per_sample_gradients import (
+    PerSampleGradients,
+    per_sample_gradients,
+)
 from chainrob.differentiation.regression_gradient import regression_gradient
 from chainrob.differentiation.spsa import spsa
 
@@ -37,6 +41,7 @@ __all__ = [
     "Node",
     "NotAMinimumError",
     "NotAnalyticError",
+    "PerSampleGradients",
     "Step",
     "argmin",
     "backward_difference",
@@ -53,6 +58,7 @@ __all__ = [
     "jacobian",
     "jacobian_product",
     "jvp",
+    "per_sample_gradients",
     "regression_gradient",
     "spsa",
     "vjp",

@@ -1,4 +1,4 @@
-"""Walks through the graph that Chainer has recorded, and what they tell of a function's arguments."""
+"""Walks through the graph that Chainer has recorded: what a function depends on."""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ class Functional:
         return f"functional({type(self.model).__name__}, names={self.names}, flat={self.flat})"
 
 
-def _chosen(model: chainer.Link, names: Iterable[str] | str | None) -> dict[str, chainer.Parameter]:
-    """Names to parameters, each parameter once, in the order of the names."""
+def named_parameters(model: chainer.Link) -> dict[str, chainer.Parameter]:
+    """Names to parameters, sorted; one that has several names comes once, under the first."""
     found: dict[str, chainer.Parameter] = {}
     seen: set[int] = set()
     every = sorted(model.namedparams(include_uninit=True), key=lambda pair: pair[0])
@@ -184,6 +184,12 @@ def _chosen(model: chainer.Link, names: Iterable[str] | str | None) -> dict[str,
         if id(parameter) not in seen:
             seen.add(id(parameter))
             found[name] = parameter
+    return found
+
+
+def _chosen(model: chainer.Link, names: Iterable[str] | str | None) -> dict[str, chainer.Parameter]:
+    """Names to parameters, each parameter once, in the order of the names."""
+    found = named_parameters(model)
     if not found:
         raise ValueError(f"model must have parameters, found none in {type(model).__name__}")
     if names is None:
@@ -201,26 +207,35 @@ def _chosen(model: chainer.Link, names: Iterable[str] | str | None) -> dict[str,
 
 
 @contextmanager
-def _replaced(model: chainer.Link, values: dict[int, Variable]) -> Iterator[None]:
-    """Inside, the links hold the given values for the parameters of these ids.
+def untouched(model: chainer.Link) -> Iterator[None]:
+    """Put every attribute of every link back at the end: what a call changes must not be seen.
 
-    Every attribute of every link is put back at the end: a call must not be seen.
+    Running averages, which are updated in place, are copies inside.
     """
     links = list({id(link): link for link in model.links()}.values())
     kept = [dict(vars(link)) for link in links]
     try:
-        for link, before in zip(links, kept, strict=True):
-            own = vars(link)
-            for name, value in before.items():
-                if id(value) in values:
-                    own[name] = values[id(value)]
-            for name in before["_persistent"]:  # running averages are updated in place
-                if hasattr(before[name], "copy"):
-                    own[name] = before[name].copy()
-            if isinstance(link, RobustLink):
-                own["robustifier"] = None
+        for link in links:
+            for name in link._persistent:
+                value = getattr(link, name)
+                if hasattr(value, "copy"):
+                    vars(link)[name] = value.copy()
         yield
     finally:
         for link, before in zip(links, kept, strict=True):
             vars(link).clear()
             vars(link).update(before)
+
+
+@contextmanager
+def _replaced(model: chainer.Link, values: dict[int, Variable]) -> Iterator[None]:
+    """Inside, the links run plainly and hold the given values for the parameters of these ids."""
+    with untouched(model):
+        for link in model.links():
+            own = vars(link)
+            for name, value in list(own.items()):
+                if id(value) in values:
+                    own[name] = values[id(value)]
+            if isinstance(link, RobustLink):
+                own["robustifier"] = None
+        yield
