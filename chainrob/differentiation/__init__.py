@@ -6,10 +6,17 @@ Chainer functions: ``jvp``, ``vjp``, ``jacobian``, ``hessian``, ``hessian_vector
 ``evaluation_trace``. Optima: ``argmin``, ``check_argmin``. Networks: ``DeepFunction``.
 """
 
+from chainrob.differentiation._conjugate_gradients import LinearSolve
 from chainrob.differentiation._evaluation import DifferenceInfo
-from chainrob.differentiation.argmin import ArgminReport, NotAMinimumError, argmin
+from chainrob.differentiation.argmin import (
+    ArgminReport,
+    NotAMinimumError,
+    argmin,
+    argmin_report,
+)
 from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
 from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
+from chainrob.differentiation.constraints import Box, LinearEqualities, Simplex
 from chainrob.differentiation.deep_function import AdjointPass, DeepFunction, Node
 from chainrob.differentiation.directional_derivative import directional_derivative
 from chainrob.differentiation.evaluation_trace import EvaluationTrace, Step, evaluation_trace
@@ -33,17 +40,22 @@ __all__ = [
     "AdjointPass",
     "ArgminCheck",
     "ArgminReport",
+    "Box",
     "DeepFunction",
     "DifferenceInfo",
     "EvaluationTrace",
     "Functional",
     "JacobianProduct",
+    "LinearEqualities",
+    "LinearSolve",
     "Node",
     "NotAMinimumError",
     "NotAnalyticError",
     "PerSampleGradients",
+    "Simplex",
     "Step",
     "argmin",
+    "argmin_report",
     "backward_difference",
     "central_difference",
     "check_argmin",

@@ -13,7 +13,6 @@ import chainer
 from chainrob.differentiation.functional import named_parameters, untouched
 from chainrob.aggregation import Recorder, exact_backward
 from chainrob.links.conversion import MIXES_SAMPLES, UnsupportedLinkWarning, robustify
-from chainrob.links.robust_link import RobustLink
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients, add_up
 
@@ -87,8 +86,8 @@ def per_sample_gradients(
     for name, slope in slopes.items():
         if name in operators and bool((slope != 0).any()):
             raise ValueError(
-                f"loss must be made of the samples' own losses, found a part in {name} that belongs "
-                f"to no sample (a penalty, or a use outside of the link)"
+                f"loss must be made of the samples' own losses, found a part in {name} that "
+                f"belongs to no sample (a penalty, or a use outside of the link)"
             )
     rest = {name: parameters[name] for name in slopes if name not in operators}
     if rest:
@@ -98,8 +97,8 @@ def per_sample_gradients(
     counts = {name: one.n_samples for name, one in operators.items()}
     if set(counts.values()) != {len(t)}:
         raise ValueError(
-            f"x and t must hold the same samples along their first axes, found {len(t)} targets and "
-            f"numbers of samples {counts}"
+            f"x and t must hold the same samples along their first axes, found {len(t)} targets "
+            f"and numbers of samples {counts}"
         )
     unused = tuple(name for name in parameters if name not in operators)
     return PerSampleGradients({name: operators[name] for name in sorted(operators)}, unused)
