@@ -44,11 +44,13 @@ class NegativeCurvatureError(ArithmeticError):
 
     Attributes:
         partial: The solution so far, the right-hand side's own direction at the first step.
+        curvature: Of that direction.
     """
 
-    def __init__(self, message: str, partial: Array) -> None:
+    def __init__(self, message: str, partial: Array, curvature: float) -> None:
         super().__init__(message)
         self.partial = partial
+        self.curvature = curvature
 
 
 def conjugate_gradients(
@@ -56,6 +58,7 @@ def conjugate_gradients(
     target: Array,
     *,
     precondition: Apply | None = None,
+    project: Apply | None = None,
     tolerance: float | None = None,
     accept: float | None = None,
     max_iterations: int | None = None,
@@ -69,6 +72,8 @@ def conjugate_gradients(
         product: z to H z.
         target: Right-hand side.
         precondition: Positive definite, about the inverse of H.
+        project: Onto the space in which the target and the solution lie; without it the rounding
+            outside of that space, where H says nothing, would take over in the end.
         tolerance: Residual relative to the target that is aimed at. Default: 10 eps.
         accept: Largest relative residual of an answer; None takes any. Default: sqrt(eps).
         max_iterations: In all. Default: 10 times the unknowns, and 20.
@@ -81,6 +86,8 @@ def conjugate_gradients(
         ArithmeticError: If the residual stays above ``accept``.
     """
     xp = chainer.backend.get_array_module(target)
+    if project is not None:
+        target = project(target)
     eps = float(np.finfo(target.dtype).eps)
     size = float(xp.linalg.norm(target))
     tolerance = 10 * eps if tolerance is None else tolerance
@@ -93,17 +100,21 @@ def conjugate_gradients(
     best, error, condition, restarts = z, 1.0, 1.0, 0
     residual = target
     while True:
-        step, used, found = _run(product, residual, precondition, tolerance * size, left, best)
+        step, used, found = _run(
+            product, residual, precondition, project, tolerance * size, eps**0.5 * size, left, best
+        )
         left -= used
         condition = max(condition, found)
         z = best + step
         residual = target - product(z)
+        residual = residual if project is None else project(residual)
         new = float(xp.linalg.norm(residual)) / size
         gain = new / error
         if new < error:
             best, error = z, new
         else:
             residual = target - product(best)
+            residual = residual if project is None else project(residual)
         if error <= tolerance or gain > 0.5 or left <= 0 or restarts >= _RESTARTS:
             break
         restarts += 1
@@ -117,7 +128,14 @@ def conjugate_gradients(
 
 
 def _run(
-    product: Apply, target: Array, precondition: Apply | None, limit: float, steps: int, base: Array
+    product: Apply,
+    target: Array,
+    precondition: Apply | None,
+    project: Apply | None,
+    limit: float,
+    rounding: float,
+    steps: int,
+    base: Array,
 ) -> tuple[Array, int, float]:
     """The textbook iteration from 0: (z, iterations, condition estimate)."""
     xp = chainer.backend.get_array_module(target)
@@ -133,6 +151,8 @@ def _run(
             return z, k, _condition(lengths, ratios)
         bent = product(direction)
         bend = float(xp.vdot(direction, bent))
+        if not bend > 0 and float(xp.linalg.norm(residual)) <= rounding:
+            return z, k, _condition(lengths, ratios)  # nothing but rounding is left
         if not bend > 0:
             curvature = bend / float(xp.vdot(direction, direction))
             started = bool((base + z != 0).any())
@@ -140,10 +160,12 @@ def _run(
                 f"conjugate gradients met a direction of curvature {curvature:.3g}: the Hessian is "
                 f"not positive definite",
                 base + z if started else direction,
+                curvature,
             )
         length = square / bend
         z = z + length * direction
         residual = residual - length * bent
+        residual = residual if project is None else project(residual)
         lifted = residual if precondition is None else precondition(residual)
         new = float(xp.vdot(residual, lifted))
         lengths.append(length)

@@ -9,7 +9,7 @@ import numpy as np
 
 import chainer
 from chainrob.differentiation._hessian import Hessian
-from chainrob.differentiation._minimisers import Problem, absolute, own_solver, scipy_minimise
+from chainrob.differentiation._minimisers import Problem, own_solver, scipy_minimise
 from chainrob.differentiation._tangent import Tangent
 
 __all__ = ["Optimum", "minimise_constrained", "optimum_at"]
@@ -109,7 +109,7 @@ def _interior_point(
     y = xp.zeros(right.shape)
     identity = xp.eye(flat.shape[-1])
     penalty = xp.ones(len(flat))
-    whole = xp.ones(flat.shape, bool)
+    stuck = 0
 
     def gaps(z: Array) -> tuple[Array, Array]:
         return (
@@ -133,12 +133,12 @@ def _interior_point(
         fault = slope + (matrix.swapaxes(-1, -2) @ y[..., None])[..., 0] - below + above
         missing = right - (matrix @ flat[..., None])[..., 0]
         size = 1 + abs(slope).max(axis=-1)
-        done = (gap <= 1e-3 * tolerance * size) & (abs(fault).max(axis=-1) <= tolerance * size)
+        done = (gap <= 1e-2 * tolerance * size) & (abs(fault).max(axis=-1) <= tolerance * size)
         if right.shape[1]:
             done = done & (abs(missing).max(axis=-1) <= tolerance * _scale(xp, flat)[:, 0])
         if bool(done.all()):
             return flat.reshape(x.shape).astype(x.dtype), iteration
-        barrier = xp.minimum(0.2 * gap, gap**1.5)[:, None]
+        barrier = xp.maximum(xp.minimum(0.2 * gap, gap**1.5), 1e-2 * gap)[:, None]
         curved = hessian.matrix()
         values, vectors = xp.linalg.eigh(curved)
         values = xp.maximum(
@@ -147,12 +147,18 @@ def _interior_point(
         stiff = below / down * bounded_below + above / up * bounded_above
         system = (vectors * values[:, None, :]) @ vectors.swapaxes(-1, -2)
         system = system + stiff[:, :, None] * identity
-        inverse = absolute(xp, system)
         push = barrier / down * bounded_below - barrier / up * bounded_above
         pull = -(slope - push)
-        first = inverse(pull)
+        # Scaled to a unit diagonal, for the bounds' part grows without limit.
+        weight = 1 / xp.sqrt(xp.diagonal(system, axis1=-2, axis2=-1))
+        system = system * weight[:, :, None] * weight[:, None, :]
+
+        def inverse(columns: Array, system: Array = system, weight: Array = weight) -> Array:
+            return weight[:, :, None] * xp.linalg.solve(system, weight[:, :, None] * columns)
+
+        first = inverse(pull[..., None])[..., 0]
         if right.shape[1]:
-            spread = xp.linalg.solve(system, matrix.swapaxes(-1, -2))
+            spread = inverse(matrix.swapaxes(-1, -2))
             gram = matrix @ spread
             new_y = xp.linalg.solve(
                 gram, ((matrix @ first[..., None])[..., 0] - missing)[..., None]
@@ -177,12 +183,14 @@ def _interior_point(
                 break
             primal = xp.where(fine, primal, primal / 2)
         moves = ~done
+        stuck = stuck + 1 if float((primal * moves).max()) < 1e-6 else 0
+        if stuck > 3:
+            break
         flat = flat + (primal * moves)[:, None] * step
         y = xp.where(moves[:, None], y + primal[:, None] * (new_y - y), y)
         below = below + (dual * moves)[:, None] * step_below
         above = above + (dual * moves)[:, None] * step_above
-    del whole
-    return flat.reshape(x.shape).astype(x.dtype), max_iterations
+    return flat.reshape(x.shape).astype(x.dtype), iteration + 1
 
 
 def _inside(xp: Any, flat: Array, lower: Array, upper: Array) -> Array:

@@ -10,7 +10,11 @@ import numpy as np
 
 import chainer
 from chainrob.differentiation._closed import gradients
-from chainrob.differentiation._conjugate_gradients import LinearSolve, conjugate_gradients
+from chainrob.differentiation._conjugate_gradients import (
+    LinearSolve,
+    NegativeCurvatureError,
+    conjugate_gradients,
+)
 from chainrob.differentiation._tangent import Tangent, whole_space
 
 __all__ = ["Curvature", "Hessian", "LinearOptions"]
@@ -113,6 +117,11 @@ class Hessian:
             self._matrix = (rows + rows.swapaxes(-1, -2)) / 2
         return self._matrix
 
+    def _norm(self) -> Array:
+        """An upper bound (B,) of all eigenvalues, 1 where they are zero."""
+        bound = abs(self.matrix()).sum(axis=-1).max(axis=-1)
+        return self.xp.where(bound > 0, bound, 1.0)
+
     def curvature(self, tangent: Tangent | None = None) -> Curvature:
         """Extreme eigenvalues: exact for few unknowns, by Lanczos iteration for many.
 
@@ -126,9 +135,8 @@ class Hessian:
         if not tangent.is_whole:
             # What is not tangent gets an eigenvalue that is no extreme one, or none at all.
             projector = tangent.projector()
+            rest = self._norm()[:, None, None] * (self.xp.eye(self.size) - projector)
             matrix = projector @ matrix @ projector
-            scale = self.xp.maximum(abs(matrix).sum(axis=-1).max(axis=-1), 1e-300)
-            rest = scale[:, None, None] * (self.xp.eye(self.size) - projector)
             top, matrix = matrix - rest, matrix + rest
         smallest = self.xp.linalg.eigvalsh(matrix)[:, 0]
         largest = self.xp.linalg.eigvalsh(top)[:, -1]
@@ -141,34 +149,57 @@ class Hessian:
 
         total = self.problems * self.size
         to_host = chainer.backends.cuda.to_cpu
-
-        def apply(flat: np.ndarray, shift: float) -> np.ndarray:
-            moved = self.xp.asarray(flat.reshape(self.problems, self.size), dtype=self.dtype)
-            inside = tangent.project(moved)
-            bent = tangent.project(self.product(inside)) + shift * (moved - inside)
-            return np.asarray(to_host(bent), np.float64).ravel()
-
+        ones = np.ones(self.problems)
         start = np.random.default_rng(0).standard_normal(total)
 
-        def extreme(which: str, shift: float) -> float:
-            operator = LinearOperator(
-                (total, total), matvec=lambda v: apply(v, shift), dtype=np.float64
-            )
+        def inside(flat: np.ndarray) -> Array:
+            return self.xp.asarray(flat.reshape(self.problems, self.size), dtype=self.dtype)
+
+        def extreme(which: str, shift: float, tolerance: float) -> float | None:
+            def apply(flat: np.ndarray) -> np.ndarray:
+                moved = inside(flat)
+                along = tangent.project(moved)
+                bent = tangent.project(self.product(along)) + shift * (moved - along)
+                return np.asarray(to_host(bent), np.float64).ravel()
+
+            operator = LinearOperator((total, total), matvec=apply, dtype=np.float64)
             try:
                 found = eigsh(
-                    operator, k=1, which=which, v0=start, tol=1e-3, return_eigenvectors=False,
-                    ncv=min(total, 60), maxiter=20,
+                    operator, k=1, which=which, v0=start, tol=tolerance, maxiter=5,
+                    ncv=min(total, 60), return_eigenvectors=False,
                 )  # fmt: skip
-            except ArpackNoConvergence as error:
-                found = error.eigenvalues
+            except ArpackNoConvergence:
+                return None
             except ArpackError:  # the first product was zero
-                found = [0.0]
-            return float(found[0]) if len(found) else float("nan")
+                return 0.0
+            return float(found[0])
 
-        largest = extreme("LA", 0.0)
-        smallest = extreme("SA", 0.0 if tangent.is_whole else 2 * abs(largest) + 1e-300)
-        ones = np.ones(self.problems)
+        largest = extreme("LA", 0.0, 1e-2)
+        if largest is None:
+            return Curvature(np.nan * ones, np.nan * ones, False)
+        smallest = extreme("SA", 0.0 if tangent.is_whole else 2 * abs(largest) + 1e-300, 1e-2)
+        if smallest is None:
+            smallest = self._by_inverse_iteration(tangent, inside(start))
         return Curvature(smallest * ones, largest * ones, False)
+
+    def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> float:
+        """About the smallest eigenvalue where Lanczos' iteration is too slow: from above.
+
+        A system with a random right-hand side that conjugate gradients solve shows that H is
+        positive definite: with positive pivots the residual polynomial is 1 at 0 and larger on the
+        left, so what lies there of the right-hand side could not vanish.
+        """
+        quotient = 0.0
+        for _ in range(6):
+            try:
+                v = self.solve(v, tangent, tolerance=1e-8, accept=1e-6)[0]
+            except NegativeCurvatureError as error:
+                return error.curvature
+            except ArithmeticError:
+                return 0.0  # a flat direction, or one that no digits tell from it
+            v = v / float(self.xp.linalg.norm(v))
+            quotient = float(self.xp.vdot(v, self.product(v)))
+        return quotient
 
     def solve(
         self, v: Array, tangent: Tangent | None = None, damping: float = 0.0, **limits: Any
@@ -184,13 +215,13 @@ class Hessian:
                 return tangent.project(self.product(z)) + damping * z
 
             limits = {"tolerance": self.options.tolerance, **limits}
-            return conjugate_gradients(apply, v, precondition=lift, **limits)
+            project = None if tangent.is_whole else tangent.project
+            return conjugate_gradients(apply, v, precondition=lift, project=project, **limits)
         matrix = self.matrix() + damping * xp.eye(self.size)
         if not tangent.is_whole:
             projector = tangent.projector()
-            matrix = projector @ matrix @ projector
-            scale = xp.maximum(abs(matrix).sum(axis=-1).max(axis=-1), 1e-300)[:, None, None]
-            matrix = matrix + scale * (xp.eye(self.size) - projector)
+            rest = self._norm()[:, None, None] * (xp.eye(self.size) - projector)
+            matrix = projector @ matrix @ projector + rest
         target = v.astype(np.float64)
         z = xp.linalg.solve(matrix, target[..., None])[..., 0]
         norms = xp.linalg.norm(target, axis=-1)

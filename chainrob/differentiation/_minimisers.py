@@ -234,12 +234,13 @@ def scipy_minimise(
         more["hessp"] = hessian_product
     if name in _FULL_HESSIAN:
         more["hess"] = hessian_matrix
+    limit = {"maxfun" if name == "tnc" else "maxiter": max_iterations}
     result = scipy.optimize.minimize(
         value_alone if name in _NO_GRADIENT else value_and_gradient,
         outside(x),
         jac=None if name in _NO_GRADIENT else True,
         method=method,
-        options={"maxiter": max_iterations, **(solver_options or {})},
+        options={**limit, **(solver_options or {})},
         **more,
     )
     return inside(result.x), int(result.get("nit", -1))
