@@ -14,6 +14,7 @@ from chainrob.differentiation.argmin import (
     argmin,
     argmin_report,
 )
+from chainrob.differentiation.argmin_layer import ArgminLayer
 from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
 from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
 from chainrob.differentiation.constraints import Box, LinearEqualities, Simplex
@@ -35,13 +36,20 @@ from chainrob.differentiation.per_sample_gradients import (
 )
 from chainrob.differentiation.regression_gradient import regression_gradient
 from chainrob.differentiation.spsa import spsa
+from chainrob.differentiation.unrolled import (
+    DerivativeComparison,
+    compare_derivatives,
+    unrolled_argmin,
+)
 
 __all__ = [
     "AdjointPass",
     "ArgminCheck",
+    "ArgminLayer",
     "ArgminReport",
     "Box",
     "DeepFunction",
+    "DerivativeComparison",
     "DifferenceInfo",
     "EvaluationTrace",
     "Functional",
@@ -59,6 +67,7 @@ __all__ = [
     "backward_difference",
     "central_difference",
     "check_argmin",
+    "compare_derivatives",
     "complex_step",
     "directional_derivative",
     "evaluation_trace",
@@ -73,5 +82,6 @@ __all__ = [
     "per_sample_gradients",
     "regression_gradient",
     "spsa",
+    "unrolled_argmin",
     "vjp",
 ]

@@ -228,10 +228,11 @@ def _polished(problem: Problem, x: Array, data: Sequence[Array], tolerance: floa
         repair = tangent.lift(right - (matrix @ flat[..., None])[..., 0])
         bent = hessian.product(repair.astype(x.dtype)) if bool((repair != 0).any()) else 0.0
         try:
-            step = hessian.solve((-slope - bent).astype(x.dtype), tangent)[0].astype(np.float64)
+            target = (-slope - bent).astype(x.dtype)
+            step = hessian.solve(target, tangent, tolerance=1e-4, accept=np.inf)[0]
         except (ArithmeticError, np.linalg.LinAlgError):
             break
-        step = step + repair
+        step = step.astype(np.float64) + repair
         if not bool(xp.isfinite(step).all()):
             break
         new = flat + step

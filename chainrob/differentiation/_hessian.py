@@ -51,6 +51,8 @@ class Curvature:
     smallest: Array
     largest: Array
     exact: bool
+    direction: Array | None = None
+    """Where inverse iteration was needed: the direction (B, n) of the smallest curvature."""
 
     @property
     def condition_number(self) -> Array:
@@ -122,6 +124,11 @@ class Hessian:
         bound = abs(self.matrix()).sum(axis=-1).max(axis=-1)
         return self.xp.where(bound > 0, bound, 1.0)
 
+    def quotient(self, v: Array) -> float:
+        """Rayleigh's quotient of v (B, n)."""
+        v = v / self.xp.linalg.norm(v)
+        return float(self.xp.vdot(v, self.product(v)))
+
     def curvature(self, tangent: Tangent | None = None) -> Curvature:
         """Extreme eigenvalues: exact for few unknowns, by Lanczos iteration for many.
 
@@ -179,27 +186,28 @@ class Hessian:
             return Curvature(np.nan * ones, np.nan * ones, False)
         smallest = extreme("SA", 0.0 if tangent.is_whole else 2 * abs(largest) + 1e-300, 1e-2)
         if smallest is None:
-            smallest = self._by_inverse_iteration(tangent, inside(start))
+            smallest, direction = self._by_inverse_iteration(tangent, inside(start))
+            return Curvature(smallest * ones, largest * ones, False, direction)
         return Curvature(smallest * ones, largest * ones, False)
 
-    def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> float:
+    def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> tuple[float, Array]:
         """About the smallest eigenvalue where Lanczos' iteration is too slow: from above.
 
         A system with a random right-hand side that conjugate gradients solve shows that H is
         positive definite: with positive pivots the residual polynomial is 1 at 0 and larger on the
         left, so what lies there of the right-hand side could not vanish.
         """
-        quotient = 0.0
-        for _ in range(6):
+        tolerance = max(1e-6, 100 * float(np.finfo(self.dtype).eps))
+        for _ in range(5):
             try:
-                v = self.solve(v, tangent, tolerance=1e-8, accept=1e-6)[0]
+                v = self.solve(v, tangent, tolerance=tolerance, accept=2 * tolerance)[0]
             except NegativeCurvatureError as error:
-                return error.curvature
+                return error.curvature, v
             except ArithmeticError:
-                return 0.0  # a flat direction, or one that no digits tell from it
-            v = v / float(self.xp.linalg.norm(v))
-            quotient = float(self.xp.vdot(v, self.product(v)))
-        return quotient
+                return 0.0, v  # a flat direction, or one that no digits tell from it
+            v = v / self.xp.linalg.norm(v)
+            tolerance = 1e-2
+        return self.quotient(v), v
 
     def solve(
         self, v: Array, tangent: Tangent | None = None, damping: float = 0.0, **limits: Any
@@ -217,6 +225,7 @@ class Hessian:
             limits = {"tolerance": self.options.tolerance, **limits}
             project = None if tangent.is_whole else tangent.project
             return conjugate_gradients(apply, v, precondition=lift, project=project, **limits)
+        # A dense solve is exact: it knows no tolerance.
         matrix = self.matrix() + damping * xp.eye(self.size)
         if not tangent.is_whole:
             projector = tangent.projector()

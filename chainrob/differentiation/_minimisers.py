@@ -172,7 +172,7 @@ def _descent_step(hessian: Hessian) -> Array:
         # Far from the minimum a rough step is as good as an exact one.
         largest = float(xp.linalg.norm(gradient))
         forcing = min(0.1, largest / (1 + float(abs(hessian.values).max())))
-        forcing = max(forcing, 10 * float(np.finfo(gradient.dtype).eps))
+        forcing = max(forcing, 1e-4)  # four digits a step to the end
         return hessian.solve(-gradient, tolerance=forcing, accept=math.inf)[0]
     except NegativeCurvatureError as error:
         return error.partial  # the step so far descends

@@ -122,7 +122,11 @@ def measure(
         residuals = _host(xp.linalg.norm(slope.astype(np.float64), axis=-1))
     steps = _newton_steps(hessian, tangent, smallest, residuals, scale)
     moved = xp.asarray(flat + tangent.project(_displacement(xp, flat, tolerance))).astype(x.dtype)
-    nearby = problem.hessian(moved.reshape(x.shape)).curvature(tangent).smallest
+    beside = problem.hessian(moved.reshape(x.shape))
+    if curvature.direction is None:
+        nearby = beside.curvature(tangent).smallest
+    else:
+        nearby = np.full(len(smallest), beside.quotient(curvature.direction))
     values = _host(hessian.values)
     limits = [_Limits() for _ in values] if optimum is None else _limits(optimum, data, tolerance)
     judged = [
@@ -296,7 +300,7 @@ def _newton_steps(
     if not good.any() or not np.isfinite(residuals).all():
         return steps
     try:
-        step = hessian.solve(hessian.gradient, tangent)[0]
+        step = hessian.solve(hessian.gradient, tangent, tolerance=1e-2, accept=0.5)[0]
     except (ArithmeticError, np.linalg.LinAlgError):
         return steps
     lengths = _host(xp.linalg.norm(step.astype(np.float64), axis=-1)) / scale

@@ -45,10 +45,11 @@ def test_restarts_gain_digits_that_the_recursion_lost():
 def test_a_preconditioner_saves_iterations_not_digits():
     rng = np.random.default_rng(0)
     scales = np.geomspace(1, 1e6, 300)
-    close = np.eye(300) + 0.02 * (lambda r: r + r.T)(rng.normal(size=(300, 300)) / 300**0.5)
+    noise = rng.normal(size=(300, 300)) / 300**0.5
+    close = np.eye(300) + 0.02 * (noise + noise.T)
     matrix = np.sqrt(scales)[:, None] * close * np.sqrt(scales)
     target = rng.normal(size=300)
-    plain = conjugate_gradients(lambda v: matrix @ v, target)
+    plain = conjugate_gradients(lambda v: matrix @ v, target, max_iterations=20000)
     lifted = conjugate_gradients(lambda v: matrix @ v, target, precondition=lambda v: v / scales)
     assert lifted[1].iterations * 10 < plain[1].iterations
     assert lifted[1].condition_number < 10
@@ -69,9 +70,9 @@ def test_what_conjugate_gradients_cannot_do_is_said():
 @pytest.mark.parametrize("preconditioner", [None, "diagonal", "exact"])
 def test_preconditioners_in_an_argmin(preconditioner):
     rng = np.random.default_rng(1)
-    d = np.geomspace(1, 1e4, 400)
-    coupling = rng.normal(size=400) / 400**0.5
-    t = chainer.Variable(rng.normal(size=400))
+    d = np.geomspace(1, 2e3, 200)
+    coupling = rng.normal(size=200) / 200**0.5
+    t = chainer.Variable(rng.normal(size=200))
 
     def objective(x, t):
         return F.sum(d * x**2) / 2 + F.sum(coupling * x) ** 2 / 2 - F.sum(t * x)
@@ -80,8 +81,8 @@ def test_preconditioners_in_an_argmin(preconditioner):
         return v / d
 
     given = exact if preconditioner == "exact" else preconditioner
-    x = argmin(objective, np.zeros(400), t, preconditioner=given)
-    c = rng.normal(size=400)
+    x = argmin(objective, np.zeros(200), t, preconditioner=given)
+    c = rng.normal(size=200)
     x.grad = c
     x.backward()
     h = np.diag(d) + np.outer(coupling, coupling)
@@ -94,7 +95,7 @@ def test_preconditioners_in_an_argmin(preconditioner):
         assert record.condition_number < 10
     elif preconditioner is None:
         assert record.iterations > 100
-        assert record.condition_number == pytest.approx(1e4, rel=0.2)
+        assert record.condition_number == pytest.approx(2e3, rel=0.2)
 
 
 SCIPY = [
