@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 import chainer
-import chainer.functions as F
-from chainrob.differentiation._closed import as_array, gradients
+from chainrob.differentiation._closed import as_array, closed, gradients
 from chainrob.differentiation.argmin import (
     ArgminReport,
     argmin,
@@ -43,9 +42,9 @@ def unrolled_argmin(
     derivative of this iteration, from this start with this rate, and of nothing else: it goes on
     changing with every step. Nothing is verified here; see :func:`compare_derivatives`.
 
-    Memory grows with the steps that are differentiated. ``truncation`` keeps the last K of them:
-    the derivative is then the implicit one with the inverse of the Hessian replaced by K terms of
-    its Neumann series,
+    Memory grows with the steps that are differentiated, a copy of x each. ``truncation``
+    keeps the last K of them: the derivative is then the implicit one with the inverse of the
+    Hessian replaced by K terms of its Neumann series,
 
     .. math:: H^{-1} \approx \alpha \sum_{k<K} (I - \alpha H)^k.
 
@@ -91,22 +90,19 @@ def unrolled_argmin(
     x = x0 if isinstance(x0, chainer.Variable) else chainer.Variable(as_array(x0).copy())
     if x.dtype.kind != "f":
         x = chainer.Variable(x.array.astype(np.float64))
-    free = 0 if truncation is None else max(0, steps - truncation)
     previous = x
+    forgotten = 0 if truncation is None else max(0, steps - truncation)
+
+    def slope(x: Variable, *thetas: Variable) -> tuple[Variable, ...]:
+        return gradients([objective(x, *thetas)], [x])
+
     with chainer.force_backprop_mode():
         for k in range(steps):
-            if k < free:
+            # One node a step: its graph is built again when it is needed, not kept.
+            (down,) = closed(slope, x, *thetas)
+            x, previous = x - rate * down + momentum * (x - previous), x
+            if k < forgotten:
                 x, previous = chainer.Variable(x.array), chainer.Variable(previous.array)
-                given = [chainer.Variable(theta.array) for theta in thetas]
-            else:
-                given = thetas
-            if k == free and free:
-                x, previous = chainer.Variable(x.array), chainer.Variable(previous.array)
-            # A node of its own, so that the slope is partial however x came about.
-            here = F.identity(x)
-            (slope,) = gradients([objective(here, *given)], [here])
-            step = -rate * slope
-            x, previous = here + step + momentum * (here - previous), here
             if not bool(x.xp.isfinite(x.array).all()):
                 raise ValueError(
                     f"the iteration must stay finite, found that it does not at step {k + 1}: "
@@ -219,7 +215,7 @@ def compare_derivatives(
             truncation=truncation,
         )  # fmt: skip
         points[count] = x.array
-        unrolled[count] = tuple(one.array for one in gradients([x], thetas, [_variable(weights)]))
+        unrolled[count] = _slopes(x, thetas, weights)
 
     implicit: tuple[Array, ...] | None = None
     place = None if at is None else np.array(getattr(at, "array", at), np.float64)
@@ -229,7 +225,7 @@ def compare_derivatives(
         origin = start if place is None else place
         x = argmin(objective, origin, thetas, tolerance=tolerance, **options)
         place, report = x.array, x.report
-        implicit = tuple(one.array for one in gradients([x], thetas, [_variable(weights)]))
+        implicit = _slopes(x, thetas, weights)
     except ArithmeticError as error:
         report = getattr(error, "report", None)
         place = points[max(steps)] if place is None else place
@@ -253,8 +249,13 @@ def _unverified(
     v = np.linalg.lstsq(np.stack(rows), weights.ravel(), rcond=None)[0].reshape(place.shape)
     x, thetas = chainer.Variable(place), [chainer.Variable(one) for one in arrays]
     slope = gradients([objective(x, *thetas)], [x])
-    return tuple(-one.array for one in gradients(slope, thetas, [_variable(v)]))
+    return tuple(-one.array for one in gradients(slope, thetas, [chainer.Variable(v)]))
 
 
-def _variable(array: Array) -> Variable:
-    return chainer.Variable(array)
+def _slopes(x: Variable, thetas: Sequence[Variable], weights: Array) -> tuple[Array, ...]:
+    """Gradients of sum(weights * x), zeros where there is no dependence."""
+    found: Sequence[Any] = [None] * len(thetas)
+    if x.creator_node is not None:
+        found = chainer.grad([x], thetas, [chainer.Variable(weights)])
+    pairs = zip(thetas, found, strict=True)
+    return tuple(np.zeros(one.shape) if g is None else g.array for one, g in pairs)

@@ -168,7 +168,7 @@ def test_double_backward_of_a_batch():
 
 def test_the_bad_problem_of_a_batch_is_named():
     signs = np.array([1.0, 1.0, -1.0, 1.0])
-    with pytest.raises(NotAMinimumError, match="1 of 4 problems .* problem 2: the smallest"):
+    with pytest.raises(NotAMinimumError, match=r"1 of 4 problems .* problem 2: the smallest"):
         argmin(
             lambda x, t: F.sum(signs[:, None] * x**2, axis=1) + 0 * t,
             np.zeros((4, 2)),

@@ -80,28 +80,28 @@ def test_through_all_steps_against_differences():
 
 def test_it_tends_to_the_implicit_derivative_at_the_rate_of_the_iteration():
     found = compare_derivatives(
-        rosenbrock, np.array([0.2, 0.1]), [1.2, 2.0], steps=[50, 100, 200, 400], rate=0.05
+        rosenbrock, np.array([0.2, 0.1]), [1.2, 2.0], steps=[15, 30, 60], rate=0.12
     )
     assert found.report.verdict == "founded"
-    distances = [found.distance(k) for k in (50, 100, 200, 400)]
+    distances = [found.distance(k) for k in (15, 30, 60)]
     assert distances == sorted(distances, reverse=True)
-    assert distances[-1] < 1e-4 < distances[0]
+    assert distances[-1] < 0.05 * distances[0]
     np.testing.assert_allclose(found.unverified[0], found.implicit[0], rtol=1e-8)
 
 
 def test_the_thread_at_its_minimum_both_ways_agree():
-    """Seed 456 with x^2 / 16: the published derivatives, by 300 steps of gradient descent too."""
+    """Seed 456 with x^2 / 16: the published derivatives, by 60 steps of gradient descent too."""
     case = "seed_456_stabilised"
     published = thread.CASES[case]["published"]
     arrays = [v.array for v in thread.parameters(case)]
     found = compare_derivatives(
-        thread.objective(case), np.zeros(1), arrays, steps=[20, 300], rate=1.0
+        thread.objective(case), np.zeros(1), arrays, steps=[20, 60], rate=2.0
     )
     assert found.report.verdict == "founded"
-    assert found.distance(300) < 1e-6 < found.distance(20)
-    for name, slope in zip(thread.NAMES, found.unrolled[300], strict=True):
+    assert found.distance(60) < 1e-6 < found.distance(20)
+    for name, slope in zip(thread.NAMES, found.unrolled[60], strict=True):
         np.testing.assert_allclose(slope.ravel(), published[f"dx_star_d{name}"], atol=1e-4)
-    assert "unrolled, 300 steps" in str(found)
+    assert "unrolled, 60 steps" in str(found)
 
 
 @pytest.mark.parametrize("case", ["seed_456", "seed_123_three_inputs"])
@@ -110,25 +110,25 @@ def test_the_thread_without_a_minimum_every_way_says_something_else(case):
     arrays = [v.array for v in thread.parameters(case)]
     n = thread.inputs(case)
     found = compare_derivatives(
-        thread.objective(case), np.zeros(n), arrays, steps=[50, 200, 800], rate=2.0
+        thread.objective(case), np.zeros(n), arrays, steps=[30, 80, 200], rate=4.0
     )
     assert found.implicit is None
     assert found.report.verdict == "refused"
     assert "refused" in str(found)
-    at = {k: np.concatenate([g.ravel() for g in found.unrolled[k]]) for k in (50, 200, 800)}
+    at = {k: np.concatenate([g.ravel() for g in found.unrolled[k]]) for k in (30, 80, 200)}
     # The unrolled derivative goes on changing with the steps, for the point runs away.
-    assert np.linalg.norm(at[200] - at[50]) > 0.1 * np.linalg.norm(at[50])
-    assert np.linalg.norm(at[800] - at[200]) > 0.05 * np.linalg.norm(at[200])
-    assert np.linalg.norm(found.points[800]) > np.linalg.norm(found.points[200]) + 0.3
+    assert np.linalg.norm(at[80] - at[30]) > 0.1 * np.linalg.norm(at[30])
+    assert np.linalg.norm(at[200] - at[80]) > 0.05 * np.linalg.norm(at[80])
+    assert np.linalg.norm(found.points[200]) > np.linalg.norm(found.points[80]) + 0.3
     # And the formula without its conditions says something else again.
-    assert found.distance(800) > 0.2
+    assert found.distance(200) > 0.1
 
 
 def test_the_example_on_which_two_packages_differ():
     """TorchOpt's issue 222: the root of factor * x^3 - x - 2, jaxopt's example of a root.
 
-    TorchOpt 0.7.3 gave 0 for a number as the unknown, jaxopt the derivative. As an argmin it is that
-    of factor x^4 / 4 - x^2 / 2 - 2 x, with dx/dfactor = -x^3 / (3 factor x^2 - 1).
+    TorchOpt 0.7.3 gave 0 for a number as the unknown, jaxopt the derivative. As an argmin it is
+    that of factor x^4 / 4 - x^2 / 2 - 2 x, with dx/dfactor = -x^3 / (3 factor x^2 - 1).
     """
     factor = chainer.Variable(np.array(2.0))
     x = argmin(lambda x, c: c * x**4 / 4 - x**2 / 2 - 2 * x, 1.0, factor)
