@@ -110,6 +110,7 @@ def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) ->
     lowest = xp.full(count, math.inf)
     stalled = xp.zeros(count, int)
     active = xp.ones(count, bool)
+    horizon = max(1.0, float(abs(x).max())) / eps**2  # who is beyond has run away
 
     def norms(rows: Array) -> Array:
         return xp.linalg.norm(rows.reshape(count, -1).astype(np.float64), axis=-1)
@@ -125,7 +126,7 @@ def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) ->
         scale = xp.maximum(1.0, norms(x))
         step = _descent_step(hessian)
         length = norms(step)
-        active = active & xp.isfinite(length)
+        active = active & xp.isfinite(length) & (scale <= horizon)
         # Where the model is flat the full step would leave the region that it describes.
         short = xp.minimum(1.0, 2 * scale / xp.maximum(length, 1e-300))
         step = xp.where(active[:, None], step * short[:, None], 0).astype(x.dtype)

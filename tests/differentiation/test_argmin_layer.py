@@ -68,12 +68,12 @@ def test_a_layer_is_trained_end_to_end():
     layer and a softmax with as many parameters are what one would take without it.
     """
     rng = np.random.default_rng(0)
-    k, n = 3, 96
+    k, n = 3, 48
     truth = layer(Simplex(), seed=5)
     h = rng.normal(size=(n, k))
     with chainer.no_backprop_mode():
         t = truth(h).array
-    train, test = slice(0, 64), slice(64, None)
+    train, test = slice(0, 32), slice(32, None)
 
     def trained(model, steps, alpha):
         optimizer = chainer.optimizers.Adam(alpha=alpha).setup(model)
@@ -87,7 +87,7 @@ def test_a_layer_is_trained_end_to_end():
     learned = chainer.Sequential(layer(Simplex(), seed=6))
     with chainer.no_backprop_mode():
         before = float(F.mean_squared_error(learned(h[test]), t[test]).array)
-    after, other = trained(learned, 30, 0.08), trained(plain, 300, 0.05)
+    after, other = trained(learned, 25, 0.08), trained(plain, 300, 0.05)
     print(f"test error {before:.2g} before, {after:.2g} after, softmax regression {other:.2g}")
     assert after < 0.1 * before
     assert after < 0.5 * other

@@ -80,28 +80,28 @@ def test_through_all_steps_against_differences():
 
 def test_it_tends_to_the_implicit_derivative_at_the_rate_of_the_iteration():
     found = compare_derivatives(
-        rosenbrock, np.array([0.2, 0.1]), [1.2, 2.0], steps=[15, 30, 60], rate=0.12
+        rosenbrock, np.array([0.2, 0.1]), [1.2, 2.0], steps=[30, 60, 120], rate=0.1
     )
     assert found.report.verdict == "founded"
-    distances = [found.distance(k) for k in (15, 30, 60)]
+    distances = [found.distance(k) for k in (30, 60, 120)]
     assert distances == sorted(distances, reverse=True)
-    assert distances[-1] < 0.05 * distances[0]
+    assert distances[-1] < 1e-4  # (1 - 0.1 * 1.25)^120 = 1e-7, times the steps
     np.testing.assert_allclose(found.unverified[0], found.implicit[0], rtol=1e-8)
 
 
 def test_the_thread_at_its_minimum_both_ways_agree():
-    """Seed 456 with x^2 / 16: the published derivatives, by 60 steps of gradient descent too."""
+    """Seed 456 with x^2 / 16: the published derivatives, by 40 steps of gradient descent too."""
     case = "seed_456_stabilised"
     published = thread.CASES[case]["published"]
     arrays = [v.array for v in thread.parameters(case)]
     found = compare_derivatives(
-        thread.objective(case), np.zeros(1), arrays, steps=[20, 60], rate=2.0
+        thread.objective(case), np.zeros(1), arrays, steps=[3, 40], rate=2.0
     )
     assert found.report.verdict == "founded"
-    assert found.distance(60) < 1e-6 < found.distance(20)
-    for name, slope in zip(thread.NAMES, found.unrolled[60], strict=True):
+    assert found.distance(40) < 1e-6 < found.distance(3)
+    for name, slope in zip(thread.NAMES, found.unrolled[40], strict=True):
         np.testing.assert_allclose(slope.ravel(), published[f"dx_star_d{name}"], atol=1e-4)
-    assert "unrolled, 60 steps" in str(found)
+    assert "unrolled, 40 steps" in str(found)
 
 
 @pytest.mark.parametrize("case", ["seed_456", "seed_123_three_inputs"])
@@ -156,8 +156,8 @@ def test_the_ridge_problem_of_the_tests_of_jaxopt():
     np.testing.assert_allclose(w.array, expected, rtol=1e-10)
     slopes = [chainer.grad([w], [lam], [chainer.Variable(unit)])[0].array for unit in np.eye(3)]
     np.testing.assert_allclose(slopes, -n * np.linalg.solve(matrix, expected), rtol=1e-10)
-    both = compare_derivatives(ridge, np.zeros(3), [5.0], steps=[200], rate=0.15)
-    assert both.distance(200) < 1e-8
+    both = compare_derivatives(ridge, np.zeros(3), [5.0], steps=[60], rate=0.15)
+    assert both.distance(60) < 1e-8
 
 
 @pytest.mark.parametrize(
