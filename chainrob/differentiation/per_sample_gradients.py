@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import chainer
-from chainrob.differentiation.functional import named_parameters, untouched
 from chainrob.aggregation import Recorder, exact_backward
+from chainrob.differentiation.functional import named_parameters, untouched
 from chainrob.links.conversion import MIXES_SAMPLES, UnsupportedLinkWarning, robustify
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients, add_up
@@ -81,7 +81,12 @@ def per_sample_gradients(
         slopes = _slopes(model, loss, inputs, t, parameters)
         uses: dict[str, list[SampleGradients]] = {}
         for one in recorder.collect():
-            uses.setdefault(names[id(getattr(one.owner, one.name))], []).extend(one.operators)
+            if id(one.target) not in names:
+                raise ValueError(
+                    f"parameters must be used as they are, found that a link hook changes "
+                    f"{one.name} of a {type(one.owner).__name__}; remove the hook"
+                )
+            uses.setdefault(names[id(one.target)], []).extend(one.operators)
     operators = {name: add_up(each) for name, each in uses.items()}
     for name, slope in slopes.items():
         if name in operators and bool((slope != 0).any()):

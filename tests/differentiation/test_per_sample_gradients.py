@@ -5,8 +5,9 @@ import pytest
 
 import chainrob
 import chainer
+from chainer.link_hooks import SpectralNormalization
+from chainrob.aggregation.recorder import recorder_of
 from chainrob.differentiation import functional, per_sample_gradients
-from chainrob.functions.recorder import recorder_of
 
 F, L = chainer.functions, chainer.links
 RNG = np.random.default_rng(0)
@@ -253,6 +254,13 @@ ONES, TWO = np.ones((4, 3), "f"), np.ones((4, 2), "f")
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_hook_in_the_way():
+    model = linear()
+    model.add_hook(SpectralNormalization())
+    with pytest.raises(ValueError, match="link hook changes W of a Linear"):
+        per_sample_gradients(model, F.mean_squared_error, ONES, TWO)
 
 
 def test_a_penalty_belongs_to_no_sample():
