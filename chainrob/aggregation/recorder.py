@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,19 @@ class Recorder:
         """Be the recorder of these layers from now on, in place of any other."""
         for owner in owners:
             _recorders[owner] = weakref.ref(self)
+
+    @contextmanager
+    def instead(self, owners: Iterable[Any]) -> Iterator[None]:
+        """Inside, be the recorder of these layers; after it they have the one that they had."""
+        before = {owner: _recorders.pop(owner, None) for owner in owners}
+        self.listen(before)
+        try:
+            yield
+        finally:
+            for owner, recorder in before.items():
+                _recorders.pop(owner, None)
+                if recorder is not None:
+                    _recorders[owner] = recorder
 
     def collect(self) -> list[Recording]:
         """All recordings, which are forgotten here."""
