@@ -7,6 +7,7 @@ Chainer functions: ``jvp``, ``vjp``, ``jacobian``, ``hessian``, ``hessian_vector
 """
 
 from chainrob.differentiation._evaluation import DifferenceInfo
+from chainrob.differentiation._kinks import subgradient
 from chainrob.differentiation.argmin import ArgminReport, NotAMinimumError, argmin
 from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
 from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
@@ -50,5 +51,6 @@ __all__ = [
     "jvp",
     "regression_gradient",
     "spsa",
+    "subgradient",
     "vjp",
 ]
