@@ -13,7 +13,12 @@ from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
 from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
 from chainrob.differentiation.deep_function import AdjointPass, DeepFunction, Node
 from chainrob.differentiation.directional_derivative import directional_derivative
-from chainrob.differentiation.evaluation_trace import EvaluationTrace, Step, evaluation_trace
+from chainrob.differentiation.evaluation_trace import (
+    EvaluationTrace,
+    OperationCounts,
+    Step,
+    evaluation_trace,
+)
 from chainrob.differentiation.finite_differences import (
     backward_difference,
     central_difference,
@@ -35,6 +40,7 @@ __all__ = [
     "Node",
     "NotAMinimumError",
     "NotAnalyticError",
+    "OperationCounts",
     "Step",
     "argmin",
     "backward_difference",

@@ -123,9 +123,7 @@ def _largest(text: str) -> Callable[..., Sides | None]:
         mask = where.sum(axis=axes, keepdims=True) > 1
         if not bool(mask.any()):
             return None
-        return Sides(
-            f"a {text} over equal values", mask, mask.shape, ties=(where & mask, axes)
-        )
+        return Sides(f"a {text} over equal values", mask, mask.shape, ties=(where & mask, axes))
 
     return find
 
@@ -141,9 +139,7 @@ def _mean_absolute_error(node: Any, data: Sequence[Array]) -> Sides | None:
     each = getattr(node, "reduce", "mean") == "no"
     scale = 1.0 if getattr(node, "reduction", "mean") == "sum" else 1 / max(y[0].size, 1)
     scale *= 1.0 if each else 1 / len(y)
-    sides = _at(
-        "an absolute error of 0", mask, (-scale, scale), (scale, -scale), keeps=True
-    )
+    sides = _at("an absolute error of 0", mask, (-scale, scale), (scale, -scale), keeps=True)
     if sides is None:
         return None
     return dataclasses.replace(sides, expanded=(len(y) if each else 1,) + (1,) * (y.ndim - 1))

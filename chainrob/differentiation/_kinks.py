@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,13 @@ from chainer import utils
 from chainrob.differentiation._graph import function_nodes
 from chainrob.differentiation._kink_table import FINDERS, Sides
 
-__all__ = ["KinkHook", "gradients_at_kinks", "require_finite", "subgradient"]
+__all__ = [
+    "KinkHook",
+    "every_choice",
+    "gradients_at_kinks",
+    "require_finite",
+    "subgradient",
+]
 
 Variable = Any
 Choice = str | np.random.Generator
@@ -188,6 +194,26 @@ def gradients_at_kinks(
     return first
 
 
+def every_choice(nodes: Sequence[Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A table of derivatives by these nodes, refused where it depends on the choice at a kink.
+
+    Raises:
+        ValueError: it does, and no subgradient is asked for.
+    """
+    met = [node.chainrob_sides.text for node in nodes if hasattr(node, "chainrob_sides")]
+    name = _wanted.get()
+    with chosen(name if met else None):
+        if not met or name is not None:
+            return run()
+    tables = []
+    for seed in (0, 1):
+        with chosen(np.random.default_rng(seed)):
+            tables.append(run())
+    if not all(same(tables[0][key], tables[1][key]) for key in tables[0]):
+        refuse(met)
+    return tables[0]
+
+
 @contextmanager
 def chosen(choice: Choice | None) -> Iterator[None]:
     """Inside, marked nodes answer at their kinks by this choice."""
@@ -196,11 +222,6 @@ def chosen(choice: Choice | None) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
-
-
-def wanted() -> str | None:
-    """The name that :func:`subgradient` was given, or None."""
-    return _wanted.get()
 
 
 def kinks_of(y: Variable) -> list[str]:

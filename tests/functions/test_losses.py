@@ -233,7 +233,7 @@ def test_cross_entropy_refuses():
     half = np.full((2, 2), 0.5)
     with pytest.raises(ValueError, match="y must not be negative, found -1"):
         functions.cross_entropy(np.array([[-1.0, 2.0], [0.5, 0.5]]), half)
-    with pytest.raises(ValueError, match="t must not be negative, found -0.5"):
+    with pytest.raises(ValueError, match=r"t must not be negative, found -0\.5"):
         functions.cross_entropy(half, -half)
     with pytest.raises(ValueError, match="from 0 to 1, found 0 to 2"):
         functions.cross_entropy(half, np.array([0, 2]))
