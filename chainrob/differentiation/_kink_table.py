@@ -8,6 +8,7 @@ it. For two inputs "above" means that the first one grows.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,14 @@ import numpy as np
 
 import chainer
 
-__all__ = ["FINDERS", "Sides"]
+__all__ = ["FINDERS", "Choice", "Sides"]
 
 Array = Any
+
+Choice = str | int
+"""Name of a side, or the seed of a random mixture of the two."""
+
+_serial = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,24 +47,24 @@ class Sides:
     right: tuple[Array, ...] = ()
     ties: tuple[Array, tuple[int, ...]] | None = None
     keeps: bool = False
+    serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
-    def weights(self, index: int, choice: str | np.random.Generator) -> Array:
+    def weights(self, index: int, choice: Choice) -> Array:
         """Slopes at the kinks in one input: of the named side, or a random mixture of the two."""
         xp = chainer.backend.get_array_module(self.mask)
         if self.ties is not None:
             where, axes = self.ties
-            return _shares(xp, where, axes, choice)
+            return _shares(xp, where, axes, choice, self.serial)
         if isinstance(choice, str):
             mix: Any = {"left": 0.0, "middle": 0.5, "right": 1.0}[choice]
         else:
-            mix = xp.asarray(choice.random(self.mask.shape))
+            # One mixture a node and seed: both inputs and both modes of differentiation share it.
+            mix = xp.asarray(np.random.default_rng([choice, self.serial]).random(self.mask.shape))
         slope = self.left[index] + mix * (self.right[index] - self.left[index])
         return xp.where(self.mask, slope, 0)
 
 
-def _shares(
-    xp: Any, where: Array, axes: tuple[int, ...], choice: str | np.random.Generator
-) -> Array:
+def _shares(xp: Any, where: Array, axes: tuple[int, ...], choice: Choice, serial: int) -> Array:
     """Weights of the numbers that are equally large: they add up to 1 over the axes."""
     if choice == "middle":
         shares = where.astype(np.float64)
@@ -68,7 +74,7 @@ def _shares(
         order = where * (where.size + 1 - order if choice == "right" else order)
         shares = (where & (order == order.max(axis=axes, keepdims=True))).astype(np.float64)
     else:
-        shares = where * xp.asarray(choice.random(where.shape))
+        shares = where * xp.asarray(np.random.default_rng([choice, serial]).random(where.shape))
     return shares / xp.where(
         where.any(axis=axes, keepdims=True), shares.sum(axis=axes, keepdims=True), 1
     )

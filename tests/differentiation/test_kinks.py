@@ -118,8 +118,8 @@ def test_ties_of_many():
 def test_a_kink_that_does_not_matter_is_none(function, slope):
     x = np.array(slope)
     exact = central_difference(lambda x: function(np.asarray(x)), x)
-    np.testing.assert_allclose(vjp(function, x)[1], exact, atol=1e-7)
-    np.testing.assert_allclose(jvp(function, x, np.array(1.0))[1], exact, atol=1e-7)
+    np.testing.assert_allclose(vjp(function, x)[1], exact, atol=1e-5)
+    np.testing.assert_allclose(jvp(function, x, np.array(1.0))[1], exact, atol=1e-5)
     assert evaluation_trace(function, x).values["y"] == pytest.approx(float(function(x).array))
 
 
