@@ -8,10 +8,11 @@ Chainer functions: ``jvp``, ``vjp``, ``jacobian``, ``hessian``, ``hessian_vector
 
 from chainrob.differentiation._evaluation import DifferenceInfo
 from chainrob.differentiation._kinks import subgradient
+from chainrob.differentiation.adjoint_pass import AdjointPass, PassCosts, TangentPass
 from chainrob.differentiation.argmin import ArgminReport, NotAMinimumError, argmin
 from chainrob.differentiation.check_argmin import ArgminCheck, check_argmin
 from chainrob.differentiation.complex_step import NotAnalyticError, complex_step
-from chainrob.differentiation.deep_function import AdjointPass, DeepFunction, Node
+from chainrob.differentiation.deep_function import DeepFunction
 from chainrob.differentiation.directional_derivative import directional_derivative
 from chainrob.differentiation.evaluation_trace import (
     EvaluationTrace,
@@ -26,6 +27,7 @@ from chainrob.differentiation.finite_differences import (
 )
 from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
 from chainrob.differentiation.modes import hessian, hessian_vector_product, jacobian, jvp, vjp
+from chainrob.differentiation.node import Node
 from chainrob.differentiation.regression_gradient import regression_gradient
 from chainrob.differentiation.spsa import spsa
 
@@ -41,7 +43,9 @@ __all__ = [
     "NotAMinimumError",
     "NotAnalyticError",
     "OperationCounts",
+    "PassCosts",
     "Step",
+    "TangentPass",
     "argmin",
     "backward_difference",
     "central_difference",
