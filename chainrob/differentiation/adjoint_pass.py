@@ -146,8 +146,8 @@ class PassCosts:
     Attributes:
         forward_operations: Additions, products and elementary functions of the forward pass.
         backward_operations: Of the backward pass.
-        forward_seconds: Processor time of the forward pass.
-        backward_seconds: Of the backward pass, the loss included.
+        forward_seconds: Processor time of the forward pass, to the losses.
+        backward_seconds: Of the backward pass, from the losses.
         state_bytes: Memory of all states.
     """
 

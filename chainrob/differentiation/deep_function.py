@@ -133,8 +133,9 @@ class DeepFunction:
         """
         start = time.process_time()
         linear, states = self._linearize(x)
+        losses, outputs = self._losses(states, loss)
         middle = time.process_time()
-        losses, errors = self._errors_of_outputs(states, loss)
+        errors = self._errors_of_outputs(losses, outputs)
         gradients: dict[str, Any] = {}
         with exact_backward():
             for one in reversed(linear):
@@ -150,9 +151,8 @@ class DeepFunction:
         for name, state in states.items():
             if name not in errors:  # nothing that leads to the loss uses it
                 errors[name] = chainer.backend.get_array_module(state).zeros_like(state)
-        return AdjointPass(
-            self.nodes, states, errors, gradients, losses, (middle - start, end - middle)
-        )
+        seconds = (middle - start, end - middle)
+        return AdjointPass(self.nodes, states, errors, gradients, losses.array, seconds)
 
     def tangent(
         self, x: Any, directions: Any = None, parameters: Mapping[str, Any] | None = None
@@ -208,7 +208,7 @@ class DeepFunction:
         """
         taken = [self.adjoint(x, loss).seconds for _ in range(max(repeats, 1))]
         linear, states = self._linearize(x)
-        _, errors = self._errors_of_outputs(states, loss)
+        errors = self._errors_of_outputs(*self._losses(states, loss))
         forward = backward = 0
         with exact_backward():
             for one in reversed(linear):
@@ -252,22 +252,25 @@ class DeepFunction:
             linear.append(one)
         return linear, states
 
-    def _errors_of_outputs(
+    def _losses(
         self, states: Mapping[str, Array], loss: Callable[..., Any]
-    ) -> tuple[Array, dict[str, Array]]:
+    ) -> tuple[Variable, list[Variable]]:
         outputs = [chainer.Variable(states[name]) for name in self.outputs]
         count = len(states[self.inputs[0]])
         with chainer.force_backprop_mode(), KinkHook():
             losses = loss(*outputs)
         if losses.shape != (count,):
             raise ValueError(f"loss must return shape ({count},), found {losses.shape}")
+        return losses, outputs
+
+    def _errors_of_outputs(self, losses: Variable, outputs: Sequence[Variable]) -> dict[str, Array]:
         ones = chainer.Variable(losses.xp.ones_like(losses.array))
         errors: dict[str, Array] = {}
         found = gradients_at_kinks([losses], outputs, [ones], False)
         for name, error in zip(self.outputs, found, strict=True):
             if error is not None:
                 errors[name] = error.array
-        return losses.array, errors
+        return errors
 
 
 def _like(state: Array, direction: Any, name: str) -> Array:
