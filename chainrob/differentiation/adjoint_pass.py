@@ -55,11 +55,10 @@ class LinearNode:
             outputs, weights = zip(*pairs, strict=True)
             with KinkHook():
                 found = gradients_at_kinks(outputs, self.arguments, weights, keep)
-        zeros = (one.xp.zeros_like(one.array) for one in self.arguments)
         self.pulled = [one for one in found if one is not None] if keep else []
         return [
-            chainer.Variable(zero) if one is None else one
-            for one, zero in zip(found, zeros, strict=True)
+            chainer.Variable(like.xp.zeros_like(like.array)) if one is None else one
+            for one, like in zip(found, self.arguments, strict=True)
         ]
 
     def push(self, directions: Sequence[Array]) -> list[Array]:
