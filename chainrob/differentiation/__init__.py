@@ -25,6 +25,7 @@ from chainrob.differentiation.finite_differences import (
     central_difference,
     forward_difference,
 )
+from chainrob.differentiation.gradient_fit import fit_gradient
 from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
 from chainrob.differentiation.modes import hessian, hessian_vector_product, jacobian, jvp, vjp
 from chainrob.differentiation.node import Node
@@ -53,6 +54,7 @@ __all__ = [
     "complex_step",
     "directional_derivative",
     "evaluation_trace",
+    "fit_gradient",
     "forward_difference",
     "hessian",
     "hessian_vector_product",
