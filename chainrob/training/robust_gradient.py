@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import chainer
@@ -13,8 +13,7 @@ from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
 from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
-
-Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
+from chainrob.training.index_set import IndexSet, Selection, masked_rows, outside, scattered
 
 Entry = tuple[str, Recording, SampleGradients]
 """A parameter's path in the model, what it recorded, and its rows."""
@@ -46,16 +45,19 @@ class RobustGradient:
             report to this hook from now on, and not to another one's.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default the one
             that the links hold.
-        parameters: Algorithm 1's index set, those that are estimated robustly: names as
+        parameters: Algorithm 1's index set, the weights that are estimated robustly: names as
             ``model.namedparams()`` gives them (a name of a link means all parameters below it), a
-            predicate ``(name, parameter) -> bool`` that is asked at each update, or None for all.
-            The others get the plain mean. Assign to it at any time between updates.
+            predicate ``(name, parameter)`` that is asked at each update, or None for all. Single
+            weights are given by a mapping from the name to a mask of booleans or to a list of
+            indices, ``{'/0/W': [(0, 1)], '/0/b': True}``; a predicate may return a mask too. The
+            other weights get the plain mean. Assign to it at any time between updates.
 
     Raises:
         ValueError: at an update: no link has ``scope='model'``, parameters that saw different
             numbers of samples or loss reductions, or links that hold different robustifiers where
             none was given.
         KeyError: a name that no parameter has.
+        TypeError: an index set that is none of these.
 
     Example:
         >>> import numpy as np, chainrob
@@ -98,20 +100,12 @@ class RobustGradient:
 
     @property
     def parameters(self) -> Selection:
-        """The index set: names, a predicate, or None for all."""
+        """The index set: names, weights by name, a predicate, or None for all."""
         return self._parameters
 
     @parameters.setter
     def parameters(self, value: Selection) -> None:
-        if value is not None and not callable(value):
-            value = (value,) if isinstance(value, str) else tuple(value)
-            names = [name for name, _ in self.model.namedparams(include_uninit=True)]
-            for entry in value:
-                if not any(_is_at_or_below(name, entry) for name in names):
-                    raise KeyError(
-                        f"RobustGradient: parameters must be names of parameters, found {entry!r}; "
-                        f"there are {sorted(names)}"
-                    )
+        self._index_set = IndexSet(value, self.model.namedparams(include_uninit=True))
         self._parameters = value
 
     def __call__(self, optimizer: Any = None) -> None:
@@ -121,20 +115,27 @@ class RobustGradient:
         recordings = [one for one in self._recorder.collect() if one.parameter.grad is not None]
         robust: list[Entry] = []
         plain: list[Entry] = []
+        masks: dict[str, Any] = {}
         for one in recordings:
             name = names.get(id(one.parameter), one.parameter.name or "?")
-            chosen = robust if self._selects(name, one.parameter) else plain
-            chosen.append((name, one, _added(name, one)))
-        for _, recording, rows in plain:
+            rows = _added(name, one)
+            masks[name] = mask = self._index_set.of(name, one.parameter)
+            if mask is not True:
+                plain.append((name, one, rows))
+            if mask is not False:
+                rows = rows if mask is True else masked_rows(name, rows, mask)
+                robust.append((name, one, rows))
+        for name, recording, rows in plain:
             robustifier = self.robustifier or recording.link.robustifier
             n_samples = count_samples(robustifier, rows.n_samples)
             if n_samples:
                 factor = n_samples if recording.loss_reduction == "sum" else 1
-                _add(recording.parameter, plain_mean(robustifier, rows), factor)
+                mean = outside(plain_mean(robustifier, rows), masks[name])
+                _add(recording.parameter, mean, factor)
         if robust:
-            self._estimate(robust)
+            self._estimate(robust, masks)
 
-    def _estimate(self, entries: list[Entry]) -> None:
+    def _estimate(self, entries: list[Entry], masks: dict[str, Any]) -> None:
         counts = {name: rows.n_samples for name, _, rows in entries}
         if len(set(counts.values())) > 1:
             raise ValueError(
@@ -151,19 +152,13 @@ class RobustGradient:
         estimates = estimate(robustifier, gradients, "layer")
         reduction = entries[0][1].loss_reduction
         n_samples = count_samples(robustifier, gradients[0].n_samples)
-        for (_, recording, _), one in zip(entries, estimates, strict=True):
+        for (name, recording, _), one in zip(entries, estimates, strict=True):
+            one = scattered(one, masks[name])
             _add(recording.parameter, one, n_samples if reduction == "sum" else 1)
         if observers.any_observed() and gradients[0].n_samples:
             links = (self.model, *(recording.link for _, recording, _ in entries))
             named = {name: rows for name, _, rows in entries}
             observers.notify(links, self.model, robustifier, named, "model", reduction)
-
-    def _selects(self, name: str, parameter: chainer.Parameter) -> bool:
-        if self._parameters is None:
-            return True
-        if callable(self._parameters):
-            return bool(self._parameters(name, parameter))
-        return any(_is_at_or_below(name, entry) for entry in self._parameters)
 
     def _robust_links(self) -> list[RobustLink]:
         return [
@@ -228,8 +223,3 @@ def _add(parameter: chainer.Parameter, gradient: Array, factor: int) -> None:
     if factor != 1:
         gradient = gradient * grad.dtype.type(factor)
     parameter.grad = array_module(grad).asarray(grad + gradient)
-
-
-def _is_at_or_below(name: str, entry: str) -> bool:
-    path = f"/{entry.strip('/')}"
-    return name == path or name.startswith(f"{path.rstrip('/')}/")
