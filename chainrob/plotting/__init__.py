@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from chainrob.plotting.contamination import contamination, points
 from chainrob.plotting.curves import breakdown_curve, influence_curve
+from chainrob.plotting.function_graph import chainer_dot, chainer_graph
 from chainrob.plotting.graph import computation_graph
 from chainrob.plotting.heat_map import heat_map
 from chainrob.plotting.intervals import intervals
@@ -19,6 +20,8 @@ from chainrob.plotting.suspects import most_suspect, suspects
 __all__ = [
     "PALETTE",
     "breakdown_curve",
+    "chainer_dot",
+    "chainer_graph",
     "computation_graph",
     "contamination",
     "heat_map",

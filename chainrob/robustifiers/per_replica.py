@@ -50,7 +50,11 @@ class PerReplica(Robustifier):
                     f"PerReplica: robustifiers must be Robustifier objects or None, found {entry!r}"
                 )
 
-    def __call__(self, gradients: Array | SampleGradients) -> Any:
+    def __call__(
+        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
+    ) -> Any:
+        if gradients is None or x is not None:
+            return super().__call__(gradients, x=x)
         return self._each(gradients, lambda robustifier, part: robustifier(part))
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:

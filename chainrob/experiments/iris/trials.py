@@ -40,6 +40,8 @@ class TrialData(NamedTuple):
     """(n_train, 2), the training points before the contamination."""
     pushed: NDArray[np.int64]
     """Numbers of the training points that were contaminated."""
+    projected: Array
+    """(150, 2), all points in the order of the file, before they are scaled."""
 
 
 @lru_cache(maxsize=1)
@@ -70,6 +72,7 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     x, t, *_ = _iris()
     train, test = random_split(len(x), settings.n_train, _stream(settings, trial, _SPLIT))
     z = PrincipalComponents.fit(x[train] if settings.components_from == "train" else x, 2)(x)
+    projected = z
     z = MinMaxScaling.fit(z[train] if settings.scaling_from == "train" else z)(z)
     pushed = choose_rows(
         settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
@@ -81,6 +84,7 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
         t_test=t[test],
         x_clean=z[train],
         pushed=pushed,
+        projected=projected,
     )
 
 
