@@ -172,12 +172,35 @@ class EvaluationTrace:
         Raises:
             ValueError: If the output has no derivative in a value (see :func:`subgradient`).
         """
-        table = every_choice(self._nodes, lambda: self._pull(adjoint, digits))
+        return self._reverse(adjoint, digits, bundled=False)
+
+    def bundled_reverse(self) -> dict[str, Any]:
+        r"""A wrong reverse mode, to be compared with :meth:`reverse`: layer by layer.
+
+        It bundles all values of one rank into a vector and multiplies the Jacobians of neighboring
+        bundles, :math:`\bar u^{(r-1)} = \bar u^{(r)} \, \partial u^{(r)} / \partial u^{(r-1)}`.
+        That is right for a network of layers. A value that is used further up than in the next
+        bundle loses those uses, without a word.
+
+        Returns:
+            As :meth:`reverse`.
+
+        Example:
+            >>> import chainer.functions as F
+            >>> trace = evaluation_trace(lambda x: F.exp(x) * x, 0.0)  # x jumps over exp(x)
+            >>> trace.reverse()["u0"], trace.bundled_reverse()["u0"]
+            (1.0, 0.0)
+        """
+        return self._reverse(None, None, bundled=True)
+
+    def _reverse(self, adjoint: Any, digits: int | None, bundled: bool) -> dict[str, Any]:
+        table = every_choice(self._nodes, lambda: self._pull(adjoint, digits, bundled))
         order = [step.name for step in reversed(self.steps)] + list(reversed(self.inputs))
         plain = {name: _recorded.plain(table[name]) for name in order}
         return {"y": plain[self.output], **plain}
 
-    def _pull(self, adjoint: Any, digits: int | None) -> dict[str, Any]:
+    def _pull(self, adjoint: Any, digits: int | None, bundled: bool) -> dict[str, Any]:
+        ranks = dict.fromkeys(self.inputs, 0) | {step.name: step.rank for step in self.steps}
         table = {name: np.zeros_like(array) for name, array in self._arrays.items()}
         final = self._arrays[self.output]
         table[self.output] = (
@@ -197,8 +220,8 @@ class EvaluationTrace:
             with chainer.no_backprop_mode():
                 pulled = _recorded.node_backward(node, moved, weights)
             for i, g in zip(moved, pulled, strict=True):
-                if g is not None:
-                    name = self._labels[id(node.inputs[i])]
+                name = self._labels[id(node.inputs[i])]
+                if g is not None and not (bundled and ranks[name] != node.rank):
                     table[name] = np.asarray(table[name] + g.array)  # 0-d sums are no arrays
         return {name: _recorded.rounded(value, digits) for name, value in table.items()}
 
