@@ -61,14 +61,15 @@ def partials(
     derivative costs what the operation costs: ``value``.
     """
     name = type(node).__name__
-    constant = getattr(node, "value", None)
+    constant: Any = getattr(node, "value", None)
     if name == "PowVarConst" and getattr(constant, "ndim", 0) == 0:
         return [(_power(float(constant), inputs[0]))]
     if name == "MultiAdd":
         return [("1", 0)] * len(inputs)
     if not elementwise or name not in _TABLE or len(_TABLE[name]) != len(inputs):
         return [(f"(d{output}/d{one})", value) for one in inputs]
-    shown = "c" if constant is None or getattr(constant, "ndim", 0) else f"{float(constant):g}"
+    scalar = constant is not None and getattr(constant, "ndim", 0) == 0
+    shown = f"{float(constant):g}" if scalar else "c"
     return [(text.format(*inputs, y=output, c=shown), count) for text, count in _TABLE[name]]
 
 

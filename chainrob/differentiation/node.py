@@ -68,8 +68,6 @@ class Node:
                 f"node {self.name!r}: function must be callable, found "
                 f"{type(self.function).__name__}"
             )
-        if isinstance(self.inputs, str):
-            object.__setattr__(self, "inputs", (self.inputs,))
         object.__setattr__(self, "outputs", tuple(self.outputs) or (self.name,))
         if self.is_link and not (self.parameters is None and self.adjoint is None):
             raise ValueError(f"node {self.name!r}: a link has its own parameters and adjoint")
@@ -85,7 +83,7 @@ class Node:
         """Apply f to states. Returns its outputs and the parameters' Variables, in one graph."""
         if self.is_link:
             result = self.function(*states)
-            parameters = [one for _, one in sorted(self.function.namedparams())]
+            parameters = [one for _, one in self._named()]
         else:
             parameters = [chainer.Variable(array) for array in self._arrays()]
             if self.adjoint is None:
@@ -103,6 +101,10 @@ class Node:
             )
         return tuple(F.identity(one) for one in results), parameters
 
+    def _named(self) -> list[tuple[str, Any]]:
+        link: Any = self.function
+        return sorted(link.namedparams())
+
     def _arrays(self) -> list[Array]:
         if self.parameters is None:
             return []
@@ -115,7 +117,7 @@ class Node:
     def structured(self, arrays: Sequence[Array]) -> Any:
         """Arrays, one a parameter, in the structure in which the parameters were given."""
         if self.is_link:
-            names = [name for name, _ in sorted(self.function.namedparams())]
+            names = [name for name, _ in self._named()]
             return dict(zip(names, arrays, strict=True))
         if self.parameters is None:
             return None

@@ -51,12 +51,14 @@ def chainer_graph(
         {(id(tail), id(head)) for tail, head in graph.edges},
         key=lambda edge: (list(nodes).index(edge[0]), list(nodes).index(edge[1])),
     )
-    paths = [list(edge) for edge in edges]
-    layers = _layers(list(nodes), edges)
+    paths: list[list[Any]] = [list(edge) for edge in edges]
+    layers: list[list[Any]] = _layers(list(nodes), edges)
     depths = {node: depth for depth, layer in enumerate(layers) for node in layer}
     for path in paths:  # an edge past a layer gets a place of its own there
-        tail, head = path
-        between = [(tail, head, depth) for depth in range(depths[tail] + 1, depths[head])]
+        tail, head = path[0], path[-1]
+        between: list[Any] = [
+            (tail, head, depth) for depth in range(depths[tail] + 1, depths[head])
+        ]
         path[1:1] = between
         for place in between:
             layers[place[2]].append(place)

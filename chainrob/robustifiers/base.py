@@ -93,9 +93,13 @@ class Robustifier(abc.ABC):
                 finite row.
             TypeError: not an array of a floating point dtype; or both names, or neither.
         """
+        return self._guarded(as_operator(self._given(gradients, x)), "_estimate")
+
+    def _given(self, gradients: Any, x: Any) -> Any:
+        """The rows, by whichever of the two names."""
         if (gradients is None) == (x is None):
             raise TypeError(f"{type(self).__name__} takes the rows once: as gradients or as x=")
-        return self._guarded(as_operator(x if gradients is None else gradients), "_estimate")
+        return x if gradients is None else gradients
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.

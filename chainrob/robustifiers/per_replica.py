@@ -53,9 +53,8 @@ class PerReplica(Robustifier):
     def __call__(
         self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
     ) -> Any:
-        if gradients is None or x is not None:
-            return super().__call__(gradients, x=x)
-        return self._each(gradients, lambda robustifier, part: robustifier(part))
+        rows = self._given(gradients, x)
+        return self._each(rows, lambda robustifier, part: robustifier(part))
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         return self._each(gradients, lambda robustifier, part: robustifier.sample_weights(part))

@@ -192,7 +192,7 @@ def _listing4() -> list[Erratum]:
 
     def without_initial_value() -> None:
         for q in range(2):
-            gW[q] = SoftTruncation()(x=rows(q))  # noqa: F821
+            gW[q] = SoftTruncation()(x=rows(q))  # type: ignore[name-defined]  # noqa: F821
 
     def wrapped_again() -> None:
         gW: Any = np.empty_like(W)
