@@ -32,11 +32,10 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 from chainrob import _chainer
 
-_chainer.install()  # before anything below imports chainer
+_chainer.install()  # before anyone imports chainer, which is imported where it is used
 
-from chainrob import functions, links, robustifiers, sample_gradients, training  # noqa: E402
-from chainrob.functions import exact_backward  # noqa: E402
-from chainrob.links import plain, robustify  # noqa: E402
+from chainrob import robustifiers, sample_gradients  # noqa: E402
+from chainrob.aggregation import exact_backward  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     CAF,
     SMEA,
@@ -69,8 +68,19 @@ from chainrob.sample_gradients import SampleGradients  # noqa: E402
 
 __version__ = "0.1.0"
 
-_LATER = ("datasets", "differentiation", "distributed", "experiments", "plotting", "sklearn")
-"""Parts that are imported at first use, for what they need in turn."""
+_LATER = (
+    "datasets",
+    "differentiation",
+    "distributed",
+    "experiments",
+    "functions",
+    "links",
+    "plotting",
+    "sklearn",
+    "torch",
+    "training",
+)
+"""Parts that are imported at first use, for what they need in turn: a framework, or much time."""
 
 __all__ = [
     "CAF",
@@ -115,8 +125,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return import_module(f"chainrob.{name}")
+    if name in ("plain", "robustify"):
+        return getattr(import_module("chainrob.links"), name)
     raise AttributeError(f"module 'chainrob' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *__all__, *_LATER})

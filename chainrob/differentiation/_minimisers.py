@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import chainer
+from chainrob.aggregation import exact_backward
 from chainrob.differentiation._hessian import Hessian, conjugate_gradients
-from chainrob.functions.exact import exact_backward
 
 __all__ = ["Problem", "check_solver", "minimise"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
+from chainrob.aggregation import exact_backward
 from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks
 from chainrob.differentiation.node import Node
-from chainrob.functions.exact import exact_backward
 
 __all__ = ["LARGEST", "AdjointPass", "LinearNode", "PassCosts", "TangentPass"]
 

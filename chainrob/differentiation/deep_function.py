@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chainer
+from chainrob.aggregation import exact_backward
 from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks
 from chainrob.differentiation._operations import graph_operations
 from chainrob.differentiation.adjoint_pass import AdjointPass, LinearNode, PassCosts, TangentPass
 from chainrob.differentiation.node import Node
-from chainrob.functions.exact import exact_backward
 
 __all__ = ["DeepFunction"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
+from chainrob.aggregation import exact_backward
 from chainrob.differentiation._closed import as_array
 from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks, require_finite
-from chainrob.functions.exact import exact_backward
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
 

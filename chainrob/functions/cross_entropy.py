@@ -10,6 +10,7 @@ import chainer
 import chainer.functions as F
 from chainer.utils import type_check
 from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
+from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import Array
 
 
@@ -23,7 +24,7 @@ class CrossEntropy(SampleLoss):
     def losses(self, y: Array, t: Array) -> Array:
         _check_not_negative("y", y)
         _check_not_negative("t", t)
-        xp = chainer.backend.get_array_module(y)
+        xp = array_module(y)
         used = t != 0  # 0 log 0 = 0
         with np.errstate(divide="ignore"):  # a class taken for impossible costs infinity
             logarithm = xp.log(xp.where(used, y, 1))
@@ -112,7 +113,7 @@ def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
 
 def _is_looked_at(array: Array) -> bool:
     """Whether the numbers are to be checked: on a device that is to wait for it."""
-    on_host = chainer.backend.get_array_module(array) is np
+    on_host = array_module(array) is np
     return bool(array.size) and (on_host or chainer.is_debug())
 
 

@@ -11,6 +11,7 @@ import chainer
 import chainer.functions as F
 from chainer import function_node
 from chainer.utils import type_check
+from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import Array
 
 __all__ = ["Reduce", "Reduction", "SampleLoss"]
@@ -72,7 +73,7 @@ class SampleLoss(function_node.FunctionNode):
         loss = self.losses(*rows) / self._divisor(rows[0].shape[1])
         if self.reduce == "mean":
             loss = loss.sum() / max(n, 1)  # of no sample: zero, as in Chainer's losses
-        return (chainer.backend.get_array_module(loss).asarray(loss, dtype=dtype),)
+        return (array_module(loss).asarray(loss, dtype=dtype),)
 
     def backward(
         self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]

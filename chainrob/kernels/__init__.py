@@ -9,6 +9,7 @@ code, which is the definition that the kernel has to meet. ``cpu`` holds what Nu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -16,8 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-import chainer
 
 __all__ = [
     "array_module",
@@ -37,19 +36,25 @@ __all__ = [
 def array_module(*arrays: Any) -> ModuleType:
     """NumPy or CuPy, whichever the arrays belong to."""
     for array in arrays:
-        if type(array) is not np.ndarray:
-            return chainer.backend.get_array_module(*arrays)
-    return np  # without a question to Chainer: small layers ask this a dozen times a step
+        if type(array) is not np.ndarray and _on_device(array):
+            return sys.modules["cupy"]
+    return np
 
 
 def is_array(value: Any) -> bool:
-    """True for a NumPy or CuPy array (a Chainer variable or a list is none)."""
-    return isinstance(value, (chainer.get_cpu_array_types(), chainer.get_array_types()))
+    """True for a NumPy or CuPy array (a Chainer variable, a tensor or a list is none)."""
+    return isinstance(value, np.ndarray) or _on_device(value)
 
 
 def to_host(array: Any) -> Any:
     """The array as NumPy's; a device array is copied and the device waited for."""
-    return chainer.backends.cuda.to_cpu(array)
+    return array.get() if _on_device(array) else np.asarray(array)
+
+
+def _on_device(value: Any) -> bool:
+    """Whether it is CuPy's array; where nobody has imported CuPy, there is none."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
 
 
 HOST = {

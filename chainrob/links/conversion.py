@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
+from chainrob.aggregation import Reduction, Scope, check_options
 from chainrob.links.robust_link import RobustLink, robust_forms
 
 Model = TypeVar("Model", bound=chainer.Link)
@@ -107,11 +107,17 @@ def robustify(
             f"that hold parameters are {[name for name, _ in named_layers(model)]}"
         )
     reasons = {name: _unsupported(model, name, link, scope) for name, link in chosen}
-    found = [
-        f"{name} ({type(link).__name__}): {reasons[name]}" for name, link in chosen if reasons[name]
-    ]
-    if found:
-        message = f"{len(found)} of {len(chosen)} links have no robust form: {'; '.join(found)}"
+    unsupported: dict[tuple[str, str], list[str]] = {}
+    for name, link in chosen:
+        if reasons[name]:
+            unsupported.setdefault((type(link).__name__, reasons[name]), []).append(name)
+    if unsupported:
+        count = sum(len(names) for names in unsupported.values())
+        found = [
+            f"{', '.join(names)} ({kind}): {reason}"
+            for (kind, reason), names in unsupported.items()
+        ]
+        message = f"{count} of {len(chosen)} links have no robust form: {'; '.join(found)}"
         if on_unsupported == "raise":
             raise ValueError(
                 f"robustify: {message}; choose others with layers, or pass on_unsupported='skip'"

@@ -206,7 +206,9 @@ class Robustifier(abc.ABC):
         if self.nonfinite == "raise":
             raise NonFiniteGradientError(f"{found} and nonfinite is 'raise'")
         if not bool(finite.any(axis=-1).all()):
-            raise NonFiniteGradientError(f"{found}; no finite row is left")
+            raise NonFiniteGradientError(
+                f"{found}; no finite row is left (nonfinite='propagate' would let NaN through)"
+            )
         if n_bad:
             warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=4)
         return self._from_finite(gradients, finite, answer, spread)

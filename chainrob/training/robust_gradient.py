@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import chainer
-from chainrob.functions import observers
-from chainrob.functions.estimate import check_options, count_samples, estimate, plain_mean
-from chainrob.functions.recorder import Recorder, Recording, recorder_of
+from chainrob._chainer import clearing
+from chainrob.aggregation import (
+    Entry,
+    Recorder,
+    Recording,
+    check_options,
+    mean_gradients,
+    model_gradients,
+)
+from chainrob.aggregation.recorder import forget, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
-from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
 from chainrob.training.index_set import IndexSet, Selection, masked_rows, outside, scattered
 
-Entry = tuple[str, Recording, SampleGradients]
-"""A parameter's path in the model, what it recorded, and its rows."""
+clearing.LISTENERS.append(forget)
 
 
 class RobustGradient:
@@ -35,8 +40,12 @@ class RobustGradient:
     During the backward pass the links record their sample gradients and leave zeros (which is what
     ``chainer.grad`` sees: it has no update that a hook could precede). This hook adds the estimate
     to ``parameter.grad`` before the update and forgets the records. Gradients of other origin (a
-    penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that look at the
-    whole gradient, such as GradientClipping, after this one. Clearing a gradient drops its records.
+    penalty in the loss, plain links, WeightDecay) are kept as they are. It runs before the
+    optimizer's other hooks, whatever the order in which they were added, so that GradientClipping,
+    say, sees the whole gradient. Clearing a gradient drops its records.
+    A link hook that puts another array in a parameter's place (SpectralNormalization,
+    WeightStandardization) is differentiated: rows are of what the layer was run with, as with the
+    other scopes, and the estimate goes on to the parameters through the hook.
     Two backward passes before an update add up sample by sample, as two losses of one batch do (and
     as two batches do not: call the hook after each of them instead).
 
@@ -78,6 +87,7 @@ class RobustGradient:
 
     name = "RobustGradient"
     timing = "pre"
+    runs_first = True  # see chainrob._chainer.hook_order
     call_for_each_param = False
 
     def __init__(
@@ -110,55 +120,49 @@ class RobustGradient:
 
     def __call__(self, optimizer: Any = None) -> None:
         """Add the estimates to the gradients; Chainer calls it with the optimizer."""
+        hooks = getattr(optimizer, "_hookable", None)
+        if hooks is not None and any(one is self for one in hooks._post_update_hooks.values()):
+            raise ValueError(
+                "RobustGradient: timing must be 'pre', for the update needs the gradient, found "
+                "'post'"
+            )
         self._check_links()
-        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
-        recordings = [one for one in self._recorder.collect() if one.parameter.grad is not None]
         robust: list[Entry] = []
         plain: list[Entry] = []
         masks: dict[str, Any] = {}
-        for one in recordings:
-            name = names.get(id(one.parameter), one.parameter.name or "?")
-            rows = _added(name, one)
-            masks[name] = mask = self._index_set.of(name, one.parameter)
+        for name, recording in self._named(self._recorder.collect()):
+            parameter = getattr(recording.owner, recording.name)
+            entry = Entry.of(name, recording)
+            masks[name] = mask = self._index_set.of(name, parameter)
             if mask is not True:
-                plain.append((name, one, rows))
+                plain.append(entry)
             if mask is not False:
-                rows = rows if mask is True else masked_rows(name, rows, mask)
-                robust.append((name, one, rows))
-        for name, recording, rows in plain:
-            robustifier = self.robustifier or recording.link.robustifier
-            n_samples = count_samples(robustifier, rows.n_samples)
-            if n_samples:
-                factor = n_samples if recording.loss_reduction == "sum" else 1
-                mean = outside(plain_mean(robustifier, rows), masks[name])
-                _add(recording.parameter, mean, factor)
+                rows = entry.rows if mask is True else masked_rows(name, entry.rows, mask)
+                robust.append(entry._replace(rows=rows))
+        for entry, gradient in zip(plain, mean_gradients(plain, self._robustifier_of), strict=True):
+            if gradient is not None:
+                _add(entry.recording.target, outside(gradient, masks[entry.name]))
         if robust:
-            self._estimate(robust, masks)
+            robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
+            estimates = model_gradients(robust, robustifier, self.model)
+            for entry, gradient in zip(robust, estimates, strict=True):
+                _add(entry.recording.target, scattered(gradient, masks[entry.name]))
+        if getattr(optimizer, "_loss_scaling_is_dynamic", False):
+            optimizer.check_nan_in_grads()  # which saw zeros before this hook
 
-    def _estimate(self, entries: list[Entry], masks: dict[str, Any]) -> None:
-        counts = {name: rows.n_samples for name, _, rows in entries}
-        if len(set(counts.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all parameters must see the same samples, found numbers of "
-                f"samples {counts}"
-            )
-        reductions = {name: recording.loss_reduction for name, recording, _ in entries}
-        if len(set(reductions.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all links must have one loss_reduction, found {reductions}"
-            )
-        robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
-        gradients = [rows for _, _, rows in entries]
-        estimates = estimate(robustifier, gradients, "layer")
-        reduction = entries[0][1].loss_reduction
-        n_samples = count_samples(robustifier, gradients[0].n_samples)
-        for (name, recording, _), one in zip(entries, estimates, strict=True):
-            one = scattered(one, masks[name])
-            _add(recording.parameter, one, n_samples if reduction == "sum" else 1)
-        if observers.any_observed() and gradients[0].n_samples:
-            links = (self.model, *(recording.link for _, recording, _ in entries))
-            named = {name: rows for name, _, rows in entries}
-            observers.notify(links, self.model, robustifier, named, "model", reduction)
+    def _named(self, recordings: Iterable[Recording]) -> Iterator[tuple[str, Recording]]:
+        """Recordings whose gradient is still wanted, each with its parameter's path."""
+        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
+        links = {id(link): name for name, link in self.model.namedlinks()}
+        for one in recordings:
+            if isinstance(one.target, chainer.Parameter):
+                if one.target.grad is not None:
+                    yield names.get(id(one.target), one.target.name or "?"), one
+            else:  # a link hook put it in the parameter's place
+                yield f"{links.get(id(one.owner), '').rstrip('/')}/{one.name}", one
+
+    def _robustifier_of(self, entry: Entry) -> Any:
+        return self.robustifier or entry.recording.owner.robustifier
 
     def _robust_links(self) -> list[RobustLink]:
         return [
@@ -207,19 +211,19 @@ class RobustGradient:
         self._recorder.listen(self.model.links())
 
 
-def _added(name: str, recording: Recording) -> SampleGradients:
-    try:
-        return add_up(recording.operators)
-    except ValueError as error:
-        raise ValueError(
-            f"RobustGradient: parameter {name} is used several times: {error}"
-        ) from error
-
-
-def _add(parameter: chainer.Parameter, gradient: Array, factor: int) -> None:
-    # A new array, for Chainer may have handed the old one to another variable as well.
-    grad = parameter.grad
-    gradient = gradient.astype(grad.dtype, copy=False)
-    if factor != 1:
-        gradient = gradient * grad.dtype.type(factor)
-    parameter.grad = array_module(grad).asarray(grad + gradient)
+def _add(target: Any, gradient: Array) -> None:
+    """Add an estimate to a parameter's gradient; or send it on to where a link hook made the
+    parameter of others, through the rest of the graph.
+    """
+    if isinstance(target, chainer.Parameter):
+        # A new array, for Chainer may have handed the old one to another variable as well.
+        grad = target.grad
+        gradient = gradient.astype(grad.dtype, copy=False)
+        target.grad = array_module(grad).asarray(grad + gradient)
+        return
+    variable = target.get_variable()
+    if variable.array is None:  # nobody kept it, and only its gradient matters
+        variable.array = array_module(gradient).zeros(target.shape, target.dtype)
+    variable.grad = gradient.astype(target.dtype, copy=False)
+    variable.backward()
+    variable.cleargrad()

@@ -1,6 +1,6 @@
 """Layer and group normalization whose gamma and beta have robust gradients.
 
-Both normalise within a sample, so each sample has a gradient of its own; batch normalization does
+Both normalize within a sample, so each sample has a gradient of its own; batch normalization does
 not, and has no robust form.
 """
 
@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 import chainer
 from chainer.functions.normalization import group_normalization as stock_group
 from chainer.functions.normalization import layer_normalization as stock_layer
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
-from chainrob.kernels import array_module
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import normalization_pullback, normalization_rows
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -32,13 +30,13 @@ class LayerNormalizationFunction(RobustFunction, stock_layer.LayerNormalization)
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        return affine_gradients(arrays, wanted, 1, self.eps)
+    ) -> Mapping[int, SampleGradients]:
+        return normalization_rows(arrays, wanted, 1, self.eps)
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        return affine_products(index, rows, variables, 1, self.eps)
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return normalization_pullback(arrays, cotangents, 1, self.eps)
 
 
 class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization):
@@ -74,53 +72,13 @@ class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization)
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        return affine_gradients(arrays, wanted, self.groups, self.eps)
+    ) -> Mapping[int, SampleGradients]:
+        return normalization_rows(arrays, wanted, self.groups, self.eps)
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        return affine_products(index, rows, variables, self.groups, self.eps)
-
-
-def affine_gradients(
-    arrays: tuple[Array, ...], wanted: Sequence[int], groups: int, eps: float
-) -> dict[int, SampleGradients]:
-    """The operators of gamma (key 1) and beta (key 2): sums over the positions of a channel."""
-    x, gy = arrays
-    operators: dict[int, SampleGradients] = {}
-    if 1 in wanted:
-        operators[1] = position_sums(standardised(x, groups, eps) * gy, keep=(1,))
-    if 2 in wanted:
-        operators[2] = position_sums(gy, keep=(1,))
-    return operators
-
-
-def affine_products(
-    index: int, rows: Array, variables: tuple[chainer.Variable, ...], groups: int, eps: float
-) -> chainer.Variable:
-    """sum_n <rows_n, g_n> of gamma (index 1) or beta (index 2)."""
-    x, gy = variables
-    functions = chainer.functions
-    along = gy * spread(rows, 1, gy)
-    if index == 2:
-        return functions.sum(along)
-    flat = functions.reshape(x, (len(x) * groups, -1))
-    centered = flat - functions.broadcast_to(functions.mean(flat, 1, keepdims=True), flat.shape)
-    variance = functions.mean(centered * centered, 1, keepdims=True)
-    unit = centered / functions.broadcast_to(functions.sqrt(variance + eps), flat.shape)
-    return functions.sum(functions.reshape(unit, x.shape) * along)
-
-
-def standardised(x: Array, groups: int, eps: float) -> Array:
-    """x with mean 0 and variance 1 over each group of each sample's channels, float32 at least."""
-    x = x.astype(np.promote_types(x.dtype, np.float32), copy=False)
-    if not x.size:
-        return x
-    rows = x.reshape((len(x) * groups, -1))
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    variance = (rows * rows).mean(axis=1, keepdims=True)
-    return (rows / array_module(x).sqrt(variance + eps)).reshape(x.shape)
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return normalization_pullback(arrays, cotangents, self.groups, self.eps)
 
 
 def layer_normalization(
@@ -129,7 +87,7 @@ def layer_normalization(
     beta: Any,
     eps: float = 1e-5,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -169,7 +127,10 @@ def layer_normalization(
     References:
         J. L. Ba, J. R. Kiros and G. E. Hinton, Layer normalization, 2016.
     """
-    return normalize_layer(x, gamma, beta, eps, Aggregation(robustifier, loss_reduction, scope))
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
+        return chainer.functions.layer_normalization(x, gamma, beta, eps)
+    return LayerNormalizationFunction(plan, eps).apply((x, gamma, beta))[0]
 
 
 def group_normalization(
@@ -179,7 +140,7 @@ def group_normalization(
     beta: Any,
     eps: float = 1e-5,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -213,23 +174,7 @@ def group_normalization(
     References:
         Y. Wu and K. He, Group normalization, 2018.
     """
-    plan = Aggregation(robustifier, loss_reduction, scope)
-    return normalize_groups(x, groups, gamma, beta, eps, plan)
-
-
-def normalize_layer(
-    x: Any, gamma: Any, beta: Any, eps: float, aggregation: Aggregation
-) -> chainer.Variable:
-    """``layer_normalization`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
-        return chainer.functions.layer_normalization(x, gamma, beta, eps)
-    return LayerNormalizationFunction(aggregation, eps).apply((x, gamma, beta))[0]
-
-
-def normalize_groups(
-    x: Any, groups: int, gamma: Any, beta: Any, eps: float, aggregation: Aggregation
-) -> chainer.Variable:
-    """``group_normalization`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
         return chainer.functions.group_normalization(x, groups, gamma, beta, eps)
-    return GroupNormalizationFunction(aggregation, groups, eps).apply((x, gamma, beta))[0]
+    return GroupNormalizationFunction(plan, groups, eps).apply((x, gamma, beta))[0]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import chainer
 from chainer.functions.activation import prelu as stock_prelu
 from chainer.functions.activation import swish as stock_swish
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
-from chainrob.kernels import array_module
-from chainrob.sample_gradients import Dense, SampleGradients
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import prelu_pullback, prelu_rows, swish_pullback, swish_rows
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -21,11 +21,6 @@ class _Activation(RobustFunction):
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__()
         self.aggregation = aggregation
-
-    def rows(self, values: Array) -> Dense:
-        """Sums over the axes of x that the parameter does not have."""
-        parameter_ndim = len(self.inputs[1].shape)  # type: ignore[attr-defined]
-        return position_sums(values, keep=tuple(range(1, 1 + parameter_ndim)))
 
 
 class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
@@ -42,17 +37,13 @@ class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        x, gy = arrays
-        below = array_module(x).where(x >= 0, x.dtype.type(0), x * gy)
-        return {1: self.rows(below)}
+    ) -> Mapping[int, SampleGradients]:
+        return prelu_rows(arrays, wanted, len(self.inputs[1].shape))
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        x, gy = variables
-        below = chainer.functions.minimum(x, array_module(x.array).zeros_like(x.array))
-        return chainer.functions.sum(below * gy * spread(rows, 1, gy))
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return prelu_pullback(arrays, cotangents)
 
 
 class SwishFunction(_Activation, stock_swish.Swish):
@@ -71,19 +62,13 @@ class SwishFunction(_Activation, stock_swish.Swish):
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        x, beta, gy = arrays
-        slope = beta.reshape((*beta.shape, *(1,) * (x.ndim - 1 - beta.ndim)))
-        # The logistic function by tanh, which does not overflow.
-        gate = 0.5 + 0.5 * array_module(x).tanh(0.5 * slope * x)
-        return {1: self.rows(gy * x * x * gate * (1.0 - gate))}
+    ) -> Mapping[int, SampleGradients]:
+        return swish_rows(arrays, wanted)
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        x, beta, gy = variables
-        gate = chainer.functions.sigmoid(_broadcast(beta, x.shape) * x)
-        return chainer.functions.sum(gy * x * x * gate * (1.0 - gate) * spread(rows, 1, gy))
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return swish_pullback(arrays, cotangents)
 
 
 def _broadcast(parameter: chainer.Variable, shape: tuple[int, ...]) -> chainer.Variable:
@@ -97,7 +82,7 @@ def prelu(
     x: Any,
     W: Any,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -133,14 +118,17 @@ def prelu(
     References:
         K. He, X. Zhang, S. Ren and J. Sun, Delving deep into rectifiers, 2015.
     """
-    return activate_prelu(x, W, Aggregation(robustifier, loss_reduction, scope))
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
+        return chainer.functions.prelu(x, W)
+    return PReLUFunction(plan).apply((x, W))[0]
 
 
 def swish(
     x: Any,
     beta: Any,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -168,18 +156,7 @@ def swish(
     References:
         P. Ramachandran, B. Zoph and Q. V. Le, Searching for activation functions, 2017.
     """
-    return activate_swish(x, beta, Aggregation(robustifier, loss_reduction, scope))
-
-
-def activate_prelu(x: Any, W: Any, aggregation: Aggregation) -> chainer.Variable:
-    """``prelu`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
-        return chainer.functions.prelu(x, W)
-    return PReLUFunction(aggregation).apply((x, W))[0]
-
-
-def activate_swish(x: Any, beta: Any, aggregation: Aggregation) -> chainer.Variable:
-    """``swish`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
         return chainer.functions.swish(x, beta)
-    return SwishFunction(aggregation).apply((x, beta))[0]
+    return SwishFunction(plan).apply((x, beta))[0]

@@ -1,12 +1,11 @@
-"""From the sample gradients of a layer's parameters to their robust estimates: scope and scale in
-one place.
-"""
+"""Scope: which sample gradients form one row, in the estimate and in its derivative."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from chainrob.aggregation.layer_options import Scope
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
@@ -14,28 +13,8 @@ from chainrob.robustifiers.mean import Mean
 from chainrob.sample_gradients import Dense, Joined, SampleGradients, Tiled
 from chainrob.sample_gradients.base import Array
 
-Scope = Literal["unit", "parameter", "layer", "model"]
-Reduction = Literal["mean", "sum"]
-SCOPES = ("unit", "parameter", "layer", "model")
-REDUCTIONS = ("mean", "sum")
-
 JOINT_OR_APART = (CoordinateWise, Mean)
 """Robustifiers to which it is the same whether parameters are estimated together or one by one."""
-
-
-def check_options(robustifier: Any, loss_reduction: str, scope: str) -> None:
-    """Raise where the keyword arguments that all robust functions and links share make no sense."""
-    if robustifier is not None and not callable(robustifier):
-        raise TypeError(
-            f"robustifier must be None, a Robustifier or a callable (N, D) -> (D,), "
-            f"found {robustifier!r}"
-        )
-    if isinstance(robustifier, type):
-        raise TypeError(f"robustifier must be an instance, found the class {robustifier.__name__}")
-    if loss_reduction not in REDUCTIONS:
-        raise ValueError(f"loss_reduction must be one of {REDUCTIONS}, found {loss_reduction!r}")
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {SCOPES}, found {scope!r}")
 
 
 def estimate(
@@ -45,9 +24,9 @@ def estimate(
 
     Args:
         robustifier: a Robustifier, or any callable (N, D) -> (D,).
-        gradients: the parameters of one layer, with the same N.
+        gradients: the parameters of one layer, or of a model, with the same N.
         scope: which gradients form one row: of one output unit, of one parameter, or of all of them
-            together.
+            together (``'layer'`` and ``'model'``).
 
     Returns:
         one array (*R, *shape) for each parameter, in its dtype.
@@ -57,7 +36,8 @@ def estimate(
         return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
-    if scope == "layer" and len(gradients) > 1 and not isinstance(robustifier, JOINT_OR_APART):
+    joined = scope in ("layer", "model") and len(gradients) > 1
+    if joined and not isinstance(robustifier, JOINT_OR_APART):
         return list(robustifier(Joined(gradients)))
     if scope == "unit":
         return [_by_unit(robustifier, one) for one in gradients]

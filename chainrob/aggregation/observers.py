@@ -1,20 +1,22 @@
-"""Who listens to a robust link's backward pass: observers of the sample gradients.
+"""Who listens to a robust layer's backward pass: observers of the sample gradients.
 
-The registry lives beside the links and not in them: a copy, a pickle or a snapshot of a model knows
-nothing of who watched it, and a model that nobody watches pays for the question whether a
-dictionary is empty.
+The registry lives beside the layers and not in them: a copy, a pickle or a snapshot of a model
+knows nothing of who watched it, and a model that nobody watches pays for the question whether a
+dictionary is empty. A layer is any object that can be referred to weakly: a Chainer link, a PyTorch
+module.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-import chainer
+from chainrob.aggregation.layer_options import Reduction, Scope
+from chainrob.aggregation.scopes import estimate
 from chainrob.kernels import to_host
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
@@ -29,9 +31,10 @@ class Observation:
     them alive: take the weights, and let the observation go.
 
     Attributes:
-        link: the robust link; with ``scope='model'`` the model whose gradient was estimated.
-        name: the link's name in the observed model, as ``namedlinks`` gives it (``'/l1'``; ``'/'``
-            is the model itself).
+        owner: the robust layer (Chainer's link, PyTorch's module); with ``scope='model'`` the model
+            whose gradient was estimated. ``link`` is the same.
+        name: its name in the observed model, as the front names it (``'/l1'`` as ``namedlinks``
+            gives it; ``'/'`` is the model itself).
         robustifier: what made the estimate.
         gradients: the sample gradients of every parameter that was estimated, by its name
             (``'W'``; with ``scope='model'`` the path in the model, ``'/l1/W'``).
@@ -39,12 +42,17 @@ class Observation:
         loss_reduction: ``'mean'`` or ``'sum'``.
     """
 
-    link: chainer.Link
+    owner: Any
     name: str
     robustifier: Callable[[Any], Any]
     gradients: Mapping[str, SampleGradients]
     scope: str
     loss_reduction: str
+
+    @property
+    def link(self) -> Any:
+        """``owner``, by the name that it has in Chainer."""
+        return self.owner
 
     @property
     def n_samples(self) -> int:
@@ -86,48 +94,58 @@ def _host(array: Array) -> np.ndarray:
 
 Observer = Callable[[Observation], None]
 
-_observers: weakref.WeakKeyDictionary[chainer.Link, list[tuple[Observer, str]]] = (
-    weakref.WeakKeyDictionary()
-)
+_observers: weakref.WeakKeyDictionary[Any, list[tuple[Observer, str]]] = weakref.WeakKeyDictionary()
 
 
-def add_observer(link: chainer.Link, observer: Observer, name: str = "/") -> None:
-    """Call ``observer`` with an ``Observation`` at each of the link's estimates from now on."""
-    _observers.setdefault(link, []).append((observer, name))
+def add_observer(owner: Any, observer: Observer, name: str = "/") -> None:
+    """Call ``observer`` with an ``Observation`` at each of the layer's estimates from now on."""
+    _observers.setdefault(owner, []).append((observer, name))
 
 
-def remove_observer(link: chainer.Link, observer: Observer) -> None:
+def remove_observer(owner: Any, observer: Observer) -> None:
     """Undo one ``add_observer``; nothing happens where there is none."""
-    entries = _observers.get(link, [])
+    entries = _observers.get(owner, [])
     for number, (found, _) in enumerate(entries):
         # Bound methods are made anew at each access: equal, but seldom identical.
         if found == observer:
             del entries[number]
             break
     if not entries:
-        _observers.pop(link, None)
+        _observers.pop(owner, None)
 
 
 def any_observed() -> bool:
-    """Whether anyone observes any link; the price of not being watched."""
+    """Whether anyone observes any layer; the price of not being watched."""
     return bool(_observers)
 
 
-def notify(
-    links: Iterable[chainer.Link],
-    source: chainer.Link,
+def watched_estimate(
     robustifier: Callable[[Any], Any],
     gradients: Mapping[str, SampleGradients],
-    scope: str,
-    loss_reduction: str,
-) -> None:
-    """Tell everyone who observes one of ``links`` of an estimate of ``source``, each once."""
-    if not gradients:
-        return
-    told: list[Observer] = []
-    for link in links:
-        for observer, name in tuple(_observers.get(link, ())):
-            if observer not in told:
-                told.append(observer)
-                name = name if link is source else "/"
-                observer(Observation(source, name, robustifier, gradients, scope, loss_reduction))
+    scope: Scope,
+    loss_reduction: Reduction,
+    source: Any,
+    owners: Sequence[Any],
+) -> list[Array]:
+    """``estimate`` of named gradients, and an ``Observation`` to whoever watches one of ``owners``.
+
+    Every estimate of every front is asked for here. Each observer is told once.
+
+    Args:
+        robustifier, scope, loss_reduction: as in ``Aggregation``.
+        gradients: one operator a parameter, by the names that observers see.
+        source: whose gradient it is: the layer, or the model.
+        owners: whose observers are told; none where nobody is to be told.
+    """
+    estimates = estimate(robustifier, list(gradients.values()), scope)
+    if any_observed() and gradients:
+        told: list[Observer] = []
+        for owner in owners:
+            for observer, name in tuple(_observers.get(owner, ())):
+                if observer not in told:
+                    told.append(observer)
+                    name = name if owner is source else "/"
+                    observer(
+                        Observation(source, name, robustifier, gradients, scope, loss_reduction)
+                    )
+    return estimates

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any, ClassVar
 
 import chainer
 from chainer.functions.connection import embed_id as stock
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction
-from chainrob.kernels import array_module
-from chainrob.sample_gradients import EmbeddingGradients, SampleGradients
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import embedding_pullback, embedding_rows
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -29,33 +28,13 @@ class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        ids, gy = arrays
-        ids, n_ids = self._positive(ids)
-        return {1: EmbeddingGradients(ids, gy.reshape((*ids.shape, gy.shape[-1])), n_ids)}
+    ) -> Mapping[int, SampleGradients]:
+        return embedding_rows(arrays, wanted, self.inputs[1].shape[0], self.ignore_label)
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        ids, gy = variables
-        xp = array_module(rows)
-        picked, _ = self._positive(ids.array)
-        nothing = xp.zeros((len(rows), 1, rows.shape[-1]), rows.dtype)  # what is ignored
-        rows = xp.concatenate([rows, nothing], axis=1)
-        chosen = rows[xp.arange(len(rows))[:, None], picked].reshape(gy.shape)
-        return chainer.functions.sum(gy * chosen.astype(gy.dtype))
-
-    def _positive(self, ids: Array) -> tuple[Array, int]:
-        """Ids (N, S) from 0 to V, V for what is ignored; and V."""
-        n_ids = self.inputs[1].shape[0]
-        ids = ids.reshape((len(ids), prod(ids.shape[1:])))
-        # W[-1] is its last row, as in the forward pass; what is to be ignored becomes n_ids, out of
-        # range.
-        xp = array_module(ids)
-        ignored = ids == (n_ids if self.ignore_label is None else self.ignore_label)
-        ids = xp.where(ids < 0, ids.astype(xp.int64) + n_ids, ids)
-        ids = xp.where(ignored, n_ids, ids)
-        return ids, n_ids
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return embedding_pullback(arrays, cotangents, self.inputs[1].shape[0], self.ignore_label)
 
 
 def embed_id(
@@ -63,7 +42,7 @@ def embed_id(
     W: Any,
     ignore_label: int | None = None,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -101,11 +80,7 @@ def embed_id(
         array([[4., 5.],
                [0., 1.]], dtype=float32)
     """
-    return embed(x, W, ignore_label, Aggregation(robustifier, loss_reduction, scope))
-
-
-def embed(x: Any, W: Any, ignore_label: int | None, aggregation: Aggregation) -> chainer.Variable:
-    """``embed_id`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
-    return EmbedIDFunction(aggregation, ignore_label).apply((x, W))[0]
+    return EmbedIDFunction(plan, ignore_label).apply((x, W))[0]

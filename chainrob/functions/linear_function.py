@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar
 
 import chainer
 from chainer import function_node
 from chainer.utils import type_check
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, GradientNode, aggregation_now
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import linear_pullback, linear_rows
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.kernels import array_module
-from chainrob.robustifiers import Mean
-from chainrob.sample_gradients import OuterProducts, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
-class LinearFunction(function_node.FunctionNode):
+class LinearFunction(RobustFunction, function_node.FunctionNode):
     """y = x W^T + b; backward hands the sample gradients of W and b to a robustifier, and gx is the
     stock one.
 
@@ -32,7 +31,7 @@ class LinearFunction(function_node.FunctionNode):
             batch axes).
     """
 
-    parameters: ClassVar[dict[int, str]] = {1: "W", 2: "b"}
+    parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
 
     def __init__(self, aggregation: Aggregation, n_positions: int = 1) -> None:
         super().__init__()
@@ -72,65 +71,25 @@ class LinearFunction(function_node.FunctionNode):
             y += inputs[2][..., None, :]
         return (y,)
 
-    def backward(
-        self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
-    ) -> tuple[chainer.Variable | None, ...]:
+    def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
         x, W = self.get_retained_inputs()
-        (gy,) = grad_outputs
-        gradients: list[chainer.Variable | None] = [None, None, None]
-        if 0 in indexes:
-            gx = chainer.functions.matmul(gy, W)
-            if x.ndim < gx.ndim:
-                gx = chainer.functions.sum(gx, axis=tuple(range(gx.ndim - x.ndim)))
-            gradients[0] = gx if gx.dtype == x.dtype else chainer.functions.cast(gx, x.dtype)
-        wanted = [index for index in (1, 2) if index in indexes]
-        if wanted:
-            node = GradientNode(
-                self.sample_gradients,
-                aggregation_now(self.aggregation),
-                wanted,
-                self.parameters,
-                {1: W.dtype, 2: gy.dtype},
-                sample_axis=gy.ndim - 2,
-                n_positions=self.n_positions,
-                origin=self,
-                pull=self.pull,
-            )
-            for index, gradient in zip(wanted, node.apply((x, gy)), strict=True):
-                gradients[index] = gradient
-        return tuple(gradients[index] for index in indexes)
+        gx = chainer.functions.matmul(gy, W)
+        if x.ndim < gx.ndim:
+            gx = chainer.functions.sum(gx, axis=tuple(range(gx.ndim - x.ndim)))
+        return gx if gx.dtype == x.dtype else chainer.functions.cast(gx, x.dtype)
+
+    def sample_axis(self, gy: chainer.Variable) -> int:
+        return int(gy.ndim) - 2
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        """The operators of W (key 1) and b (key 2) from x and gy."""
-        x, gy = arrays
-        shape = (gy.shape[-2] // self.n_positions, self.n_positions)
-        x = x.reshape((*x.shape[:-2], *shape, x.shape[-1]))
-        gy = gy.reshape((*gy.shape[:-2], *shape, gy.shape[-1]))
-        weights = OuterProducts(x, gy)
-        operators: dict[int, SampleGradients] = {}
-        if 1 in wanted:
-            operators[1] = weights
-        if 2 in wanted:
-            operators[2] = weights.bias()
-        return operators
+    ) -> Mapping[int, SampleGradients]:
+        return linear_rows(arrays, wanted, self.n_positions)
 
     def pull(
         self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
     ) -> tuple[Array, ...]:
-        """Cotangents of x and gy from those of the operators' ingredients."""
-        x, gy = arrays
-        of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)
-        if 1 in cotangents:
-            factor_x, factor_gy = cotangents[1]
-            of_x, of_gy = factor_x.reshape(x.shape), factor_gy.reshape(gy.shape)
-        if 2 in cotangents:
-            (rows,) = cotangents[2]
-            shape = (gy.shape[-2] // self.n_positions, self.n_positions, gy.shape[-1])
-            spread = array_module(gy).broadcast_to(rows[..., None, :], (*gy.shape[:-2], *shape))
-            of_gy = of_gy + spread.reshape(gy.shape)
-        return of_x, of_gy
+        return linear_pullback(arrays, cotangents, self.n_positions)
 
 
 def linear(
@@ -139,7 +98,7 @@ def linear(
     b: Any = None,
     n_batch_axes: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -190,16 +149,12 @@ def linear(
         M. J. Holland, Robust gradient descent via back-propagation: a Chainer-based tutorial,
         Listings 2 to 4.
     """
-    return affine(x, W, b, n_batch_axes, Aggregation(robustifier, loss_reduction, scope))
-
-
-def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) -> chainer.Variable:
-    """``linear`` with its options as one object: what the link calls."""
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
     x = chainer.as_variable(x)
     W = chainer.as_variable(W)
     replicas = W.ndim - 2
     if replicas <= 0:
-        if aggregation.robustifier is None:
+        if runs_plainly(plan):
             return chainer.functions.linear(x, W, b, n_batch_axes)
         if n_batch_axes < 1:
             raise ValueError(f"n_batch_axes must be at least 1, found {n_batch_axes}")
@@ -212,9 +167,7 @@ def affine(x: Any, W: Any, b: Any, n_batch_axes: int, aggregation: Aggregation) 
         positions = max(prod(x.shape[1:n_batch_axes]), 1)
         n_inputs = prod(x.shape[n_batch_axes:])
         x = chainer.functions.reshape(x, (prod(batch_shape), n_inputs))
-    if aggregation.robustifier is None:
-        aggregation = replace(aggregation, robustifier=Mean(nonfinite="propagate"), scope="layer")
-    node = LinearFunction(aggregation, positions)
+    node = LinearFunction(plan, positions)
     (y,) = node.apply((x, W) if b is None else (x, W, b))
     if n_batch_axes > 1:
         y = chainer.functions.reshape(y, (*batch_shape, W.shape[-2]))

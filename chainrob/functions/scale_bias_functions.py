@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 import chainer
 from chainer import function_node
 from chainer.utils import type_check
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.gradient_node import Aggregation, RobustFunction, position_sums, spread
-from chainrob.sample_gradients import Dense, SampleGradients
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.builders import bias_pullback, bias_rows, scale_pullback, scale_rows
+from chainrob.builders.positions import along
+from chainrob.functions.gradient_node import RobustFunction, runs_plainly
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -41,13 +43,7 @@ class _Along(RobustFunction, function_node.FunctionNode):
 
     def extended(self, parameter: Any, ndim: int) -> Any:
         """The parameter with axes of length 1 around its own."""
-        after = ndim - self.axis - parameter.ndim
-        return parameter.reshape((*(1,) * self.axis, *parameter.shape, *(1,) * after))
-
-    def rows(self, values: Array) -> Dense:
-        """Sums over the axes that are neither the samples' nor the parameter's."""
-        own = range(self.axis, self.axis + len(self.inputs[1].shape))
-        return position_sums(values, keep=tuple(own))
+        return along(parameter, self.axis, ndim)
 
 
 class ScaleFunction(_Along):
@@ -66,15 +62,13 @@ class ScaleFunction(_Along):
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        x, gy = arrays
-        return {1: self.rows(x * gy)}
+    ) -> Mapping[int, SampleGradients]:
+        return scale_rows(arrays, wanted, self.axis, len(self.inputs[1].shape))
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        x, gy = variables
-        return chainer.functions.sum(x * gy * spread(rows, self.axis, gy))
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return scale_pullback(arrays, cotangents, self.axis)
 
 
 class BiasFunction(_Along):
@@ -94,15 +88,13 @@ class BiasFunction(_Along):
 
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
-    ) -> dict[int, SampleGradients]:
-        (gy,) = arrays
-        return {1: self.rows(gy)}
+    ) -> Mapping[int, SampleGradients]:
+        return bias_rows(arrays, wanted, self.axis, len(self.inputs[1].shape))
 
-    def row_products(
-        self, index: int, rows: Array, variables: tuple[chainer.Variable, ...]
-    ) -> chainer.Variable:
-        (gy,) = variables
-        return chainer.functions.sum(gy * spread(rows, self.axis, gy))
+    def pull(
+        self, arrays: tuple[Array, ...], cotangents: Mapping[int, tuple[Array, ...]]
+    ) -> tuple[Array, ...]:
+        return bias_pullback(arrays, cotangents, self.axis)
 
 
 def scale(
@@ -110,7 +102,7 @@ def scale(
     y: Any,
     axis: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -143,7 +135,10 @@ def scale(
         array([[1., 2., 3.],
                [1., 2., 3.]], dtype=float32)
     """
-    return multiply(x, y, axis, Aggregation(robustifier, loss_reduction, scope))
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
+        return chainer.functions.scale(x, y, axis)
+    return ScaleFunction(plan, axis).apply((x, y))[0]
 
 
 def bias(
@@ -151,7 +146,7 @@ def bias(
     y: Any,
     axis: int = 1,
     *,
-    robustifier: Callable[[Any], Any] | None = None,
+    robustifier: Callable[[Any], Any] | Aggregation | None = None,
     loss_reduction: Reduction = "mean",
     scope: Scope = "layer",
 ) -> chainer.Variable:
@@ -174,18 +169,7 @@ def bias(
         array([[2., 3., 4.],
                [2., 3., 4.]], dtype=float32)
     """
-    return add(x, y, axis, Aggregation(robustifier, loss_reduction, scope))
-
-
-def multiply(x: Any, y: Any, axis: int, aggregation: Aggregation) -> chainer.Variable:
-    """``scale`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
-        return chainer.functions.scale(x, y, axis)
-    return ScaleFunction(aggregation, axis).apply((x, y))[0]
-
-
-def add(x: Any, y: Any, axis: int, aggregation: Aggregation) -> chainer.Variable:
-    """``bias`` with its options as one object: what the link calls."""
-    if aggregation.robustifier is None:
+    plan = Aggregation.of(robustifier, loss_reduction, scope)
+    if runs_plainly(plan):
         return chainer.functions.bias(x, y, axis)
-    return BiasFunction(aggregation, axis).apply((x, y))[0]
+    return BiasFunction(plan, axis).apply((x, y))[0]
