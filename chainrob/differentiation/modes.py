@@ -13,7 +13,7 @@ import chainer.functions as F
 from chainrob.aggregation import exact_backward
 from chainrob.differentiation._closed import as_array
 from chainrob.differentiation._graph import require_dependence
-from chainrob.differentiation._kinks import require_differentiable, require_finite
+from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks, require_finite
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
 
@@ -235,7 +235,8 @@ def _as_variables(inputs: Any) -> tuple[list[Variable], bool]:
 
 
 def _call(function: Function, xs: Sequence[Variable]) -> Variable:
-    y = function(*xs)
+    with KinkHook():
+        y = function(*xs)
     if not isinstance(y, chainer.Variable):
         raise TypeError(f"function must return a chainer.Variable, found {type(y).__name__}")
     y = F.identity(y)  # a function may return its input, and a node is no function of itself
@@ -272,12 +273,11 @@ def _grad(
     if not reached:
         return [chainer.Variable(x.xp.zeros_like(x.array)) for x in inputs]
     ys, ws = zip(*reached, strict=True)
-    for y in ys:
-        require_differentiable(y)
-    slopes = chainer.grad(ys, inputs, ws, enable_double_backprop=keep)
+    with KinkHook():  # the gradient's own kinks matter to the next derivative
+        found = gradients_at_kinks(ys, inputs, ws, keep)
     slopes = [
         chainer.Variable(x.xp.zeros_like(x.array)) if slope is None else slope
-        for x, slope in zip(inputs, slopes, strict=True)
+        for x, slope in zip(inputs, found, strict=True)
     ]
     for y in ys:
         require_finite(y, inputs, slopes)

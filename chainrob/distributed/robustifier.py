@@ -79,8 +79,10 @@ class Distributed(Robustifier):
         object.__setattr__(self, "exchange", exchange)
         object.__setattr__(self, "nonfinite", robustifier.nonfinite)
 
-    def __call__(self, gradients: Array | SampleGradients) -> Any:
-        operator = as_operator(gradients)
+    def __call__(
+        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
+    ) -> Any:
+        operator = as_operator(self._given(gradients, x))
         split = self._split(operator)
         if split.total == 0:
             return _zeros(operator)

@@ -8,6 +8,7 @@ marker, so that nothing is told by color alone.
 from __future__ import annotations
 
 from chainrob.plotting.contamination import contamination, points
+from chainrob.plotting.function_graph import chainer_dot, chainer_graph
 from chainrob.plotting.graph import computation_graph
 from chainrob.plotting.heat_map import heat_map
 from chainrob.plotting.influence_plots import breakdown_curve, influence_curve
@@ -19,6 +20,8 @@ from chainrob.plotting.suspect_plots import most_suspect, suspects
 __all__ = [
     "PALETTE",
     "breakdown_curve",
+    "chainer_dot",
+    "chainer_graph",
     "computation_graph",
     "contamination",
     "heat_map",

@@ -74,12 +74,15 @@ class Robustifier(abc.ABC):
     def __post_init__(self) -> None:
         require_choice(self, "nonfinite", ("drop", "raise", "propagate"))
 
-    def __call__(self, gradients: Array | SampleGradients) -> Any:
+    def __call__(
+        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
+    ) -> Any:
         """The robust estimate of the N rows.
 
         Args:
             gradients: array (N, D), NumPy or CuPy, floating point; or a ``SampleGradients``
                 operator.
+            x: the same by the name that it has in the tutorial's Listing 4, in place of it.
 
         Returns:
             array (D,) of the same dtype on the same device; for an operator, (*R, *shape) of its
@@ -88,9 +91,15 @@ class Robustifier(abc.ABC):
         Raises:
             ValueError: no rows, a wrong shape, parameters that cannot work with N rows, or no
                 finite row.
-            TypeError: not an array of a floating point dtype.
+            TypeError: not an array of a floating point dtype; or both names, or neither.
         """
-        return self._guarded(as_operator(gradients), "_estimate")
+        return self._guarded(as_operator(self._given(gradients, x)), "_estimate")
+
+    def _given(self, gradients: Any, x: Any) -> Any:
+        """The rows, by whichever of the two names."""
+        if (gradients is None) == (x is None):
+            raise TypeError(f"{type(self).__name__} takes the rows once: as gradients or as x=")
+        return x if gradients is None else gradients
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.

@@ -50,8 +50,11 @@ class PerReplica(Robustifier):
                     f"PerReplica: robustifiers must be Robustifier objects or None, found {entry!r}"
                 )
 
-    def __call__(self, gradients: Array | SampleGradients) -> Any:
-        return self._each(gradients, lambda robustifier, part: robustifier(part))
+    def __call__(
+        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
+    ) -> Any:
+        rows = self._given(gradients, x)
+        return self._each(rows, lambda robustifier, part: robustifier(part))
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         return self._each(gradients, lambda robustifier, part: robustifier.sample_weights(part))

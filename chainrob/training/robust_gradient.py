@@ -19,10 +19,9 @@ from chainrob.aggregation.recorder import forget, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
 from chainrob.sample_gradients.base import Array
+from chainrob.training.index_set import IndexSet, Selection, masked_rows, outside, scattered
 
 clearing.LISTENERS.append(forget)
-
-Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
 
 
 class RobustGradient:
@@ -55,16 +54,19 @@ class RobustGradient:
             report to this hook from now on, and not to another one's.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default the one
             that the links hold.
-        parameters: Algorithm 1's index set, those that are estimated robustly: names as
+        parameters: Algorithm 1's index set, the weights that are estimated robustly: names as
             ``model.namedparams()`` gives them (a name of a link means all parameters below it), a
-            predicate ``(name, parameter) -> bool`` that is asked at each update, or None for all.
-            The others get the plain mean. Assign to it at any time between updates.
+            predicate ``(name, parameter)`` that is asked at each update, or None for all. Single
+            weights are given by a mapping from the name to a mask of booleans or to a list of
+            indices, ``{'/0/W': [(0, 1)], '/0/b': True}``; a predicate may return a mask too. The
+            other weights get the plain mean. Assign to it at any time between updates.
 
     Raises:
         ValueError: at an update: no link has ``scope='model'``, parameters that saw different
             numbers of samples or loss reductions, or links that hold different robustifiers where
             none was given.
         KeyError: a name that no parameter has.
+        TypeError: an index set that is none of these.
 
     Example:
         >>> import numpy as np, chainrob
@@ -108,20 +110,12 @@ class RobustGradient:
 
     @property
     def parameters(self) -> Selection:
-        """The index set: names, a predicate, or None for all."""
+        """The index set: names, weights by name, a predicate, or None for all."""
         return self._parameters
 
     @parameters.setter
     def parameters(self, value: Selection) -> None:
-        if value is not None and not callable(value):
-            value = (value,) if isinstance(value, str) else tuple(value)
-            names = [name for name, _ in self.model.namedparams(include_uninit=True)]
-            for entry in value:
-                if not any(_is_at_or_below(name, entry) for name in names):
-                    raise KeyError(
-                        f"RobustGradient: parameters must be names of parameters, found {entry!r}; "
-                        f"there are {sorted(names)}"
-                    )
+        self._index_set = IndexSet(value, self.model.namedparams(include_uninit=True))
         self._parameters = value
 
     def __call__(self, optimizer: Any = None) -> None:
@@ -135,18 +129,24 @@ class RobustGradient:
         self._check_links()
         robust: list[Entry] = []
         plain: list[Entry] = []
+        masks: dict[str, Any] = {}
         for name, recording in self._named(self._recorder.collect()):
             parameter = getattr(recording.owner, recording.name)
-            chosen = robust if self._selects(name, parameter) else plain
-            chosen.append(Entry.of(name, recording))
+            entry = Entry.of(name, recording)
+            masks[name] = mask = self._index_set.of(name, parameter)
+            if mask is not True:
+                plain.append(entry)
+            if mask is not False:
+                rows = entry.rows if mask is True else masked_rows(name, entry.rows, mask)
+                robust.append(entry._replace(rows=rows))
         for entry, gradient in zip(plain, mean_gradients(plain, self._robustifier_of), strict=True):
             if gradient is not None:
-                _add(entry.recording.target, gradient)
+                _add(entry.recording.target, outside(gradient, masks[entry.name]))
         if robust:
             robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
             estimates = model_gradients(robust, robustifier, self.model)
             for entry, gradient in zip(robust, estimates, strict=True):
-                _add(entry.recording.target, gradient)
+                _add(entry.recording.target, scattered(gradient, masks[entry.name]))
         if getattr(optimizer, "_loss_scaling_is_dynamic", False):
             optimizer.check_nan_in_grads()  # which saw zeros before this hook
 
@@ -163,13 +163,6 @@ class RobustGradient:
 
     def _robustifier_of(self, entry: Entry) -> Any:
         return self.robustifier or entry.recording.owner.robustifier
-
-    def _selects(self, name: str, parameter: chainer.Parameter) -> bool:
-        if self._parameters is None:
-            return True
-        if callable(self._parameters):
-            return bool(self._parameters(name, parameter))
-        return any(_is_at_or_below(name, entry) for entry in self._parameters)
 
     def _robust_links(self) -> list[RobustLink]:
         return [
@@ -234,8 +227,3 @@ def _add(target: Any, gradient: Array) -> None:
     variable.grad = gradient.astype(target.dtype, copy=False)
     variable.backward()
     variable.cleargrad()
-
-
-def _is_at_or_below(name: str, entry: str) -> bool:
-    path = f"/{entry.strip('/')}"
-    return name == path or name.startswith(f"{path.rstrip('/')}/")

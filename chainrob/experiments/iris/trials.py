@@ -36,6 +36,8 @@ class TrialData(NamedTuple):
     """(n_train, 2), the training points before the contamination."""
     pushed: NDArray[np.int64]
     """Numbers of the training points that were contaminated."""
+    projected: Array
+    """(150, 2), all points in the order of the file, before they are scaled."""
 
 
 @lru_cache(maxsize=1)
@@ -68,6 +70,7 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     # Each component's largest loading is positive: the sign is part of the definition.
     components = PCA(2, whiten=True, svd_solver="full")
     z = components.fit(x[train] if settings.components_from == "train" else x).transform(x)
+    projected = z
     z = MinMaxScaler().fit(z[train] if settings.scaling_from == "train" else z).transform(z)
     pushed = choose_rows(
         settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
@@ -86,6 +89,7 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
         t_test=t[test],
         x_clean=z[train],
         pushed=pushed,
+        projected=projected,
     )
 
 
