@@ -49,7 +49,7 @@ def add_settings(
     for name in names:
         hint, value = hints[name], getattr(defaults, name)
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        text = f"{texts[name]} (default: {'none' if shown in ('', None) else shown})"
+        text = f"{texts[name]} (default: {'empty' if shown in ('', None) else shown})"
         options: dict[str, Any] = {"help": text.replace("%", "%%")}
         if get_origin(hint) is tuple and name in repeated:
             options |= {"action": "append", "metavar": "TEXT"}

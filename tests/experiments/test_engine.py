@@ -54,7 +54,7 @@ def test_options_follow_from_the_fields():
     assert Settings(**given(args, NAMES)) == Settings(5, ("x", "y z"), (1.0, 2.0), "b")
     assert given(parser().parse_args([]), NAMES) == {}
     text = parser().format_help()
-    for said in ("default: 3", "default: 0.1 0.2", "100% free (default: none)", "results/here"):
+    for said in ("default: 3", "default: 0.1 0.2", "100% free (default: empty)", "results/here"):
         assert said in " ".join(text.split())
 
 
