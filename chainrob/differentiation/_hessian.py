@@ -173,7 +173,7 @@ class Hessian:
             try:
                 found = eigsh(
                     operator, k=1, which=which, v0=start, tol=tolerance, maxiter=5,
-                    ncv=min(total, 60), return_eigenvectors=False,
+                    ncv=min(total, 30 if which == "LA" else 60), return_eigenvectors=False,
                 )  # fmt: skip
             except ArpackNoConvergence:
                 return None

@@ -73,10 +73,10 @@ def test_a_regularization_path_and_its_slopes():
     loss vanishes at the best penalty.
     """
     rng = np.random.default_rng(0)
-    w = rng.normal(size=15)
-    x = rng.normal(size=(160, 15))
+    w = rng.normal(size=8)
+    x = rng.normal(size=(160, 8))
     t = np.where(rng.random(160) < 1 / (1 + np.exp(-x @ w / 2)), 1.0, -1.0)
-    train, clean = slice(0, 60), slice(60, None)
+    train, clean = slice(0, 40), slice(40, None)
 
     def objective(p, s):
         margins = t[train] * F.matmul(x[train], p)
@@ -86,17 +86,17 @@ def test_a_regularization_path_and_its_slopes():
         return F.mean(F.softplus(-t[clean] * F.matmul(x[clean], p)))
 
     grid = np.linspace(-7, 1, 17)
-    losses, slopes, guess, iterations = [], [], np.zeros(15), {"cold": 0, "warm": 0}
+    losses, slopes, guess, iterations = [], [], np.zeros(8), {"cold": 0, "warm": 0}
     for k, s in enumerate(grid):
         theta = chainer.Variable(np.array(s))
         best = argmin(objective, guess, theta)
         iterations["warm"] += best.report.iterations
-        iterations["cold"] += argmin(objective, np.zeros(15), s).report.iterations
+        iterations["cold"] += argmin(objective, np.zeros(8), s).report.iterations
         loss = validation(best)
         losses.append(float(loss.array))
         slopes.append(float(chainer.grad([loss], [theta])[0].array))
         if k + 1 < len(grid):
-            rows = [chainer.grad([best], [theta], [chainer.Variable(u)])[0] for u in np.eye(15)]
+            rows = [chainer.grad([best], [theta], [chainer.Variable(u)])[0] for u in np.eye(8)]
             guess = best.array + (grid[k + 1] - s) * np.array([r.array for r in rows])
     # The integral of the slopes is the loss: the trapezoid rule's error is that of half a step.
     area = np.concatenate([[0], np.cumsum((np.array(slopes)[1:] + slopes[:-1]) / 2 * 0.5)])
