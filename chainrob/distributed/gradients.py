@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from chainrob.distributed.redistribution import (
 )
 from chainrob.distributed.spread_values import SpreadValues
 from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
-from chainrob.sample_gradients.base import Array, Fused, Index
+from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares
 from chainrob.sample_gradients.normalized import magnitude, scaled_down
 from chainrob.sample_gradients.output_units import OutputUnits
 
@@ -135,15 +135,13 @@ class DistributedGradients(SampleGradients):
 
     # -- coordinate-wise reductions
 
-    def reduce(
-        self,
-        reduction: Callable[[Array], Array],
-        dtype: Any = None,
-        fused: Fused | None = None,
-    ) -> Array:
-        if isinstance(self.local, OutputUnits):  # coordinates know nothing of units
-            return self._over(self.local.base).reduce(reduction, dtype, fused)
-        if not self._by_factors():
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Array:
+        if isinstance(self.local, OutputUnits):
+            # Coordinates know nothing of units; squares are added up a unit.
+            local = self.local.base if squares is None else self.local.by_replica()
+            return self._over(local).reduce(reduction, dtype, squares)
+        # Squares are added up where all values of a coordinate are in one place.
+        if squares is None and not self._by_factors():
             try:
                 return self._reduce_spread(reduction, dtype)
             except (TypeError, AttributeError, IndexError):
@@ -152,22 +150,25 @@ class DistributedGradients(SampleGradients):
                 pass
         if isinstance(self.local, EmbeddingGradients):
             # Few of its coordinates are not zero, and the operator of all rows knows which.
-            return self._scaled(self.gathered()).reduce(reduction, dtype, fused)
+            return self._scaled(self.gathered()).reduce(reduction, dtype, squares)
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
+        own = None if squares is None else squares.like()
         for share in shares(self.local, self.split_of_samples):
-            mine = self._scaled(share.part).reduce(reduction, dtype or self.dtype, fused)
+            mine = self._scaled(share.part).reduce(reduction, dtype or self.dtype, own)
             target = out[(*lead, *share.index, ...)]
             target[...] = self.ranks.gather(mine, share.counts, share.axis).reshape(target.shape)
+        if squares is not None and own is not None:
+            squares.add(self.ranks.allreduce(own.let_in), self.ranks.allreduce(own.total))
         return out
 
-    def _reduce_spread(self, reduction: Callable[[Any], Array], dtype: Any) -> Array:
+    def _reduce_spread(self, reduction: Reduction, dtype: Any) -> Array:
         split = self.split_of_samples
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
         for index, values in common_tiles(self._scaled(self.local), split):
             target = out[(*lead, *index, ...)]
-            target[...] = reduction(SpreadValues(values, split)).reshape(target.shape)
+            target[...] = reduction.of_values(SpreadValues(values, split)).reshape(target.shape)
         return out
 
     def _by_factors(self) -> bool:

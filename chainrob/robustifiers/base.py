@@ -21,8 +21,7 @@ from chainrob.robustifiers.errors import (
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused
-from chainrob.sample_gradients.normalized import magnitude
+from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
 from chainrob.sample_gradients.pullback import (
     projections,
     pullback_coordinates,
@@ -237,7 +236,11 @@ class CoordinateWise(Robustifier):
     """
 
     def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.reduce(self.reduce, fused=self.fused(gradients.n_samples))
+        return gradients.reduce(self.reduction(gradients.n_samples))
+
+    def reduction(self, n_samples: int) -> Reduction:
+        """``reduce`` with its weights and its compiled form, for N rows."""
+        return Reduction(self.reduce, self.coordinate_weights, self.fused(n_samples))
 
     def fused(self, n_samples: int) -> Fused | None:
         """The compiled form of ``reduce`` for outer products, None where there is none."""
@@ -262,23 +265,9 @@ class CoordinateWise(Robustifier):
         """The weight of each value in its coordinate's estimate, 1 for a plain mean: (*R, N, d)."""
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
-        xp = gradients.xp
-        # Deviations are squared: in float64 they are brought to ordinary size before.
-        exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
-        let_in = xp.zeros((*gradients.replicas, gradients.n_samples), np.float64)
-        total = xp.zeros_like(let_in)
-        rounding = gradients.n_samples * float(np.finfo(np.float64).eps)
-        for _, values in gradients.tiles():
-            weights = self.coordinate_weights(values).astype(np.float64, copy=False)
-            shares = weights / weights.sum(axis=-2, keepdims=True)
-            deviations = values - (shares * values).sum(axis=-2, keepdims=True)
-            # What rounding leaves of a mean of equal values is no deviation.
-            noise = rounding * (shares * xp.abs(values)).sum(axis=-2, keepdims=True)
-            deviations = xp.where(xp.abs(deviations) > noise, deviations, 0.0)
-            squares = xp.clip(xp.ldexp(deviations, -exponent), -1e150, 1e150) ** 2
-            let_in += (weights * squares).sum(axis=-1)
-            total += squares.sum(axis=-1)
-        return xp.where(total == 0.0, 1.0, let_in / xp.where(total == 0.0, 1.0, total))
+        squares = RowSquares.of(gradients)
+        gradients.reduce(self.reduction(gradients.n_samples), squares=squares)
+        return squares.weights()
 
 
 @dataclass(frozen=True, repr=False)

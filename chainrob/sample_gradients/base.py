@@ -12,15 +12,26 @@ import abc
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.kernels import fused as compiled
+from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
 
-Array = Any
-"""A NumPy or CuPy array."""
+__all__ = [
+    "MATERIALIZE_LIMIT",
+    "TILE_BUDGET",
+    "Array",
+    "Fused",
+    "Index",
+    "Reduction",
+    "RowSquares",
+    "SampleGradients",
+    "block_matrix",
+    "central_row",
+    "squared_distances",
+]
 
 Index = tuple[slice, ...]
 """Where a tile lies in the parameter: one slice an axis of ``shape``."""
@@ -30,13 +41,6 @@ TILE_BUDGET = 1 << 21
 
 MATERIALIZE_LIMIT = 1 << 28
 """Numbers that ``materialize`` is willing to build (1 GiB in float32)."""
-
-
-class Fused(NamedTuple):
-    """A reduction's name in ``chainrob.kernels`` and its parameters, in the kernel's order."""
-
-    name: str
-    parameters: tuple[Any, ...] = ()
 
 
 class SampleGradients(abc.ABC):
@@ -156,23 +160,29 @@ class SampleGradients(abc.ABC):
 
     def reduce(
         self,
-        reduction: Callable[[Array], Array],
+        reduction: Reduction | Callable[[Array], Array],
         dtype: Any = None,
-        fused: Fused | None = None,
-    ) -> Array:
-        """Apply a coordinate-wise reduction (*R, N, d) -> (*R, d) to all coordinates: (*R, *shape).
+        squares: RowSquares | None = None,
+    ) -> Any:
+        """Apply a coordinate-wise reduction to all coordinates: (*R, *shape).
 
         Args:
-            reduction: called with tiles in ``compute_dtype``.
+            reduction: called with tiles (*R, N, d) in ``compute_dtype``; a plain function stands
+                for its definition alone.
             dtype: dtype of the result, ``self.dtype`` unless given.
-            fused: names a compiled form of the same reduction, used where there is one.
+            squares: sums (*R, N) to which the rows' squares are added in the same pass.
         """
+        if not isinstance(reduction, Reduction):
+            reduction = Reduction(reduction)
+        return self._reduce(reduction, dtype, squares)
+
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        """``reduce`` tile by tile; an operator that knows a faster way overrides it."""
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
-        reduction = of_values(reduction, fused, self.xp)
         for index, values in self.tiles():
             target = out[(*lead, *index, ...)]  # the ellipsis: a view even where there are no axes
-            target[...] = reduction(values).reshape(target.shape)
+            target[...] = reduction.of_values(values, squares).reshape(target.shape)
         return out
 
     def moments(self, ddof: int = 0) -> tuple[Array, Array]:
@@ -233,24 +243,6 @@ class SampleGradients(abc.ABC):
     def split(self, estimate: Array) -> Any:
         """An estimate (*R, D) in the parameter's own shape."""
         return estimate.reshape((*self.replicas, *self.shape))
-
-
-def of_values(
-    reduction: Callable[[Array], Array], fused: Fused | None, xp: Any
-) -> Callable[[Array], Array]:
-    """A reduction of tiles: on a device its compiled form, which never waits.
-
-    Values are outer products with a single output whose gradient is one.
-    """
-    if fused is None or xp is np:
-        return reduction
-
-    def reduce(values: Array) -> Array:
-        ones = xp.ones((*values.shape[:-1], 1, 1), values.dtype)
-        out = compiled(*fused, values[..., None, :], ones)
-        return reduction(values) if out is None else out[..., 0, :]
-
-    return reduce
 
 
 def central_row(array: Array) -> Array:

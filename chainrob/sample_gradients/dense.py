@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.kernels import fused as compiled
 from chainrob.sample_gradients.base import (
     TILE_BUDGET,
     Array,
-    Fused,
     Index,
+    Reduction,
+    RowSquares,
     SampleGradients,
     central_row,
 )
@@ -71,15 +71,15 @@ class Dense(SampleGradients):
             index: Index = (slice(start, stop),) if self.shape else ()
             yield index, flat[..., start * rest : stop * rest]
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        if fused is not None:
-            # Rows are outer products with a single output whose gradient is one.
-            flat = self.flat[..., None, :]
-            out = compiled(*fused, flat, self.xp.ones((*flat.shape[:-1], 1), flat.dtype))
-            if out is not None:
-                out = out.reshape((*self.replicas, *self.shape))
-                return out.astype(dtype or self.dtype, copy=False)
-        return super().reduce(reduction, dtype)
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        # Rows are outer products with a single output whose gradient is one.
+        flat = self.flat[..., None, :]
+        ones = self.xp.ones((*flat.shape[:-1], 1), flat.dtype)
+        out = reduction.of_outer_products(flat, ones, squares)
+        if out is None:
+            return super()._reduce(reduction, dtype, squares)
+        out = out.reshape((*self.replicas, *self.shape))
+        return out.astype(dtype or self.dtype, copy=False)
 
     def take(self, rows: Array) -> Dense:
         axis = len(self.replicas)

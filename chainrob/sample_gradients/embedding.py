@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.base import (
+    TILE_BUDGET,
+    Array,
+    Index,
+    Reduction,
+    RowSquares,
+    SampleGradients,
+)
 from chainrob.sample_gradients.normalized import _typical_exponent, magnitude, scaled_down
 from chainrob.sample_gradients.tiled import Tiled
 
@@ -133,14 +140,14 @@ class EmbeddingGradients(Tiled):
             out += xp.matmul(rows, rows.T)
         return out
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Array:
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Array:
         out = self.xp.zeros(self.shape, dtype or self.dtype)
         small = self.touched()
         if small.shape[0] < self.shape[0] and out.size:
             # All the other coordinates are N zeros: they are reduced once for all.
-            out[...] = reduction(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
+            out[...] = reduction.of_values(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
         if small.shape[0]:
-            out[self.touched_ids] = SampleGradients.reduce(small, reduction, dtype)
+            out[self.touched_ids] = SampleGradients._reduce(small, reduction, dtype, squares)
         return out
 
     def take(self, rows: Array) -> EmbeddingGradients:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares, SampleGradients
 from chainrob.sample_gradients.outer_product import OuterProducts
 
 
@@ -68,8 +68,8 @@ class Joined(SampleGradients):
             grams.append(gram)
         return reduce(add, grams)
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        return tuple(part.reduce(reduction, dtype, fused) for part in self.parts)
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        return tuple(part.reduce(reduction, dtype, squares) for part in self.parts)
 
     def moments(self, ddof: int = 0) -> Any:
         pairs = [part.moments(ddof) for part in self.parts]

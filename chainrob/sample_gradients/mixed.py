@@ -12,11 +12,11 @@ import numpy as np
 from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.base import (
     Array,
-    Fused,
     Index,
+    Reduction,
+    RowSquares,
     SampleGradients,
     block_matrix,
-    of_values,
 )
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.joined import Joined
@@ -82,12 +82,12 @@ class Mixed(SampleGradients):
         apart = norms > 32.0 * np.finfo(np.float64).eps * rounding
         return gram * (apart[..., :, None] & apart[..., None, :])
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        # Output units that are mixed each in its own way are no longer one layer to their base. A
-        # fused form knows outer products only, and mixed rows are sums of them; it is given values.
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        # Output units that are mixed each in its own way are no longer one layer to their base.
         base = self.base if self.matrix.ndim == 2 else self.base.by_replica()
-        of_mixed = of_values(reduction, fused, self.xp)
-        return base.reduce(lambda values: of_mixed(self._combine(values)), dtype)
+        last = reduction.mix
+        mix = self._combine if last is None else lambda values: last(self._combine(values))
+        return base.reduce(reduction._replace(mix=mix), dtype, squares)
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         for index, values in self.base.tiles(budget):
@@ -133,15 +133,16 @@ class Blocks(Mixed):
     def __init__(self, base: SampleGradients, n_blocks: int) -> None:
         super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        if fused is not None and self.xp is np:
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        if reduction.fused is not None and self.xp is np:
             base, count = self.base, self.n_samples
             if isinstance(base, Joined):
                 parts = [Blocks(part, count) for part in base.parts]
-                return tuple(part.reduce(reduction, dtype, fused) for part in parts)
+                return tuple(part.reduce(reduction, dtype, squares) for part in parts)
             if type(base) is OuterProducts and base.n_positions == 1:
-                return base.grouped(count).reduce(reduction, dtype or self.dtype, fused)
+                return base.grouped(count).reduce(reduction, dtype or self.dtype, squares)
             if type(base) is Dense:
                 rows = self._combine(base.flat).reshape((*self.replicas, count, *self.shape))
-                return Dense(rows, len(self.replicas)).reduce(reduction, dtype or self.dtype, fused)
-        return super().reduce(reduction, dtype, fused)
+                means = Dense(rows, len(self.replicas))
+                return means.reduce(reduction, dtype or self.dtype, squares)
+        return super()._reduce(reduction, dtype, squares)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module, centered_gram
-from chainrob.kernels import fused as compiled
 from chainrob.sample_gradients.base import (
     TILE_BUDGET,
     Array,
-    Fused,
     Index,
+    Reduction,
+    RowSquares,
     SampleGradients,
     central_row,
 )
@@ -152,14 +152,13 @@ class OuterProducts(SampleGradients):
                 index = (slice(q, min(q + q_step, n_outputs)), slice(p, min(p + p_step, n_inputs)))
                 yield index, self._values(*index)
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Any:
-        if fused is not None:
-            factors = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
-            out = compiled(*fused, *factors)
-            if out is not None:
-                out = out.reshape((*self.replicas, *self.shape))
-                return out.astype(dtype or self.dtype, copy=False)
-        return super().reduce(reduction, dtype, fused)
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        x, gy = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
+        out = reduction.of_outer_products(x, gy, squares)
+        if out is None:
+            return super()._reduce(reduction, dtype, squares)
+        out = out.reshape((*self.replicas, *self.shape))
+        return out.astype(dtype or self.dtype, copy=False)
 
     def grouped(self, n_blocks: int) -> OuterProducts:
         """The means of blocks as outer products: the samples of a block become its positions, with

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array, Fused, Index, SampleGradients
+from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares, SampleGradients
 from chainrob.sample_gradients.outer_product import OuterProducts
 
 
@@ -50,8 +50,10 @@ class OutputUnits(SampleGradients):
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         return self._explicit().tiles(budget)
 
-    def reduce(self, reduction: Any, dtype: Any = None, fused: Fused | None = None) -> Array:
-        return self.base.reduce(reduction, dtype, fused)
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Array:
+        # Coordinates know nothing of units; squares are added up a unit.
+        base = self.base if squares is None else self._explicit()
+        return base.reduce(reduction, dtype, squares)
 
     def take(self, rows: Array) -> OutputUnits:
         return OutputUnits(self.base.take(rows))
