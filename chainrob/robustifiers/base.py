@@ -22,11 +22,6 @@ from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
-from chainrob.sample_gradients.pullback import (
-    projections,
-    pullback_coordinates,
-    pullback_weights,
-)
 
 __all__ = [
     "ConvergenceWarning",
@@ -258,7 +253,7 @@ class CoordinateWise(Robustifier):
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_coordinates(gradients, self.derivative, cotangent)
+        return gradients.pullback_coordinates(self.derivative, cotangent)
 
     @abc.abstractmethod
     def coordinate_weights(self, values: Array) -> Array:
@@ -318,7 +313,7 @@ class Weighting(Robustifier):
         xp = gradients.xp
         gram = gram_matrix(gradients, centered=self.translation_equivariant)
         scaled = self.in_units(gram.exponent)
-        products, along = gram.products, projections(gradients, cotangent)[..., None]
+        products, along = gram.products, gradients.projections(cotangent)[..., None]
         if self.translation_equivariant:
             # About the estimate itself: a point that is known by its weights, and an ordinary one.
             weights = scaled.weights(products)[..., None]
@@ -330,7 +325,7 @@ class Weighting(Robustifier):
             mixing = xp.ldexp(mixing, -2 * gram.exponent)
             if self.translation_equivariant:
                 mixing = xp.matmul(mixing, shift)
-        return pullback_weights(gradients, weights, mixing, cotangent)
+        return gradients.pullback_weights(weights, mixing, cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         return self._row_weights(gradients) * gradients.n_samples

@@ -2,11 +2,10 @@
 D array.
 """
 
-from chainrob.sample_gradients.base import MATERIALIZE_LIMIT, TILE_BUDGET, SampleGradients
+from chainrob.sample_gradients.base import MATERIALIZE_LIMIT, TILE_BUDGET, Mixed, SampleGradients
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.embedding import EmbeddingGradients
 from chainrob.sample_gradients.joined import Joined
-from chainrob.sample_gradients.mixed import Mixed
 from chainrob.sample_gradients.outer_product import OuterProducts
 from chainrob.sample_gradients.patches import PatchProducts, TransposedPatchProducts
 from chainrob.sample_gradients.summed import Summed, add_up

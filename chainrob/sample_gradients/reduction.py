@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels import array_module
-from chainrob.kernels import fused as compiled
+from chainrob.kernels import array_module, fused
 
 if TYPE_CHECKING:
     from chainrob.sample_gradients.base import SampleGradients
@@ -35,6 +34,14 @@ class Reduction(NamedTuple):
     """The compiled form of ``reduce``, where there is one."""
     mix: Callable[[Array], Array] | None = None
     """(*R, N, d) -> (*R, M, d): what is done to the values first; see ``Mixed``."""
+    by_replica: bool = False
+    """Whether tiles must have their replica axes; else an operator may leave them out, which only a
+    reduction that differs between replicas can tell."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether there is a compiled form for outer products as they are."""
+        return self.fused is not None and self.mix is None
 
     def of_values(self, values: Array, squares: RowSquares | None = None) -> Array:
         """The estimate (*R, d) from a tile (*R, N, d), whose squares are added to ``squares``.
@@ -47,7 +54,7 @@ class Reduction(NamedTuple):
         out = None
         if self.fused is not None and array_module(values) is not np:
             ones = array_module(values).ones((*values.shape[:-1], 1, 1), values.dtype)
-            out = compiled(*self.fused, values[..., None, :], ones)
+            out = fused(*self.fused, values[..., None, :], ones)
         estimate = self.reduce(values) if out is None else out[..., 0, :]
         if squares is not None:
             if self.weights is None:
@@ -63,9 +70,9 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or self.mix is not None or squares is not None:
+        if self.fused is None or not self.compiled or squares is not None:
             return None
-        return compiled(*self.fused, x, gy)
+        return fused(*self.fused, x, gy)
 
 
 class RowSquares:
@@ -94,10 +101,8 @@ class RowSquares:
     @classmethod
     def of(cls, gradients: SampleGradients) -> RowSquares:
         """Empty sums for the rows of an operator."""
-        from chainrob.sample_gradients.normalized import magnitude  # builds on the operators
-
         # Squares of float32 numbers are at home in float64; float64 is brought to ordinary size.
-        exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
+        exponent = gradients.magnitude() if gradients.compute_dtype == np.float64 else 0
         return cls(gradients.xp, (*gradients.replicas, gradients.n_samples), exponent)
 
     def like(self) -> RowSquares:
