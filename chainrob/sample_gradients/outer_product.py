@@ -197,7 +197,7 @@ class OuterProducts(Factored):
         if self.by_unit:
             raise ValueError("OuterProducts: one output unit has no output units of its own")
         x = self.x[(..., None, *(slice(None),) * 3)]
-        return OuterProducts(x, self.xp.moveaxis(self.gy, -1, -3)[..., None], by_unit=True)
+        return OuterProducts(x, self.gy[..., None, :, :, :].swapaxes(-1, -4), by_unit=True)
 
     @property
     def _units_share_inputs(self) -> bool:
@@ -206,8 +206,7 @@ class OuterProducts(Factored):
     def as_layer(self) -> OuterProducts:
         if not self._units_share_inputs:
             return self
-        gy = self.xp.moveaxis(self.gy[..., 0], -3, -1)
-        return OuterProducts(self.x[..., 0, :, :, :], gy)
+        return OuterProducts(self.x[..., 0, :, :, :], _side_by_side(self.gy))
 
     def finite_rows(self) -> Array:
         # The largest entry of a row at one position is the product of the largest factors, so an
@@ -236,7 +235,7 @@ class OuterProducts(Factored):
         """Sum over samples and positions of gy x^T: (*R, *shape)."""
         x = self.x.astype(gy.dtype, copy=False)
         if self._units_share_inputs:
-            x, gy = x[..., 0, :, :, :], self.xp.moveaxis(gy[..., 0], -3, -1)
+            x, gy = x[..., 0, :, :, :], _side_by_side(gy)
         count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
         x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
         gy = gy.reshape((*gy.shape[:-3], count, gy.shape[-1]))
@@ -308,7 +307,7 @@ class OuterProducts(Factored):
             part = self.replica(some)
             some_x, some_gy = part._pull_weights(weights[some], piece, cotangent[some])
             d_x = d_x + some_x[..., 0, :, :, :]
-            d_gy.append(self.xp.moveaxis(some_gy[..., 0], -3, -1))
+            d_gy.append(_side_by_side(some_gy))
         return d_x, self.xp.concatenate(d_gy, axis=-1)
 
     def _pull_weights(
@@ -362,6 +361,11 @@ class OuterProducts(Factored):
             mixed = mixed.reshape((*replicas, stop - start, s, value.shape[-1]))
             out[..., start:stop, :, :] = mixed
         return out
+
+
+def _side_by_side(gy: Array) -> Array:
+    """Output gradients (..., U, N, S, 1) of the units of a layer as (..., N, S, U)."""
+    return gy.swapaxes(-1, -4)[..., 0, :, :, :]
 
 
 def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
