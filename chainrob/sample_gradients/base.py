@@ -258,6 +258,9 @@ class SampleGradients(Differentiable, abc.ABC):
     weights: Any = None
     """Of a bias: the weights beside it, which answer for both with ``with_bias()``."""
 
+    units_come_first: ClassVar[bool] = True
+    """Whether output units are the entries of the parameter's first axis."""
+
     sparse: ClassVar[bool] = False
     """Whether most coordinates are zero in all samples."""
 

@@ -46,6 +46,7 @@ class EmbeddingGradients(Tiled):
     """
 
     sparse: ClassVar[bool] = True
+    units_come_first: ClassVar[bool] = False
 
     def __init__(self, ids: Array, gy: Array, n_ids: int) -> None:
         self.ids = ids

@@ -37,9 +37,6 @@ class PatchProducts(Tiled):
         geometry: filter size, stride, dilation and groups.
     """
 
-    units_in_plain = True
-    """Whether the output channels are those of ``plain``."""
-
     def __init__(self, patched: Array, plain: Array, geometry: Geometry) -> None:
         self.patched = patched
         self.plain = plain
@@ -105,7 +102,7 @@ class PatchProducts(Tiled):
             full = self.xp.zeros((self.n_samples, self.n_units, *weights.shape[2:]), weights.dtype)
             full[:, units] = weights
             weights = full
-        if self.units_in_plain:
+        if self.units_come_first:
             return self._contract(weights, None)[units]
         return self._split_units(self._contract(None, weights))[units]
 
@@ -183,7 +180,7 @@ class TransposedPatchProducts(PatchProducts):
     (C_in/G, *ksize) and lie across the first axis.
     """
 
-    units_in_plain = False
+    units_come_first = False
 
     @property
     def n_units(self) -> int:
