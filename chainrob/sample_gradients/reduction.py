@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels import array_module, fused
+from chainrob.kernels import array_module, fused, is_array
 
 if TYPE_CHECKING:
     from chainrob.sample_gradients.base import SampleGradients
@@ -46,13 +46,12 @@ class Reduction(NamedTuple):
     def of_values(self, values: Array, squares: RowSquares | None = None) -> Array:
         """The estimate (*R, d) from a tile (*R, N, d), whose squares are added to ``squares``.
 
-        On a device a compiled form is used, which never waits: values are outer products with a
-        single output whose gradient is one.
+        A compiled form takes values as outer products with a single output whose gradient is one.
         """
         if self.mix is not None:
             values = self.mix(values)
         out = None
-        if self.fused is not None and array_module(values) is not np:
+        if self.fused is not None and is_array(values):
             ones = array_module(values).ones((*values.shape[:-1], 1, 1), values.dtype)
             out = fused(*self.fused, values[..., None, :], ones)
         estimate = self.reduce(values) if out is None else out[..., 0, :]
