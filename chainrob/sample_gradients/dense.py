@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from chainrob.sample_gradients.base import (
     Index,
     Reduction,
     RowSquares,
+    SampleGradients,
     block_matrix,
     central_row,
 )
 from chainrob.sample_gradients.factored import Factored, products
-
-if TYPE_CHECKING:
-    from chainrob.sample_gradients.outer_product import OuterProducts
 
 
 class Dense(Factored):
@@ -34,7 +32,7 @@ class Dense(Factored):
     """
 
     def __init__(
-        self, rows: Array, n_replica_axes: int = 0, weights: OuterProducts | None = None
+        self, rows: Array, n_replica_axes: int = 0, weights: SampleGradients | None = None
     ) -> None:
         self.rows = rows
         self.replicas = rows.shape[:n_replica_axes]

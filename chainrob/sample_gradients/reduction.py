@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrob.kernels import array_module, fused, is_array
-
-if TYPE_CHECKING:
-    from chainrob.sample_gradients.base import SampleGradients
 
 Array = Any
 """A NumPy or CuPy array."""
@@ -98,7 +95,7 @@ class RowSquares:
         self.total: Array = xp.zeros(shape, np.float64)
 
     @classmethod
-    def of(cls, gradients: SampleGradients) -> RowSquares:
+    def of(cls, gradients: Any) -> RowSquares:
         """Empty sums for the rows of an operator."""
         # Squares of float32 numbers are at home in float64; float64 is brought to ordinary size.
         exponent = gradients.magnitude() if gradients.compute_dtype == np.float64 else 0

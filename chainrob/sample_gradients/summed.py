@@ -52,7 +52,7 @@ class Summed(Tiled):
         for part in parts:
             if part.replicas or not isinstance(part, Factored):
                 raise TypeError(f"Summed: cannot add a {type(part).__name__} of {part.replicas}")
-        self.parts = [part for part in parts if isinstance(part, Factored)]
+        self.parts: list[Any] = list(parts)
         self.n_samples = parts[0].n_samples
         self.shape = self.full_shape = parts[0].shape
         self.dtype = np.result_type(*(part.dtype for part in parts))
