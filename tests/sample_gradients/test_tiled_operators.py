@@ -321,3 +321,16 @@ def test_memory_of_a_convolution_is_bounded(robustifier):
     stock, robust = peaks
     assert stock > 110e6
     assert robust < 0.8 * stock
+
+
+@pytest.mark.parametrize(
+    "robustifier",
+    [chainrob.SoftTruncation(), chainrob.MEstimator(), chainrob.TrimmedMean(0.2)],
+    ids=repr,
+)
+@every
+def test_tiles_are_reduced_by_the_compiled_form_as_by_the_definition(name, robustifier):
+    operator = OPERATORS[name][0]()
+    found = robustifier(operator)
+    expected = operator.reduce(robustifier.reduce)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
