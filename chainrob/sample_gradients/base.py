@@ -146,6 +146,10 @@ class SampleGradients(Differentiable, abc.ABC):
         )
         return self.weighted_sum(weights)
 
+    def squared_norms(self) -> Array:
+        """Squared Euclidean norms of the rows: (*R, N), float64."""
+        return self.xp.ascontiguousarray(self.xp.diagonal(self.gram(), axis1=-2, axis2=-1))
+
     def reduce(
         self,
         reduction: Reduction | Callable[[Array], Array],

@@ -79,7 +79,14 @@ class Factored(SampleGradients):
         axis = self.sample_axis(factor) + 1
         return _typical_exponent(factor.reshape((*factor.shape[:axis], prod(factor.shape[axis:]))))
 
-    # -- Gram matrices by tiles
+    # -- by tiles
+
+    def squared_norms(self) -> Array:
+        out = self.xp.zeros((*self.replicas, self.n_samples), np.float64)
+        for _, values in self.tiles():
+            rows = values.astype(np.float64, copy=False)
+            out += (rows * rows).sum(axis=-1)
+        return out
 
     def _gram_of_tiles(self, *, centered: bool) -> Array:
         # Each tile may centre on another row: together that is one common translation of all rows.

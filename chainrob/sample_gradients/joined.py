@@ -60,6 +60,9 @@ class Joined(SampleGradients):
         weights = weights.astype(self.compute_dtype, copy=False)  # once, not in every part
         return self.each(lambda part: part.weighted_sum(weights))
 
+    def squared_norms(self) -> Array:
+        return reduce(add, [part.squared_norms() for part in self.parts])
+
     def gram(self) -> Array:
         return reduce(add, [one.gram() for one in self._products()])
 

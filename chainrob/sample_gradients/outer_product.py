@@ -99,6 +99,12 @@ class OuterProducts(Factored):
         x, gy = self._matrices()
         return (products(x) + float(self.has_bias)) * products(gy)
 
+    def squared_norms(self) -> Array:
+        if self.n_positions != 1:
+            return super().squared_norms()
+        x, gy = self._matrices()
+        return (x * x).sum(axis=-1) * (gy * gy).sum(axis=-1)
+
     def centered_gram(self) -> Array:
         if self.n_positions != 1:
             return self._positions_gram(centered=True)

@@ -88,6 +88,7 @@ def test_answers(name):
     )
     close(flat(operator.mean(), operator), rows.mean(axis=-2))
     close(operator.gram(), rows @ rows.swapaxes(-1, -2))
+    close(operator.squared_norms(), (rows**2).sum(axis=-1))
     differences = rows[..., :, None, :] - rows[..., None, :, :]
     distances = squared_distances(operator.centered_gram())
     close(distances, (differences**2).sum(axis=-1))

@@ -116,6 +116,7 @@ def test_linear_questions(name):
     np.testing.assert_allclose(operator.weighted_sum(weights).ravel(), weights @ rows, atol=1e-12)
     np.testing.assert_allclose(operator.mean().ravel(), rows.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(operator.gram(), rows @ rows.T, atol=1e-11)
+    np.testing.assert_allclose(operator.squared_norms(), (rows**2).sum(axis=1), atol=1e-11)
     distances = ((rows[:, None] - rows) ** 2).sum(axis=-1)
     np.testing.assert_allclose(squared_distances(operator.centered_gram()), distances, atol=1e-10)
     np.testing.assert_allclose(
