@@ -18,7 +18,7 @@ from chainrob.aggregation.recorder import record
 from chainrob.aggregation.scopes import count_samples, pullback
 from chainrob.robustifiers import CoordinateWise, Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
-from chainrob.sample_gradients import Dense, SampleGradients, Tiled
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 Build = Callable[[tuple[Array, ...], Sequence[int]], Mapping[int, SampleGradients]]
@@ -186,14 +186,11 @@ class LayerGradients:
 
     def _explicit(self, gradients: SampleGradients) -> SampleGradients:
         """The operator itself, or its rows as an array where it can only give tiles."""
-        if not isinstance(gradients, Tiled):
-            return gradients
         plan = self.aggregation
         by_unit = plan.scope == "unit" and not isinstance(plan.robustifier, CoordinateWise | Mean)
-        if by_unit and not getattr(gradients, "units_in_plain", False):
+        if by_unit and not gradients.units_come_first:
             raise NotDifferentiableError(
                 f"double backward with scope='unit' is not available for {self.function}; use "
                 f"another scope"
             )
-        rows = gradients.materialize()
-        return Dense(rows.reshape((gradients.n_samples, *gradients.shape)))
+        return gradients.with_pullback()

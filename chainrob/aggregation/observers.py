@@ -19,7 +19,7 @@ from chainrob.aggregation.layer_options import Reduction, Scope
 from chainrob.aggregation.scopes import estimate
 from chainrob.kernels import to_host
 from chainrob.robustifiers.base import CoordinateWise, Robustifier
-from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
+from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -74,7 +74,7 @@ class Observation:
         if not parts or not parts[0].n_samples:
             return np.ones((*parts[0].replicas, 0) if parts else (0,))
         # Rows of an embedding that no sample touched say nothing about any sample.
-        parts = [one.touched() if isinstance(one, EmbeddingGradients) else one for one in parts]
+        parts = [one.touched() for one in parts]
         if self.scope in ("layer", "model") or isinstance(self.robustifier, CoordinateWise):
             joined = Joined(parts) if len(parts) > 1 else parts[0]
             return _host(self.robustifier.sample_weights(joined))

@@ -10,7 +10,7 @@ from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
-from chainrob.sample_gradients import Dense, Joined, SampleGradients, Tiled
+from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 JOINT_OR_APART = (CoordinateWise, Mean)
@@ -33,7 +33,7 @@ def estimate(
     """
     if gradients and gradients[0].n_samples == 0 and not _spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
-        return [one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in gradients]
+        return [one.zeros() for one in gradients]
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
     joined = scope in ("layer", "model") and len(gradients) > 1
@@ -68,9 +68,7 @@ def _by_unit(robustifier: Robustifier, gradients: SampleGradients) -> Array:
     if not gradients.shape:  # a single number is its own unit
         return robustifier(gradients)
     estimate = robustifier(gradients.units())
-    if isinstance(gradients, Tiled):
-        return gradients.join_units(estimate)
-    return estimate.reshape((*gradients.replicas, *gradients.shape))
+    return gradients.join_units(estimate)
 
 
 def pullback(
@@ -109,9 +107,4 @@ def pullback(
 def _pullback_by_unit(
     robustifier: Robustifier, gradients: SampleGradients, cotangent: Array
 ) -> tuple[Array, ...]:
-    pulled = robustifier.pullback(gradients.units(), cotangent)
-    if isinstance(gradients, Dense):
-        # Its units have the unit's axis before the samples; the rows have it behind them.
-        axis = len(gradients.replicas)
-        return tuple(gradients.xp.moveaxis(one, axis, axis + 1) for one in pulled)
-    return pulled
+    return gradients.pulled_units(robustifier.pullback(gradients.units(), cotangent))

@@ -15,6 +15,7 @@ from chainrob.differentiation.functional import named_parameters, untouched
 from chainrob.links.conversion import MIXES_SAMPLES, UnsupportedLinkWarning, robustify
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients, add_up
+from chainrob.sample_gradients.base import squared_distances
 
 __all__ = ["PerSampleGradients", "per_sample_gradients"]
 
@@ -141,7 +142,7 @@ class PerSampleGradients(Mapping[str, SampleGradients]):
 
     def squared_norms(self) -> Array:
         """Squared Euclidean norms of the rows: (N,), float64."""
-        return sum(one.squared_norms() for one in self._operators.values())
+        return self.joined.squared_norms()
 
     def norms(self) -> Array:
         """Euclidean norms of the rows: (N,), float64."""
@@ -153,7 +154,7 @@ class PerSampleGradients(Mapping[str, SampleGradients]):
 
     def squared_distances(self) -> Array:
         """Squared distances between the rows: (N, N), float64, exact where rows nearly agree."""
-        return self.joined.squared_distances()
+        return squared_distances(self.joined.centered_gram())
 
     def mean(self) -> dict[str, Array]:
         """The mean of the rows, by name: the gradient of a loss that is a mean."""

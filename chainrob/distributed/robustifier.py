@@ -16,7 +16,7 @@ from chainrob.distributed.ranks import Ranks, Split
 from chainrob.robustifiers.base import Robustifier, as_operator
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 __all__ = ["Distributed", "distribute", "undistribute"]
@@ -85,7 +85,7 @@ class Distributed(Robustifier):
         operator = as_operator(self._given(gradients, x))
         split = self._split(operator)
         if split.total == 0:
-            return _zeros(operator)
+            return operator.zeros()
         return self.robustifier(self._all_rows(operator, split))
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
@@ -113,8 +113,8 @@ class Distributed(Robustifier):
     def _split(self, operator: SampleGradients) -> Split:
         """Who has how many samples, once all ranks agree on what they are doing."""
         ranks = Ranks(self.comm)
-        parts = operator.parts if isinstance(operator, Joined) else (operator,)
-        shapes = [(part.replicas, part.shape, str(part.dtype)) for part in parts]
+        shapes: list[Any] = []
+        operator.each(lambda one: shapes.append((one.replicas, one.shape, str(one.dtype))))
         what = re.sub(r" at 0x[0-9a-f]+", "", repr(self.robustifier))  # addresses of functions
         task = f"{what} by {self.exchange} of {shapes}"
         # Whether all rows are finite will be asked next: the answer costs no message of its own.
@@ -190,12 +190,6 @@ def undistribute(model: chainer.Link) -> chainer.Link:
         if isinstance(getattr(link, "robustifier", None), Distributed):
             link.robustifier = link.robustifier.robustifier
     return model
-
-
-def _zeros(operator: SampleGradients) -> Any:
-    if isinstance(operator, Joined):
-        return tuple(map(_zeros, operator.parts))
-    return operator.xp.zeros((*operator.replicas, *operator.shape), operator.dtype)
 
 
 def _itself(robustifier: Robustifier) -> Robustifier:

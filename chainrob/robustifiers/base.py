@@ -21,13 +21,7 @@ from chainrob.robustifiers.errors import (
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused
-from chainrob.sample_gradients.normalized import magnitude
-from chainrob.sample_gradients.pullback import (
-    projections,
-    pullback_coordinates,
-    pullback_weights,
-)
+from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",
@@ -246,7 +240,11 @@ class CoordinateWise(Robustifier):
     """
 
     def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.reduce(self.reduce, fused=self.fused(gradients.n_samples))
+        return gradients.reduce(self.reduction(gradients.n_samples))
+
+    def reduction(self, n_samples: int) -> Reduction:
+        """``reduce`` with its weights and its compiled form, for N rows."""
+        return Reduction(self.reduce, self.coordinate_weights, self.fused(n_samples))
 
     def fused(self, n_samples: int) -> Fused | None:
         """The compiled form of ``reduce`` for outer products, None where there is none."""
@@ -264,30 +262,16 @@ class CoordinateWise(Robustifier):
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_coordinates(gradients, self.derivative, cotangent)
+        return gradients.pullback_coordinates(self.derivative, cotangent)
 
     @abc.abstractmethod
     def coordinate_weights(self, values: Array) -> Array:
         """The weight of each value in its coordinate's estimate, 1 for a plain mean: (*R, N, d)."""
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
-        xp = gradients.xp
-        # Deviations are squared: in float64 they are brought to ordinary size before.
-        exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
-        let_in = xp.zeros((*gradients.replicas, gradients.n_samples), np.float64)
-        total = xp.zeros_like(let_in)
-        rounding = gradients.n_samples * float(np.finfo(np.float64).eps)
-        for _, values in gradients.tiles():
-            weights = self.coordinate_weights(values).astype(np.float64, copy=False)
-            shares = weights / weights.sum(axis=-2, keepdims=True)
-            deviations = values - (shares * values).sum(axis=-2, keepdims=True)
-            # What rounding leaves of a mean of equal values is no deviation.
-            noise = rounding * (shares * xp.abs(values)).sum(axis=-2, keepdims=True)
-            deviations = xp.where(xp.abs(deviations) > noise, deviations, 0.0)
-            squares = xp.clip(xp.ldexp(deviations, -exponent), -1e150, 1e150) ** 2
-            let_in += (weights * squares).sum(axis=-1)
-            total += squares.sum(axis=-1)
-        return xp.where(total == 0.0, 1.0, let_in / xp.where(total == 0.0, 1.0, total))
+        squares = RowSquares.of(gradients)
+        gradients.reduce(self.reduction(gradients.n_samples), squares=squares)
+        return squares.weights()
 
 
 @dataclass(frozen=True, repr=False)
@@ -338,7 +322,7 @@ class Weighting(Robustifier):
         xp = gradients.xp
         gram = gram_matrix(gradients, centered=self.translation_equivariant)
         scaled = self.in_units(gram.exponent)
-        products, along = gram.products, projections(gradients, cotangent)[..., None]
+        products, along = gram.products, gradients.projections(cotangent)[..., None]
         if self.translation_equivariant:
             # About the estimate itself: a point that is known by its weights, and an ordinary one.
             weights = scaled.weights(products)[..., None]
@@ -350,7 +334,7 @@ class Weighting(Robustifier):
             mixing = xp.ldexp(mixing, -2 * gram.exponent)
             if self.translation_equivariant:
                 mixing = xp.matmul(mixing, shift)
-        return pullback_weights(gradients, weights, mixing, cotangent)
+        return gradients.pullback_weights(weights, mixing, cotangent)
 
     def _sample_weights(self, gradients: SampleGradients) -> Array:
         return self._row_weights(gradients) * gradients.n_samples

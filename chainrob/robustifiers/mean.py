@@ -10,7 +10,6 @@ import numpy as np
 from chainrob.robustifiers.base import Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
-from chainrob.sample_gradients.pullback import pullback_weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +34,5 @@ class Mean(Robustifier):
         return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_weights(
-            gradients, self._sample_weights(gradients) / gradients.n_samples, None, cotangent
-        )
+        weights = self._sample_weights(gradients) / gradients.n_samples
+        return gradients.pullback_weights(weights, None, cotangent)
