@@ -1,0 +1,470 @@
+"""PyTorch's functions with robust gradients of their parameters: what the layers call.
+
+Every function takes the arguments of its namesake in ``torch.nn.functional``, then:
+
+- ``robustifier``: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is the stock
+  function.
+- ``loss_reduction``: ``'mean'`` or ``'sum'``, how the loss joins the samples. With ``'mean'``
+  (PyTorch's losses) row n is the gradient of sample n's own loss and the estimate is returned as it
+  is; with ``'sum'`` the rows are the raw contributions and N times the estimate is returned.
+- ``scope``: what makes up one row for a weighting robustifier: ``'unit'`` (one output unit, its bias
+  apart), ``'parameter'`` or ``'layer'`` (all parameters of the call). ``'model'`` takes a module.
+- ``sample_axis``: the axis of the input that counts the samples.
+
+A sample's gradient is the sum over its positions: all other axes that the parameter does not have.
+The gradient of the input is never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from chainrob.aggregation import Aggregation, Reduction, Scope
+from chainrob.torch import layer_kinds
+from chainrob.torch.robust_call import LayerKind, run
+
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "embedding",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "linear",
+    "prelu",
+    "rms_norm",
+]
+
+Tensor = torch.Tensor
+Extent = int | Sequence[int]
+Runner = Callable[..., Tensor]
+"""``run`` with everything filled in but the kind, the input and the parameters."""
+
+
+def _runner(
+    robustifier: Callable[[Any], Any] | None = None,
+    loss_reduction: Reduction = "mean",
+    scope: Scope = "layer",
+    sample_axis: int = 0,
+) -> Runner:
+    plan = Aggregation(robustifier, loss_reduction, scope)
+
+    def runner(kind: LayerKind, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        return run(kind, x, parameters, plan, sample_axis=sample_axis)
+
+    return runner
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
+    r"""``F.linear``, with robust gradients of weight and bias.
+
+    .. math::
+        y_n = W x_n + b, \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,s}} x_{n,s}^\top\Big\}_n\Big)
+
+    Args:
+        input: (N, ..., P); the axes between the first and the last are positions.
+        weight: (Q, P).
+        bias: (Q,), or None.
+        options: ``robustifier``, ``loss_reduction``, ``scope``, ``sample_axis``, as at the top of
+            this page.
+
+    Returns:
+        y, (N, ..., Q).
+
+    Raises:
+        ValueError: an input without a batch axis; unknown options.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x = torch.ones(5, 2)
+        >>> x[4] = 1e6
+        >>> W = torch.zeros(1, 2, requires_grad=True)
+        >>> y = chainrob.torch.functional.linear(x, W, robustifier=chainrob.CoordinateMedian())
+        >>> y.mean().backward()
+        >>> W.grad
+        tensor([[1., 1.]])
+    """
+    return _runner(**options)(layer_kinds.linear(), input, weight, bias)
+
+
+def _convolution(
+    runner: Runner,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Extent,
+    padding: Extent | str,
+    dilation: Extent,
+    groups: int,
+) -> Tensor:
+    ndim = weight.ndim - 2
+    ksize = tuple(weight.shape[2:])
+    stride, dilation = _each(stride, ndim), _each(dilation, ndim)
+    if isinstance(padding, str):
+        spread = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, ksize)]
+        padding = tuple(one // 2 for one in spread)
+        if any(one % 2 for one in spread):
+            # The odd zero goes behind, as in PyTorch.
+            behind = [(0, one % 2) for one in reversed(spread)]
+            input = F.pad(input, [width for pair in behind for width in pair])
+    kind = layer_kinds.convolution(ksize, stride, _each(padding, ndim), dilation, groups)
+    return runner(kind, input, weight, bias)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent | str = 0,
+    dilation: Extent = 1,
+    groups: int = 1,
+    **options: Any,
+) -> Tensor:
+    r"""``F.conv1d``, with robust gradients of weight and bias.
+
+    .. math::
+        g_W = R\Big(\Big\{N \sum_s g_{y_{n,q,s}}\, x_{n,c,s \cdot stride + k \cdot dilation -
+        padding}\Big\}_n\Big)
+
+    Args:
+        input: (N, C, *spatial).
+        weight: (Q, C / groups, *ksize).
+        bias: (Q,), or None.
+        stride, padding, dilation, groups: as in ``F.conv1d``.
+        options: as for ``linear``.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x, W = torch.ones(2, 1, 4), torch.ones(3, 1, 2, requires_grad=True)
+        >>> chainrob.torch.functional.conv1d(x, W, robustifier=chainrob.Mean()).shape
+        torch.Size([2, 3, 3])
+    """
+    return _convolution(
+        _runner(**options), input, weight, bias, stride, padding, dilation, groups
+    )
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent | str = 0,
+    dilation: Extent = 1,
+    groups: int = 1,
+    **options: Any,
+) -> Tensor:
+    """``F.conv2d``, with robust gradients of weight and bias: see ``conv1d``."""
+    return _convolution(
+        _runner(**options), input, weight, bias, stride, padding, dilation, groups
+    )
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent | str = 0,
+    dilation: Extent = 1,
+    groups: int = 1,
+    **options: Any,
+) -> Tensor:
+    """``F.conv3d``, with robust gradients of weight and bias: see ``conv1d``."""
+    return _convolution(
+        _runner(**options), input, weight, bias, stride, padding, dilation, groups
+    )
+
+
+def _transposed(
+    runner: Runner,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Extent,
+    padding: Extent,
+    output_padding: Extent,
+    groups: int,
+    dilation: Extent,
+) -> Tensor:
+    ndim = weight.ndim - 2
+    kind = layer_kinds.transposed_convolution(
+        tuple(weight.shape[2:]),
+        _each(stride, ndim),
+        _each(padding, ndim),
+        _each(output_padding, ndim),
+        groups,
+        _each(dilation, ndim),
+    )
+    return runner(kind, input, weight, bias)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent = 0,
+    output_padding: Extent = 0,
+    groups: int = 1,
+    dilation: Extent = 1,
+    **options: Any,
+) -> Tensor:
+    r"""``F.conv_transpose1d``, with robust gradients of weight and bias.
+
+    .. math::
+        g_W = R\Big(\Big\{N \sum_s x_{n,c,s}\, g_{y_{n,q,s \cdot stride + k \cdot dilation -
+        padding}}\Big\}_n\Big)
+
+    Args:
+        input: (N, C, *spatial).
+        weight: (C, Q / groups, *ksize).
+        bias: (Q,), or None.
+        stride, padding, output_padding, groups, dilation: as in ``F.conv_transpose1d``.
+        options: as for ``linear``.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x, W = torch.ones(2, 1, 3), torch.ones(1, 4, 2, requires_grad=True)
+        >>> chainrob.torch.functional.conv_transpose1d(x, W, robustifier=chainrob.Mean()).shape
+        torch.Size([2, 4, 4])
+    """
+    options_of_map = (stride, padding, output_padding, groups, dilation)
+    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent = 0,
+    output_padding: Extent = 0,
+    groups: int = 1,
+    dilation: Extent = 1,
+    **options: Any,
+) -> Tensor:
+    """``F.conv_transpose2d``, with robust gradients: see ``conv_transpose1d``."""
+    options_of_map = (stride, padding, output_padding, groups, dilation)
+    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Extent = 1,
+    padding: Extent = 0,
+    output_padding: Extent = 0,
+    groups: int = 1,
+    dilation: Extent = 1,
+    **options: Any,
+) -> Tensor:
+    """``F.conv_transpose3d``, with robust gradients: see ``conv_transpose1d``."""
+    options_of_map = (stride, padding, output_padding, groups, dilation)
+    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+
+
+def embedding(
+    input: Tensor, weight: Tensor, padding_idx: int | None = None, **options: Any
+) -> Tensor:
+    r"""``F.embedding``, with a robust gradient of the weight.
+
+    .. math:: g_W = R\Big(\Big\{N \sum_s e_{x_{n,s}}\, g_{y_{n,s}}^\top\Big\}_n\Big)
+
+    A sample touches few ids, so most of its gradient is zero, and a robust location of a coordinate
+    where most samples have zero may well be zero: a coordinate-wise median of an embedding hardly
+    moves rare ids. Weighting robustifiers give one weight a sample and have no such effect.
+
+    Args:
+        input: integer ids, (N, ...).
+        weight: (V, Q).
+        padding_idx: the id whose row gets no gradient.
+        options: as for ``linear``; a unit is a column of the weight.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> W = torch.arange(6.).reshape(3, 2).requires_grad_()
+        >>> ids = torch.tensor([2, 0])
+        >>> chainrob.torch.functional.embedding(ids, W, robustifier=chainrob.Mean()).tolist()
+        [[4.0, 5.0], [0.0, 1.0]]
+    """
+    return _embedding(_runner(**options), input, weight, padding_idx)
+
+
+def _embedding(runner: Runner, input: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
+    n_ids = weight.shape[0]
+    if padding_idx is not None and padding_idx < 0:
+        padding_idx += n_ids
+    return runner(layer_kinds.embedding(n_ids, padding_idx), input, weight)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    **options: Any,
+) -> Tensor:
+    r"""``F.layer_norm``, with robust gradients of weight and bias.
+
+    .. math:: y = W \hat x + b, \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,s}} \hat x_{n,s}\Big\}_n\Big)
+
+    Args:
+        input: (N, ..., *normalized_shape); the axes between are positions.
+        normalized_shape: the last axes, over which each position is normalized.
+        weight, bias: of that shape, or None.
+        eps: added to the variance.
+        options: as for ``linear``.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x, W = torch.tensor([[1., 3.], [5., 1.]]), torch.ones(2, requires_grad=True)
+        >>> y = chainrob.torch.functional.layer_norm(x, (2,), W, robustifier=chainrob.Mean())
+        >>> y.detach().round().tolist()
+        [[-1.0, 1.0], [1.0, -1.0]]
+    """
+    return _layer_norm(_runner(**options), input, tuple(normalized_shape), weight, bias, eps)
+
+
+def _layer_norm(
+    runner: Runner,
+    input: Tensor,
+    shape: tuple[int, ...],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    unit = F.layer_norm(input, shape, None, None, eps)
+    return _affine(runner, "layer_norm", unit, input.ndim - len(shape), len(shape), weight, bias)
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """``F.rms_norm``, with a robust gradient of the weight: see ``layer_norm``."""
+    return _rms_norm(_runner(**options), input, tuple(normalized_shape), weight, eps)
+
+
+def _rms_norm(
+    runner: Runner, input: Tensor, shape: tuple[int, ...], weight: Tensor | None, eps: float | None
+) -> Tensor:
+    unit = F.rms_norm(input, list(shape), None, eps)
+    return _affine(runner, "rms_norm", unit, input.ndim - len(shape), len(shape), weight, None)
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    **options: Any,
+) -> Tensor:
+    """``F.group_norm``, with robust gradients of weight and bias.
+
+    Args:
+        input: (N, C, ...); the axes behind the channels are positions.
+        num_groups: how many groups the channels make.
+        weight, bias: (C,), or None.
+        eps: added to the variance.
+        options: as for ``linear``.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x, W = torch.randn(2, 4, 3), torch.ones(4, requires_grad=True)
+        >>> chainrob.torch.functional.group_norm(x, 2, W, robustifier=chainrob.Mean()).shape
+        torch.Size([2, 4, 3])
+    """
+    return _group_norm(_runner(**options), input, num_groups, weight, bias, eps)
+
+
+def _group_norm(
+    runner: Runner,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    unit = F.group_norm(input, num_groups, None, None, eps)
+    return _affine(runner, "group_norm", unit, 1, 1, weight, bias)
+
+
+def instance_norm(
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    **options: Any,
+) -> Tensor:
+    """``F.instance_norm`` by the input's own statistics, with robust gradients: see ``group_norm``."""
+    return _instance_norm(_runner(**options), input, weight, bias, eps)
+
+
+def _instance_norm(
+    runner: Runner, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    unit = F.instance_norm(input, eps=eps)
+    return _affine(runner, "instance_norm", unit, 1, 1, weight, bias)
+
+
+def _affine(
+    runner: Runner,
+    function: str,
+    unit: Tensor,
+    axis: int,
+    n_axes: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """What a normalization does after it has normalized, which is all that its parameters do."""
+    if weight is None and bias is None:
+        return unit
+    if axis < 1:
+        raise ValueError(
+            f"{function}: a robust layer needs a batch: its input must have an axis of samples "
+            f"before the normalized ones, found shape {tuple(unit.shape)}; use x.unsqueeze(0) for "
+            f"a single sample"
+        )
+    return runner(layer_kinds.affine(function, axis, n_axes), unit, weight, bias)
+
+
+def prelu(input: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    r"""``F.prelu``, with a robust gradient of the slopes: :math:`\sum_s g_{y_{n,s}} \min(x_{n,s},
+    0)`.
+
+    Args:
+        input: (N, C, ...).
+        weight: (C,), or (1,) for one slope.
+        options: as for ``linear``.
+
+    Example:
+        >>> import torch, chainrob, chainrob.torch
+        >>> x, W = torch.tensor([[-2.], [4.]]), torch.full((1,), 0.25, requires_grad=True)
+        >>> chainrob.torch.functional.prelu(x, W, robustifier=chainrob.Mean()).tolist()
+        [[-0.5], [4.0]]
+    """
+    return _runner(**options)(layer_kinds.prelu(weight.numel() == 1), input, weight)
+
+
+def _each(extent: Extent, ndim: int) -> tuple[int, ...]:
+    """One number an axis."""
+    if isinstance(extent, int):
+        return (extent,) * ndim
+    extent = tuple(extent)
+    return extent * ndim if len(extent) == 1 else extent
