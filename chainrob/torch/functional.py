@@ -148,9 +148,7 @@ def conv1d(
         >>> chainrob.torch.functional.conv1d(x, W, robustifier=chainrob.Mean()).shape
         torch.Size([2, 3, 3])
     """
-    return _convolution(
-        _runner(**options), input, weight, bias, stride, padding, dilation, groups
-    )
+    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv2d(
@@ -164,9 +162,7 @@ def conv2d(
     **options: Any,
 ) -> Tensor:
     """``F.conv2d``, with robust gradients of weight and bias: see ``conv1d``."""
-    return _convolution(
-        _runner(**options), input, weight, bias, stride, padding, dilation, groups
-    )
+    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv3d(
@@ -180,9 +176,7 @@ def conv3d(
     **options: Any,
 ) -> Tensor:
     """``F.conv3d``, with robust gradients of weight and bias: see ``conv1d``."""
-    return _convolution(
-        _runner(**options), input, weight, bias, stride, padding, dilation, groups
-    )
+    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
 
 
 def _transposed(

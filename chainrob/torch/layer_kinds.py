@@ -139,7 +139,14 @@ def affine(function: str, axis: int, n_axes: int) -> LayerKind:
         return of_x, of_gy
 
     return LayerKind(
-        function, ("weight", "bias"), op, input_gradient, rows, pull, casts=False, min_ndim=axis + n_axes
+        function,
+        ("weight", "bias"),
+        op,
+        input_gradient,
+        rows,
+        pull,
+        casts=False,
+        min_ndim=axis + n_axes,
     )
 
 

@@ -11,7 +11,7 @@ see what they would see without.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,10 @@ class Pass:
     """Tensors with a graph of their own, for the error of a second derivative."""
     scale: float = 1.0
 
-    def record(
-        self, call: Any, layer: LayerGradients, x: Tensor, gy: Tensor, scale: float
+    def add(
+        self, call: Any, layer: LayerGradients, operators: Mapping[int, Any], scale: float
     ) -> None:
-        """Add the operators of one call of a layer."""
-        with computing(gy):
-            operators, _ = layer.operators(call.arrays(x, gy))
+        """Take the operators of one call of a layer."""
         plan = layer.aggregation
         for key, operator in operators.items():
             parameter = call.leaves[key - 1]
@@ -55,21 +53,18 @@ class Pass:
         if plan.robustifier not in self.robustifiers:
             self.robustifiers.append(plan.robustifier)
         self.scale = scale
-        if torch.is_grad_enabled():
-            self.sources += [one for one in (x, gy) if one.requires_grad]
 
-    def gradients(self, model: Any) -> dict[int, Tensor]:
-        """The gradient of every recorded parameter, by its identity."""
+    def gradients(self, model: Any) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of a parameter and its gradient."""
         entries = [Entry.of(one.name, one) for one in self.recordings.values()]
-        like = entries[0].recording.target
-        with computing(like):
+        with computing(entries[0].recording.target):
             estimates = model_gradients(entries, held_robustifier(self.robustifiers), model)
-        found = {}
+        found = []
         for entry, estimate in zip(entries, estimates, strict=True):
             parameter = entry.recording.target
-            estimate = entry.rows.xp.asarray(estimate)
-            gradient = to_tensor(estimate, parameter.dtype).reshape(parameter.shape)
-            found[id(parameter)] = gradient if self.scale == 1.0 else gradient * self.scale
+            gradient = to_tensor(entry.rows.xp.asarray(estimate), parameter.dtype)
+            gradient = gradient.reshape(parameter.shape)
+            found.append((parameter, gradient if self.scale == 1.0 else gradient * self.scale))
         return found
 
 
@@ -151,14 +146,17 @@ class ModelGroup:
             if layer.group is self and layer.robustifier is not None:
                 yield from (one for one in layer.estimated() if one is not None)
 
-    def record(
-        self, call: Any, layer: LayerGradients, x: Tensor, gy: Tensor, scale: float
-    ) -> None:
+    def record(self, call: Any, layer: LayerGradients, x: Tensor, gy: Tensor, scale: float) -> None:
         """Leave the sample gradients of one call for the end of the pass."""
         task = torch._C._current_graph_task_id()
         for old in [one for one in self._passes if one != task]:
             del self._passes[old]  # of a pass that an error ended
-        self._passes.setdefault(task, Pass()).record(call, layer, x, gy, scale)
+        one_pass = self._passes.setdefault(task, Pass())
+        with computing(gy):
+            operators, _ = layer.operators(call.arrays(x, gy))
+        one_pass.add(call, layer, operators, scale)
+        if torch.is_grad_enabled():
+            one_pass.sources += [one for one in (x, gy) if one.requires_grad]
 
     def finish(self, number: int, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         """The gradients of the gate's parameters, when all layers have been passed."""
@@ -177,7 +175,7 @@ class ModelGroup:
             )
         self._last = task, number
         del self._passes[task]
-        found = mine.gradients(self)
+        found = {id(parameter): gradient for parameter, gradient in mine.gradients(self)}
         gradients = tuple(found.get(id(one)) for one in parameters)
         if torch.is_grad_enabled() and mine.sources:
             return _undifferentiable(gradients, mine.sources)

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from chainrob.aggregation import Reduction, Scope, check_options
-from chainrob.torch.attention import MultiheadAttention, unsupported_attention
+from chainrob.torch.attention import unsupported_attention
 from chainrob.torch.model_group import ModelGroup
-from chainrob.torch.recurrent_cells import _Cell
+from chainrob.torch.recurrent_cells import RecurrentCell
 from chainrob.torch.robust_modules import SETTINGS, RobustModule, robust_forms
 
 __all__ = ["UnsupportedModuleWarning", "plain", "robustify"]
@@ -191,7 +190,8 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     return [
         (name, one)
         for name, one in module.named_modules()
-        if one._parameters and any(p is not None for p in one._parameters.values())
+        if one._parameters
+        and any(p is not None for p in one._parameters.values())
         or isinstance(one, MIXES_SAMPLES)
     ]
 
@@ -204,7 +204,9 @@ def _convert(module: nn.Module) -> None:
 def _refuse_wrappers(module: nn.Module) -> None:
     for name, one in module.named_modules():
         sharded = "_is_fsdp_managed_module" in one.__dict__
-        if sharded or any(kind.__name__ == "FullyShardedDataParallel" for kind in type(one).__mro__):
+        if sharded or any(
+            kind.__name__ == "FullyShardedDataParallel" for kind in type(one).__mro__
+        ):
             raise RuntimeError(
                 f"robustify: FSDP splits the parameters of {name or 'the module'!r} over the ranks, "
                 f"which robust layers cannot estimate; use DistributedDataParallel"
@@ -294,7 +296,7 @@ def _unsupported(module: nn.Module, scope: str) -> str:
     if any(one is not None and one.is_complex() for one in module._parameters.values()):
         return "its parameters are complex"
     if isinstance(module, RobustModule) or type(module) in forms:
-        cell = issubclass(forms.get(type(module), type(module)), _Cell)
+        cell = issubclass(forms.get(type(module), type(module)), RecurrentCell)
         if cell and scope != "model":
             return (
                 "a model runs it once a time step, and a sample's gradient is the sum over the "
@@ -367,6 +369,3 @@ def _group(module: nn.Module, chosen: list[tuple[str, nn.Module]]) -> ModelGroup
             if any(id(layer) not in picked for layer in group.layers()):
                 return group
     return ModelGroup()
-
-
-_ = MultiheadAttention, torch  # robust forms register themselves when they are imported

@@ -15,7 +15,7 @@ __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 Tensor = torch.Tensor
 
 
-class _Cell(RobustModule, nn.modules.rnn.RNNCellBase):
+class RecurrentCell(RobustModule, nn.modules.rnn.RNNCellBase):
     """A cell is two Linear layers, of the input and of the state, and what it makes of their sums."""
 
     def _plain(self) -> bool:
@@ -48,7 +48,7 @@ class _Cell(RobustModule, nn.modules.rnn.RNNCellBase):
         return x.new_zeros(x.shape[0], self.hidden_size)
 
 
-class RNNCell(_Cell, nn.RNNCell):
+class RNNCell(RecurrentCell, nn.RNNCell):
     """``torch.nn.RNNCell``, with robust gradients of its weights; needs ``scope='model'``."""
 
     stock = nn.RNNCell
@@ -61,7 +61,7 @@ class RNNCell(_Cell, nn.RNNCell):
         return total.tanh() if self.nonlinearity == "tanh" else total.relu()
 
 
-class LSTMCell(_Cell, nn.LSTMCell):
+class LSTMCell(RecurrentCell, nn.LSTMCell):
     """``torch.nn.LSTMCell``, with robust gradients of its weights; needs ``scope='model'``."""
 
     stock = nn.LSTMCell
@@ -77,7 +77,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
         return o.sigmoid() * c.tanh(), c
 
 
-class GRUCell(_Cell, nn.GRUCell):
+class GRUCell(RecurrentCell, nn.GRUCell):
     """``torch.nn.GRUCell``, with robust gradients of its weights; needs ``scope='model'``."""
 
     stock = nn.GRUCell

@@ -63,7 +63,9 @@ class RobustCall:
         sample_axis: the axis of x and y that counts the samples.
         path: the module's name in the model, for messages.
         group: with ``scope='model'``: the layers that are estimated together.
-        leaves: with ``scope='model'``: the parameters themselves.
+        leaves: the parameters, of which gradients may wait for the end of the pass.
+        ranks: the process group of the DistributedDataParallel around the layer.
+        dtype: what autocast makes of input and parameters.
     """
 
     kind: LayerKind
@@ -110,8 +112,10 @@ class RobustCall:
         if self.sample_axis:
             tensor = tensor.movedim(self.sample_axis, 0)
         if self.kind.flat and tensor.ndim != 2:
-            tensor = tensor.reshape(-1, tensor.shape[-1]) if tensor.numel() else tensor.reshape(
-                tensor.shape[:-1].numel(), tensor.shape[-1]
+            tensor = (
+                tensor.reshape(-1, tensor.shape[-1])
+                if tensor.numel()
+                else tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
             )
         return tensor
 
@@ -324,12 +328,9 @@ def _apply(
     if kind.casts and x.dtype.is_floating_point and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x = x.to(dtype)
-    token, leaves = None, ()
-    if group is not None:
-        token = group.token(aggregation.owner)
-        leaves = parameters
+    token = None if group is None else group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
-    call = RobustCall(kind, aggregation, sample_axis, path, group, leaves, ranks, dtype)
+    call = RobustCall(kind, aggregation, sample_axis, path, group, parameters, ranks, dtype)
     return RobustFunction.apply(call, token, x, *parameters)
 
 
