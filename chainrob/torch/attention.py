@@ -23,9 +23,9 @@ class MultiheadAttention(RobustModule, nn.MultiheadAttention):
 
     The input projection is one layer (one row a sample joins queries, keys and values), the output
     projection, ``out_proj``, another, which ``robustify`` converts as well. PyTorch's own forward
-    pass hands both weights to one function, past every hook, so it is written out here. Where query,
-    key and value are different tensors, each is mapped by the whole input projection, of which a
-    part is taken.
+    pass hands both weights to one function, past every hook, so it is written out here. Where
+    query, key and value are different tensors, each is mapped by the whole input projection, of
+    which a part is taken.
 
     ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn`` and nested tensors are not available.
     """

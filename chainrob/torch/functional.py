@@ -7,8 +7,9 @@ Every function takes the arguments of its namesake in ``torch.nn.functional``, t
 - ``loss_reduction``: ``'mean'`` or ``'sum'``, how the loss joins the samples. With ``'mean'``
   (PyTorch's losses) row n is the gradient of sample n's own loss and the estimate is returned as it
   is; with ``'sum'`` the rows are the raw contributions and N times the estimate is returned.
-- ``scope``: what makes up one row for a weighting robustifier: ``'unit'`` (one output unit, its bias
-  apart), ``'parameter'`` or ``'layer'`` (all parameters of the call). ``'model'`` takes a module.
+- ``scope``: what makes up one row for a weighting robustifier: ``'unit'`` (one output unit, its
+  bias apart), ``'parameter'`` or ``'layer'`` (all parameters of the call). ``'model'`` takes a
+  module.
 - ``sample_axis``: the axis of the input that counts the samples.
 
 A sample's gradient is the sum over its positions: all other axes that the parameter does not have.
@@ -109,7 +110,9 @@ def _convolution(
     ksize = tuple(weight.shape[2:])
     stride, dilation = _each(stride, ndim), _each(dilation, ndim)
     if isinstance(padding, str):
-        spread = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, ksize)]
+        spread = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, ksize, strict=True)
+        ]
         padding = tuple(one // 2 for one in spread)
         if any(one % 2 for one in spread):
             # The odd zero goes behind, as in PyTorch.
@@ -312,7 +315,8 @@ def layer_norm(
 ) -> Tensor:
     r"""``F.layer_norm``, with robust gradients of weight and bias.
 
-    .. math:: y = W \hat x + b, \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,s}} \hat x_{n,s}\Big\}_n\Big)
+    .. math::
+        y = W \hat x + b, \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,s}} \hat x_{n,s}\Big\}_n\Big)
 
     Args:
         input: (N, ..., *normalized_shape); the axes between are positions.
@@ -406,7 +410,9 @@ def instance_norm(
     eps: float = 1e-5,
     **options: Any,
 ) -> Tensor:
-    """``F.instance_norm`` by the input's own statistics, with robust gradients: see ``group_norm``."""
+    """``F.instance_norm`` by the input's own statistics, with robust gradients of weight and bias:
+    see ``group_norm``.
+    """
     return _instance_norm(_runner(**options), input, weight, bias, eps)
 
 

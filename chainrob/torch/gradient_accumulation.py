@@ -105,9 +105,9 @@ class Accumulation:
         """Keep one call of a layer."""
         if call.ranks is not None:
             raise RuntimeError(
-                f"{call.where}: accumulate_samples is not available inside DistributedDataParallel, "
-                f"whose ranks would not meet for the gradients; use larger batches, or the wrapper's "
-                f"no_sync(), which adds up one estimate a micro-batch"
+                f"{call.where}: accumulate_samples is not available inside "
+                f"DistributedDataParallel, whose ranks would not meet for the gradients; use "
+                f"larger batches, or the wrapper's no_sync(), with one estimate a micro-batch"
             )
         key = (id(layer.aggregation.owner), layer.names[layer.wanted[0]], layer.wanted)
         task = torch._C._current_graph_task_id()

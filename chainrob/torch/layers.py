@@ -1,8 +1,8 @@
 """Drop-ins for the layers of ``torch.nn``: the stock constructor's arguments, then ``robustifier``,
 ``loss_reduction``, ``scope`` and ``sample_axis``.
 
-Each is the stock module with another ``forward``. Parameters, names and ``state_dict`` are the stock
-module's, and ``robustifier=None`` is the stock module, bit for bit.
+Each is the stock module with another ``forward``. Parameters, names and ``state_dict`` are the
+stock module's, and ``robustifier=None`` is the stock module, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses that a GradScaler scales: thresholds in the unit of the loss itself, overflows let through."""
+"""Losses that a GradScaler scales: thresholds in the unit of the loss, overflows let through."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
 
 
 def scale_of(owner: Any, gy: torch.Tensor, ranks: Any = None) -> tuple[float, bool]:
-    """By how much the loss is scaled, and whether the scaled gradient has overflowed on any rank."""
+    """By how much the loss is scaled, and whether its gradient has overflowed on any rank."""
     scaler = _scalers.get(owner) if _scalers and owner is not None else None
     known = scaler is not None and scaler.is_enabled()
     if not known and gy.dtype != torch.float16:

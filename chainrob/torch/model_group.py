@@ -166,7 +166,7 @@ class ModelGroup:
             return (None,) * len(parameters)
         known = {id(one) for one in parameters}
         strangers = [one.name for key, one in mine.recordings.items() if key not in known]
-        if strangers or self._last[0] == task != -1 and self._last[1] != number:
+        if strangers or (self._last[0] == task != -1 and self._last[1] != number):
             self._passes.pop(task, None)
             raise RuntimeError(
                 f"scope='model': parameters were added, exchanged or unfrozen between two layers "

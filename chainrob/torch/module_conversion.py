@@ -103,7 +103,7 @@ def robustify(
         >>> net = chainrob.torch.robustify(net, chainrob.TrimmedMean(0.1), layers="0")
         >>> net
         Sequential(
-          (0): Linear(in_features=4, out_features=8, bias=True, robustifier=TrimmedMean(fraction=0.1), scope='layer')
+          (0): Linear(in_features=4, ... robustifier=TrimmedMean(fraction=0.1), scope='layer')
           (1): ReLU()
           (2): Linear(in_features=8, out_features=3, bias=True)
         )
@@ -186,12 +186,11 @@ def plain(module: Module) -> Module:
 
 
 def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that hold parameters of their own (or mix samples), each once, with their names."""
+    """The modules that hold parameters of their own (or mix samples), each once, by name."""
     return [
         (name, one)
         for name, one in module.named_modules()
-        if one._parameters
-        and any(p is not None for p in one._parameters.values())
+        if (one._parameters and any(p is not None for p in one._parameters.values()))
         or isinstance(one, MIXES_SAMPLES)
     ]
 
@@ -208,8 +207,8 @@ def _refuse_wrappers(module: nn.Module) -> None:
             kind.__name__ == "FullyShardedDataParallel" for kind in type(one).__mro__
         ):
             raise RuntimeError(
-                f"robustify: FSDP splits the parameters of {name or 'the module'!r} over the ranks, "
-                f"which robust layers cannot estimate; use DistributedDataParallel"
+                f"robustify: FSDP splits the parameters of {name or 'the module'!r} over the "
+                f"ranks, which robust layers cannot estimate; use DistributedDataParallel"
             )
         if isinstance(one, nn.DataParallel):
             raise RuntimeError(
@@ -365,7 +364,9 @@ def _group(module: nn.Module, chosen: list[tuple[str, nn.Module]]) -> ModelGroup
     picked = {id(one) for _, one in chosen}
     for one in module.modules():
         group = one.group if isinstance(one, RobustModule) else None
-        if group is not None and all(id(layer) in below for layer in group.layers()):
-            if any(id(layer) not in picked for layer in group.layers()):
-                return group
+        if group is None:
+            continue
+        members = [id(layer) for layer in group.layers()]
+        if all(key in below for key in members) and any(key not in picked for key in members):
+            return group
     return ModelGroup()

@@ -1,8 +1,8 @@
 """DistributedDataParallel: one estimate over the samples of all ranks.
 
 Inside the wrapper's forward pass a robust layer knows its process group. In the backward pass the
-ranks exchange what the estimate needs (``chainrob.distributed``), over a gloo group of their own, so
-that nothing meets the wrapper's own messages. All ranks then hold the same estimate, which the
+ranks exchange what the estimate needs (``chainrob.distributed``), over a gloo group of their own,
+so that nothing meets the wrapper's own messages. All ranks then hold the same estimate, which the
 wrapper's average leaves as it is.
 """
 

@@ -16,15 +16,16 @@ Tensor = torch.Tensor
 
 
 class RecurrentCell(RobustModule, nn.modules.rnn.RNNCellBase):
-    """A cell is two Linear layers, of the input and of the state, and what it makes of their sums."""
+    """A cell is two Linear layers, of input and state, and what it makes of their sums."""
 
     def _plain(self) -> bool:
         if self.robustifier is None or not torch.is_grad_enabled():
             return True
         if self.scope != "model":
             raise ValueError(
-                f"{type(self).__name__} {self.path!r}: a cell runs once a time step, and a sample's "
-                f"gradient is the sum over the steps: it needs scope='model', found {self.scope!r}"
+                f"{type(self).__name__} {self.path!r}: a cell runs once a time step, and a "
+                f"sample's gradient is the sum over the steps: it needs scope='model', found "
+                f"{self.scope!r}"
             )
         return False
 

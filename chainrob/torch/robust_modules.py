@@ -20,7 +20,7 @@ _forms: dict[type[torch.nn.Module], type[RobustModule]] = {}
 
 
 def robust_forms() -> dict[type[torch.nn.Module], type[RobustModule]]:
-    """Stock class to robust class: every class that derives from RobustModule and names its stock."""
+    """Stock class to robust class: every RobustModule that names its stock."""
     return dict(_forms)
 
 
