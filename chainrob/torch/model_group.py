@@ -129,13 +129,6 @@ class ModelGroup:
         found = {id(one): one for one in self._estimated() if one.requires_grad}
         if self._token is not None and found.keys() == self._signature:
             return
-        for one in found.values():
-            if not one.is_leaf:
-                raise RuntimeError(
-                    f"scope='model' needs parameters that are leaves of the graph, found one of "
-                    f"shape {tuple(one.shape)} that a hook or parametrization computes; use "
-                    f"scope='layer'"
-                )
         self._signature = frozenset(found)
         self._parameters = tuple(found.values())
         self._number += 1

@@ -123,7 +123,12 @@ def robustify(
             f"robustify: layers must choose at least one module, found {what}; the modules that "
             f"hold parameters are {[name for name, _ in named_layers(module)]}"
         )
-    reasons = {name: _unsupported(one, scope) for name, one in chosen}
+    bypassed = {
+        id(one.out_proj): f"{name!r}, which runs it, has no robust form: {unsupported_attention(one)}"
+        for name, one in module.named_modules()
+        if isinstance(one, nn.MultiheadAttention) and unsupported_attention(one)
+    }
+    reasons = {name: bypassed.get(id(one)) or _unsupported(one, scope) for name, one in chosen}
     found = [
         f"{name!r} ({type(one).__name__}): {reasons[name]}" for name, one in chosen if reasons[name]
     ]
@@ -146,9 +151,6 @@ def robustify(
     for name, one in module.named_modules():
         # Attention does not call its output projection unless it is robust itself.
         if type(one) is nn.MultiheadAttention and isinstance(one.out_proj, RobustModule):
-            why = unsupported_attention(one)
-            if why:
-                raise ValueError(f"robustify: {name!r}: {why}")
             _convert(one)
             one.path = name
     return module
@@ -187,12 +189,13 @@ def plain(module: Module) -> Module:
 
 def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The modules that hold parameters of their own (or mix samples), each once, by name."""
-    return [
-        (name, one)
-        for name, one in module.named_modules()
-        if (one._parameters and any(p is not None for p in one._parameters.values()))
-        or isinstance(one, MIXES_SAMPLES)
-    ]
+    found = []
+    for name, one in module.named_modules():
+        own = any(parameter is not None for parameter in one._parameters.values())
+        inside = "parametrizations" in name.split(".")  # a part of the module that it computes for
+        if (own or is_parametrized(one) or isinstance(one, MIXES_SAMPLES)) and not inside:
+            found.append((name, one))
+    return found
 
 
 def _convert(module: nn.Module) -> None:

@@ -328,7 +328,16 @@ def _apply(
     if kind.casts and x.dtype.is_floating_point and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x = x.to(dtype)
-    token = None if group is None else group.token(aggregation.owner)
+    token = None
+    if group is not None:
+        computed = [one for one in parameters if one is not None and not one.is_leaf]
+        if computed:
+            raise RuntimeError(
+                f"{where}: scope='model' needs parameters that are leaves of the graph, found one "
+                f"of shape {tuple(computed[0].shape)} that a hook or parametrization computes; use "
+                f"scope='layer'"
+            )
+        token = group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
     call = RobustCall(kind, aggregation, sample_axis, path, group, parameters, ranks, dtype)
     return RobustFunction.apply(call, token, x, *parameters)
