@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.torch import layer_kinds
-from chainrob.torch.robust_call import LayerKind, run
+from chainrob.torch.robust_call import LayerKind, breaks_graph, run
 
 __all__ = [
     "conv1d",
@@ -64,6 +64,7 @@ def _runner(
     return runner
 
 
+@breaks_graph
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
     r"""``F.linear``, with robust gradients of weight and bias.
 
@@ -122,6 +123,7 @@ def _convolution(
     return runner(kind, input, weight, bias)
 
 
+@breaks_graph
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -154,6 +156,7 @@ def conv1d(
     return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
 
 
+@breaks_graph
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -168,6 +171,7 @@ def conv2d(
     return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
 
 
+@breaks_graph
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -205,6 +209,7 @@ def _transposed(
     return runner(kind, input, weight, bias)
 
 
+@breaks_graph
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -239,6 +244,7 @@ def conv_transpose1d(
     return _transposed(_runner(**options), input, weight, bias, *options_of_map)
 
 
+@breaks_graph
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -255,6 +261,7 @@ def conv_transpose2d(
     return _transposed(_runner(**options), input, weight, bias, *options_of_map)
 
 
+@breaks_graph
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,
@@ -271,6 +278,7 @@ def conv_transpose3d(
     return _transposed(_runner(**options), input, weight, bias, *options_of_map)
 
 
+@breaks_graph
 def embedding(
     input: Tensor, weight: Tensor, padding_idx: int | None = None, **options: Any
 ) -> Tensor:
@@ -305,6 +313,7 @@ def _embedding(runner: Runner, input: Tensor, weight: Tensor, padding_idx: int |
     return runner(layer_kinds.embedding(n_ids, padding_idx), input, weight)
 
 
+@breaks_graph
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -347,6 +356,7 @@ def _layer_norm(
     return _affine(runner, "layer_norm", unit, input.ndim - len(shape), len(shape), weight, bias)
 
 
+@breaks_graph
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -365,6 +375,7 @@ def _rms_norm(
     return _affine(runner, "rms_norm", unit, input.ndim - len(shape), len(shape), weight, None)
 
 
+@breaks_graph
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -403,6 +414,7 @@ def _group_norm(
     return _affine(runner, "group_norm", unit, 1, 1, weight, bias)
 
 
+@breaks_graph
 def instance_norm(
     input: Tensor,
     weight: Tensor | None = None,
@@ -444,6 +456,7 @@ def _affine(
     return runner(layer_kinds.affine(function, axis, n_axes), unit, weight, bias)
 
 
+@breaks_graph
 def prelu(input: Tensor, weight: Tensor, **options: Any) -> Tensor:
     r"""``F.prelu``, with a robust gradient of the slopes: :math:`\sum_s g_{y_{n,s}} \min(x_{n,s},
     0)`.

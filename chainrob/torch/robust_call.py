@@ -7,6 +7,7 @@ What a layer does is said by a ``LayerKind``; the mathematics of its sample grad
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.torch import gradient_accumulation, loss_scale, ranks_of_ddp
 from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
-__all__ = ["LayerKind", "RobustCall", "run"]
+__all__ = ["LayerKind", "RobustCall", "breaks_graph", "run"]
 
 Tensor = torch.Tensor
 Parameters = Sequence["Tensor | None"]
@@ -306,8 +307,6 @@ def run(
     """
     if aggregation.robustifier is None or not torch.is_grad_enabled():
         return kind.op(x, *parameters)
-    if torch.compiler.is_compiling():
-        return _apply_eagerly(kind, x, parameters, aggregation, sample_axis, path, group)
     return _apply(kind, x, parameters, aggregation, sample_axis, path, group)
 
 
@@ -343,8 +342,22 @@ def _apply(
     return RobustFunction.apply(call, token, x, *parameters)
 
 
-# PyTorch's compiler cannot look into the core: it breaks its graph here, once a layer.
-_apply_eagerly = torch._disable_dynamo(_apply)
+def breaks_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function at which ``torch.compile`` breaks its graph, for it cannot look into the core.
+
+    A layer does so once, with all that it does. A module without a robustifier does not.
+    """
+    eagerly = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            plain = isinstance(args[0], torch.nn.Module) and args[0].robustifier is None
+            if not plain:
+                return eagerly(*args, **options)
+        return function(*args, **options)
+
+    return called
 
 
 def _check(

@@ -10,7 +10,7 @@ import torch
 
 from chainrob.aggregation import Aggregation, Reduction, Scope, check_options
 from chainrob.torch.model_group import ModelGroup
-from chainrob.torch.robust_call import LayerKind, run
+from chainrob.torch.robust_call import LayerKind, breaks_graph, run
 
 __all__ = ["SETTINGS", "RobustModule", "robust_forms"]
 
@@ -68,6 +68,9 @@ class RobustModule(torch.nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("forward", "_conv_forward"):
+            if name in cls.__dict__:
+                setattr(cls, name, breaks_graph(cls.__dict__[name]))
         if "stock" in cls.__dict__:
             _forms.setdefault(cls.stock, cls)
             # help() and inspect show the stock module's arguments, then the keyword-only ones.
