@@ -38,7 +38,7 @@ def active(aggregation: Any, where: str) -> Any:
             f"{where}: FSDP splits the parameters over the ranks, which robust layers cannot "
             f"estimate; use DistributedDataParallel"
         )
-    if owner is not None and "_former_parameters" in owner.__dict__:
+    if owner is not None and "_is_replica" in owner.__dict__:
         raise RuntimeError(
             f"{where}: DataParallel runs copies of the module on parts of the batch, and each "
             f"would be estimated by itself; use DistributedDataParallel"

@@ -153,7 +153,6 @@ def test_fully_sharded_modules_are_refused(tmp_path):
 def test_replicas_of_data_parallel_are_refused():
     net = ct.robustify(nn.Linear(4, 2), chainrob.Mean())
     replica = net._replicate_for_data_parallel()
-    replica._former_parameters = {}  # as torch.nn.parallel.replicate sets it
     replica.weight, replica.bias = net.weight, net.bias
     with pytest.raises(RuntimeError, match="DataParallel runs copies"):
         replica(torch.randn(3, 4))
