@@ -8,14 +8,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from chainrob.torch import layer_kinds
 from chainrob.torch.robust_modules import RobustModule
 
 __all__ = ["MultiheadAttention"]
-
-Tensor = torch.Tensor
 
 
 class MultiheadAttention(RobustModule, nn.MultiheadAttention):
@@ -32,7 +30,7 @@ class MultiheadAttention(RobustModule, nn.MultiheadAttention):
 
     stock = nn.MultiheadAttention
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.torch import layer_kinds
@@ -44,7 +44,6 @@ __all__ = [
     "rms_norm",
 ]
 
-Tensor = torch.Tensor
 Extent = int | Sequence[int]
 Runner = Callable[..., Tensor]
 """``run`` with everything filled in but the kind, the input and the parameters."""

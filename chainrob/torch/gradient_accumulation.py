@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from chainrob.aggregation import LayerGradients
 from chainrob.kernels import array_module
@@ -18,7 +19,6 @@ from chainrob.torch.tensor_arrays import computing, to_tensor
 
 __all__ = ["accumulate_samples", "running"]
 
-Tensor = torch.Tensor
 
 _running: weakref.WeakKeyDictionary[Any, Accumulation] = weakref.WeakKeyDictionary()
 

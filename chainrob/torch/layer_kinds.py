@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from chainrob import builders
 from chainrob.torch.robust_call import LayerKind
@@ -21,7 +22,6 @@ __all__ = [
     "transposed_convolution",
 ]
 
-Tensor = torch.Tensor
 Extent = tuple[int, ...]
 
 
@@ -46,7 +46,10 @@ def convolution(
     """Convolution of as many dimensions as the filter has."""
     ndim = len(ksize)
     op = (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
-    geometry = {"geometry": builders.Geometry(ksize, stride, dilation, groups), "pad": padding}
+    geometry: dict[str, Any] = {
+        "geometry": builders.Geometry(ksize, stride, dilation, groups),
+        "pad": padding,
+    }
     return LayerKind(
         f"conv{ndim}d",
         ("weight", "bias"),
@@ -70,7 +73,10 @@ def transposed_convolution(
     """Transposed convolution of as many dimensions as the filter has."""
     ndim = len(ksize)
     op = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[ndim - 1]
-    geometry = {"geometry": builders.Geometry(ksize, stride, dilation, groups), "pad": padding}
+    geometry: dict[str, Any] = {
+        "geometry": builders.Geometry(ksize, stride, dilation, groups),
+        "pad": padding,
+    }
     return LayerKind(
         f"conv_transpose{ndim}d",
         ("weight", "bias"),
@@ -87,7 +93,7 @@ def transposed_convolution(
 @lru_cache(maxsize=256)
 def embedding(n_ids: int, padding_idx: int | None) -> LayerKind:
     """Rows of the weight by id."""
-    options = {"n_ids": n_ids, "ignored": padding_idx}
+    options: dict[str, Any] = {"n_ids": n_ids, "ignored": padding_idx}
     return LayerKind(
         "embedding",
         ("weight",),

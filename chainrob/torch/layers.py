@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from chainrob.torch import functional, layer_kinds
 from chainrob.torch.robust_modules import RobustModule
@@ -33,8 +33,6 @@ __all__ = [
     "PReLU",
     "RMSNorm",
 ]
-
-Tensor = torch.Tensor
 
 
 class Linear(RobustModule, nn.Linear):
@@ -65,7 +63,7 @@ class AttentionOutput(Linear):
 class _Convolution(RobustModule, nn.modules.conv._ConvNd):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.robustifier is None or not torch.is_grad_enabled():
-            return super()._conv_forward(input, weight, bias)  # type: ignore[misc]
+            return super()._conv_forward(input, weight, bias)
         padding: Any = self.padding
         if self.padding_mode != "zeros" and input.ndim == weight.ndim:
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -103,7 +101,7 @@ class Conv3d(_Convolution, nn.Conv3d):
 class _TransposedConvolution(RobustModule, nn.modules.conv._ConvTransposeNd):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.robustifier is None or not torch.is_grad_enabled():
-            return super().forward(input, output_size)  # type: ignore[misc]
+            return super().forward(input, output_size)
         output_padding: Any = self.output_padding
         if output_size is not None:
             options = (self.stride, self.padding, self.kernel_size)

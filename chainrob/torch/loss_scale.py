@@ -39,7 +39,8 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
 
     Example:
         >>> import torch, chainrob.torch
-        >>> net = chainrob.torch.robustify(torch.nn.Linear(2, 1), chainrob.ClipNorm(1.0))
+        >>> clipped = chainrob.ClipNorm(1.0) >> chainrob.Mean()
+        >>> net = chainrob.torch.robustify(torch.nn.Linear(2, 1, bias=False), clipped)
         >>> scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         >>> net = chainrob.torch.use_grad_scaler(net, scaler)
         >>> scaler.scale(net(torch.full((4, 2), 100.0)).mean()).backward()
@@ -62,9 +63,9 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
 def scale_of(owner: Any, gy: torch.Tensor, ranks: Any = None) -> tuple[float, bool]:
     """By how much the loss is scaled, and whether its gradient has overflowed on any rank."""
     scaler = _scalers.get(owner) if _scalers and owner is not None else None
-    known = scaler is not None and scaler.is_enabled()
-    if not known and gy.dtype != torch.float16:
+    scale = float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else None
+    if scale is None and gy.dtype != torch.float16:
         return 1.0, False
     finite = bool(torch.isfinite(gy).all())
     overflow = not (finite if ranks is None else ranks_of_ddp.all_agree(ranks, finite))
-    return (float(scaler.get_scale()) if known else 1.0), overflow
+    return scale or 1.0, overflow

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrob.aggregation import Entry, LayerGradients, model_gradients
 from chainrob.aggregation.recorder import Recording
@@ -23,8 +24,6 @@ from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.torch.tensor_arrays import computing, to_tensor
 
 __all__ = ["ModelGroup", "Pass", "held_robustifier"]
-
-Tensor = torch.Tensor
 
 
 @dataclass(eq=False)
@@ -193,9 +192,7 @@ class _Gate(torch.autograd.Function):
     """Between all layers of a group and their parameters."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, group: ModelGroup, number: int, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, group: ModelGroup, number: int, *parameters: Tensor) -> Tensor:
         ctx.group = weakref.ref(group)
         ctx.number = number
         # The layers keep them alive, and a graph that holds its own leaves would never end.
@@ -204,7 +201,7 @@ class _Gate(torch.autograd.Function):
         return torch.zeros((), device=parameters[0].device) if parameters else torch.zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor | None) -> Any:
         group = ctx.group()
         parameters = [one() for one in ctx.parameters]
         if group is None:

@@ -124,7 +124,9 @@ def robustify(
             f"hold parameters are {[name for name, _ in named_layers(module)]}"
         )
     bypassed = {
-        id(one.out_proj): f"{name!r}, which runs it, has no robust form: {unsupported_attention(one)}"
+        id(
+            one.out_proj
+        ): f"{name!r}, which runs it, has no robust form: {unsupported_attention(one)}"
         for name, one in module.named_modules()
         if isinstance(one, nn.MultiheadAttention) and unsupported_attention(one)
     }
@@ -228,7 +230,7 @@ def _chosen(module: nn.Module, layers: Selection) -> list[tuple[str, nn.Module]]
     if callable(layers):
         return [(name, one) for name, one in everything if layers(name, one)]
     if isinstance(layers, str | Integral):
-        layers = [layers]  # type: ignore[list-item]
+        layers = [layers]
     names = [name for name, _ in everything]
     chosen: set[str] = set()
     entry: Any
@@ -298,8 +300,8 @@ def _unsupported(module: nn.Module, scope: str) -> str:
     if any(one is not None and one.is_complex() for one in module._parameters.values()):
         return "its parameters are complex"
     if isinstance(module, RobustModule) or type(module) in forms:
-        cell = issubclass(forms.get(type(module), type(module)), RecurrentCell)
-        if cell and scope != "model":
+        recurrent = issubclass(forms.get(type(module), type(module)), RecurrentCell)
+        if recurrent and scope != "model":
             return (
                 "a model runs it once a time step, and a sample's gradient is the sum over the "
                 "steps; use scope='model'"
@@ -358,7 +360,7 @@ def _sample_axes(
 def _batch_first(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention | nn.Transformer):
         return bool(module.batch_first)
-    return bool(module.self_attn.batch_first)  # type: ignore[union-attr]
+    return bool(module.self_attn.batch_first)
 
 
 def _group(module: nn.Module, chosen: list[tuple[str, nn.Module]]) -> ModelGroup:

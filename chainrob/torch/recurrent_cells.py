@@ -5,14 +5,12 @@ over the steps.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chainrob.torch import layer_kinds
 from chainrob.torch.robust_modules import RobustModule
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
-
-Tensor = torch.Tensor
 
 
 class RecurrentCell(RobustModule, nn.modules.rnn.RNNCellBase):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrob.aggregation import Aggregation, LayerGradients, is_exact
 from chainrob.aggregation.layer_gradients import Build, Pull
@@ -23,7 +24,6 @@ from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
 __all__ = ["LayerKind", "RobustCall", "breaks_graph", "run"]
 
-Tensor = torch.Tensor
 Parameters = Sequence["Tensor | None"]
 
 
@@ -135,7 +135,7 @@ class RobustFunction(torch.autograd.Function):
     """(x, *parameters) to y; backward gives the stock gx and robust gradients of the parameters."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, call: RobustCall, token: Tensor | None, x: Tensor, *parameters: Tensor | None
     ) -> Tensor:
         ctx.call = call
@@ -149,7 +149,7 @@ class RobustFunction(torch.autograd.Function):
             return call.kind.op(x, *used)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gy: Tensor) -> Any:
         call: RobustCall = ctx.call
         x, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
@@ -181,10 +181,7 @@ def _parameter_gradients(
         scale, overflow = loss_scale.scale_of(call.aggregation.owner, gy, call.ranks)
         if overflow:
             # Of a step that GradScaler is to skip, whatever a robustifier would make of it.
-            return [
-                torch.full_like(parameters[key - 1], torch.inf)  # type: ignore[arg-type]
-                for key in wanted
-            ]
+            return [torch.full_like(parameters[key - 1], torch.inf) for key in wanted]
         if scale != 1.0:
             gy = gy.float() / scale
     layer = call.gradients(x, gy, parameters, wanted)
@@ -223,7 +220,7 @@ class Estimates(torch.autograd.Function):
     """(x, gy) to the robust gradients, in a graph that is differentiated once more."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         call: RobustCall,
         layer: LayerGradients,
@@ -237,7 +234,7 @@ class Estimates(torch.autograd.Function):
         return _estimates(call, layer, dtypes, x, gy)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         x, gy = ctx.saved_tensors
         if all(one is None for one in cotangents):
             return None, None, None, None, None
@@ -250,7 +247,7 @@ class Pullback(torch.autograd.Function):
     """The derivative of ``Estimates``, which has none of its own."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         call: RobustCall,
         layer: LayerGradients,
@@ -266,25 +263,27 @@ class Pullback(torch.autograd.Function):
         return call.restored(of_x, x), call.restored(of_gy, gy)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Any) -> Any:
         raise ctx.layer.refuse_third()
 
 
-def refused(error: NotDifferentiableError, values: Sequence[Tensor], sources: Sequence[Tensor]):
+def refused(
+    error: NotDifferentiableError, values: Sequence[Tensor], sources: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """The values, of which a derivative in the sources raises the error."""
     return _Refused.apply(error, len(values), *values, *sources)
 
 
 class _Refused(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, error: NotDifferentiableError, count: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.error = error
         return tuple(one.clone() for one in tensors[:count])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Any) -> Any:
         raise ctx.error
 
 

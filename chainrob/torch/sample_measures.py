@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrob.aggregation import Observation, add_observer, remove_observer
 from chainrob.robustifiers import Mean
@@ -16,8 +17,6 @@ from chainrob.torch.robust_modules import RobustModule
 from chainrob.torch.tensor_arrays import computing, to_tensor
 
 __all__ = ["SampleMeasure", "gram", "per_sample_norms"]
-
-Tensor = torch.Tensor
 
 
 class SampleMeasure:
@@ -151,7 +150,7 @@ def per_sample_norms(module: torch.nn.Module, *, loss_reduction: str = "mean") -
         >>> net = torch.nn.Linear(2, 1)
         >>> with chainrob.torch.per_sample_norms(net) as norms:
         ...     net(torch.tensor([[3., 4.], [0., 0.]])).mean().backward()
-        >>> norms.total.square()
+        >>> norms.total.square().round()
         tensor([26.,  1.], dtype=torch.float64)
     """
     return SampleMeasure(module, _norms, loss_reduction)

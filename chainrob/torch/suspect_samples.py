@@ -91,7 +91,7 @@ class Suspects:
         drawn = _Drawn(loader.batch_sampler)
         copy = DataLoader(
             loader.dataset,
-            batch_sampler=drawn,  # type: ignore[arg-type]
+            batch_sampler=drawn,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,

@@ -42,7 +42,9 @@ CASES = [
     Case("conv1d", lambda: nn.Conv1d(2, 3, 3, stride=2, padding=1), (2, 7)),
     Case("conv2d", lambda: nn.Conv2d(2, 4, (2, 3), padding=1, groups=2), (2, 4, 5)),
     Case("conv2d same", lambda: nn.Conv2d(1, 2, 2, padding="same"), (1, 3, 4)),
-    Case("conv2d reflect", lambda: nn.Conv2d(1, 2, 2, padding=1, padding_mode="reflect"), (1, 3, 4)),
+    Case(
+        "conv2d reflect", lambda: nn.Conv2d(1, 2, 2, padding=1, padding_mode="reflect"), (1, 3, 4)
+    ),
     Case("conv3d", lambda: nn.Conv3d(1, 2, 2, dilation=(1, 2, 1)), (1, 3, 4, 3)),
     Case("conv_transpose1d", lambda: nn.ConvTranspose1d(2, 3, 3, stride=2), (2, 4), unit_axis=1),
     Case(

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tests.oracles import estimators
-from tests.torch.cases import CASES, IDS, N, expected, gradients, losses, sample_rows
 
 import chainrob
 import chainrob.torch
+from tests.oracles import estimators
+from tests.torch.cases import CASES, IDS, N, expected, gradients, losses, sample_rows
 
 # PyTorch says so of its own convolution.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tests.oracles import estimators
-from tests.torch.cases import apart, joined
 from torch import nn
 
 import chainrob
 import chainrob.torch as ct
+from tests.oracles import estimators
+from tests.torch.cases import apart, joined
 
 E, HEADS, N, S = 8, 2, 5, 4
 
@@ -90,7 +90,7 @@ def test_errors():
     (x,) = tensors((S, E))
     with pytest.raises(ValueError, match="query must have 3 axes, found shape"):
         layer(x, x, x)
-    with pytest.raises(ValueError, match="batch_first=False.*sample_axis=1"):
+    with pytest.raises(ValueError, match=r"batch_first=False.*sample_axis=1"):
         ct.robustify(attention(batch_first=False), chainrob.Mean())
     with pytest.raises(ValueError, match="sample_axis must be 1 for"):
         ct.robustify(attention(batch_first=False), chainrob.Mean(), sample_axis=0)

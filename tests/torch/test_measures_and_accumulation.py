@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.torch.cases import CASES, IDS, joined, losses, sample_rows
 from torch import nn
 
 import chainrob
 import chainrob.torch as ct
+from tests.torch.cases import CASES, IDS, joined, losses, sample_rows
 
 MEDIAN = chainrob.GeometricMedian(tolerance=1e-12, max_iterations=1000)
 
@@ -56,9 +56,9 @@ def test_measures_of_a_robust_module_with_shared_weights(scope):
 
 
 def test_nothing_measured():
+    with ct.per_sample_norms(network()) as norms:
+        pass
     with pytest.raises(RuntimeError, match="no backward pass has been measured"):
-        with ct.per_sample_norms(network()) as norms:
-            pass
         norms.total  # noqa: B018
 
 
@@ -111,27 +111,30 @@ def test_sequences_of_different_lengths_accumulate():
     torch.testing.assert_close(net[1].weight.grad, stock[1].weight.grad)
 
 
+def accumulated(net, steps):
+    with ct.accumulate_samples(net):
+        for step in steps:
+            step()
+
+
 def test_errors_of_accumulation():
     net = ct.robustify(network(), chainrob.Mean())
     with pytest.raises(RuntimeError, match="accumulates samples already"):
-        with ct.accumulate_samples(net), ct.accumulate_samples(net):
-            pass
+        accumulated(net, [lambda: accumulated(net, [])])
     x = batch()
     with pytest.raises(RuntimeError, match="linear '0' was changed in place"):
-        with ct.accumulate_samples(net):
-            net(x).mean().backward()
-            x.zero_()
+        accumulated(net, [lambda: net(x).mean().backward(), x.zero_])
     convolution = ct.robustify(nn.Conv1d(1, 1, 2), chainrob.Mean())
+    short, long = torch.randn(2, 1, 4), torch.randn(2, 1, 5)
+    passes = [lambda x=x: convolution(x).mean().backward() for x in (short, long)]
     with pytest.raises(ValueError, match="differ in the number of samples only"):
-        with ct.accumulate_samples(convolution):
-            for length in (4, 5):
-                convolution(torch.randn(2, 1, length)).mean().backward()
+        accumulated(convolution, passes)
+    once = lambda: net(batch()).mean().backward()  # noqa: E731
+    twice = lambda: (net(batch()) + net(batch())).mean().backward()  # noqa: E731
     with pytest.raises(ValueError, match="called equally often"):
-        with ct.accumulate_samples(net):
-            net(batch()).mean().backward()
-            (net(batch()) + net(batch())).mean().backward()
+        accumulated(net, [once, twice])
     net.zero_grad()
-    net(batch()).mean().backward()
+    once()
     assert net[0].weight.grad is not None
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tests.oracles import estimators
-from tests.torch.cases import apart, joined
 import torch.utils.checkpoint
 from torch import nn
 
 import chainrob
 import chainrob.torch as ct
+from tests.oracles import estimators
+from tests.torch.cases import apart, joined
 
 MEDIAN = chainrob.GeometricMedian(tolerance=1e-12, max_iterations=1000)
 
@@ -192,7 +192,9 @@ def test_different_numbers_of_samples_are_refused():
         chainrob.GeometricMedian(),
         scope="model",
     )
-    with pytest.raises(ValueError, match=r"same samples.*'0.weight': 8.*'3.weight': 4|same samples"):
+    with pytest.raises(
+        ValueError, match=r"same samples.*'0.weight': 8.*'3.weight': 4|same samples"
+    ):
         net(torch.randn(8, 4)).mean().backward()
 
 

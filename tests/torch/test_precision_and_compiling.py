@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tests.oracles import estimators
-from tests.torch.cases import CASES, IDS
 from torch import nn
 
 import chainrob
 import chainrob.torch as ct
+from tests.oracles import estimators
+from tests.torch.cases import CASES, IDS
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -28,7 +28,9 @@ def test_autocast_with_the_mean_is_stock(case):
     for name, p in stock.named_parameters():
         found = layer.get_parameter(name).grad
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found, p.grad, rtol=0.05, atol=1e-6 + 0.02 * float(p.grad.abs().max()))
+        torch.testing.assert_close(
+            found, p.grad, rtol=0.05, atol=1e-6 + 0.02 * float(p.grad.abs().max())
+        )
 
 
 def test_bfloat16_parameters():
@@ -40,7 +42,9 @@ def test_bfloat16_parameters():
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 def test_thresholds_are_in_units_of_the_unscaled_loss(scope):
-    net = ct.robustify(nn.Linear(3, 2).double(), chainrob.ClipNorm(0.5) >> chainrob.Mean(), scope=scope)
+    net = ct.robustify(
+        nn.Linear(3, 2).double(), chainrob.ClipNorm(0.5) >> chainrob.Mean(), scope=scope
+    )
     x = torch.randn(5, 3).double()
     net(x).square().mean().backward()
     wanted = net.weight.grad.clone()
@@ -82,7 +86,7 @@ def test_half_precision_overflows_reach_the_gradient_without_a_scaler():
 
 
 def test_no_grad_scaler():
-    with pytest.raises(TypeError, match="must be a torch.amp.GradScaler or None, found int"):
+    with pytest.raises(TypeError, match=r"must be a torch\.amp\.GradScaler or None, found int"):
         ct.use_grad_scaler(nn.Linear(1, 1), 3)
 
 

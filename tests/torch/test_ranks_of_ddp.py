@@ -11,7 +11,7 @@ pytest.importorskip("torch.distributed")
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("needs gloo", allow_module_level=True)
 
-PROGRAM = '''
+PROGRAM = """
 import sys
 import torch
 import torch.multiprocessing
@@ -122,7 +122,7 @@ def worker(rank, size, store):
 if __name__ == "__main__":
     size, store = int(sys.argv[1]), sys.argv[2]
     torch.multiprocessing.spawn(worker, (size, store), size)
-'''
+"""
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.torch.cases import CASES, losses
 from torch.autograd import gradcheck, gradgradcheck
 
 import chainrob
 import chainrob.torch as ct
+from tests.torch.cases import CASES, losses
 
 ROBUSTIFIERS = [
     chainrob.Mean(),

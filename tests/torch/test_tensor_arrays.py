@@ -33,7 +33,7 @@ def test_bfloat16_becomes_float32():
 
 
 def test_tensors_of_other_kinds():
-    with pytest.raises(TypeError, match="dense tensors, found layout torch.sparse_coo"):
+    with pytest.raises(TypeError, match=r"dense tensors, found layout torch\.sparse_coo"):
         to_array(torch.eye(2).to_sparse())
     with pytest.raises(TypeError, match="found device 'meta'"):
         to_array(torch.ones(2, device="meta"))
