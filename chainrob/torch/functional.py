@@ -18,15 +18,17 @@ The gradient of the input is never changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.torch import layer_kinds
-from chainrob.torch.robust_call import LayerKind, breaks_graph, run
+from chainrob.torch.function_options import Runner, runner_of
+from chainrob.torch.normalizations import group_norm, instance_norm, layer_norm, rms_norm
+from chainrob.torch.robust_call import breaks_graph
 
 __all__ = [
     "conv1d",
@@ -45,22 +47,6 @@ __all__ = [
 ]
 
 Extent = int | Sequence[int]
-Runner = Callable[..., Tensor]
-"""``run`` with everything filled in but the kind, the input and the parameters."""
-
-
-def _runner(
-    robustifier: Callable[[Any], Any] | None = None,
-    loss_reduction: Reduction = "mean",
-    scope: Scope = "layer",
-    sample_axis: int = 0,
-) -> Runner:
-    plan = Aggregation(robustifier, loss_reduction, scope)
-
-    def runner(kind: LayerKind, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        return run(kind, x, parameters, plan, sample_axis=sample_axis)
-
-    return runner
 
 
 @breaks_graph
@@ -93,7 +79,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, **options:
         >>> W.grad
         tensor([[1., 1.]])
     """
-    return _runner(**options)(layer_kinds.linear(), input, weight, bias)
+    return runner_of(**options)(layer_kinds.linear(), input, weight, bias)
 
 
 def _convolution(
@@ -152,37 +138,21 @@ def conv1d(
         >>> chainrob.torch.functional.conv1d(x, W, robustifier=chainrob.Mean()).shape
         torch.Size([2, 3, 3])
     """
-    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
+    return _convolution(
+        runner_of(**options), input, weight, bias, stride, padding, dilation, groups
+    )
 
 
-@breaks_graph
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Extent = 1,
-    padding: Extent | str = 0,
-    dilation: Extent = 1,
-    groups: int = 1,
-    **options: Any,
-) -> Tensor:
+@functools.wraps(conv1d, assigned=())
+def conv2d(*args: Any, **options: Any) -> Tensor:
     """``F.conv2d``, with robust gradients of weight and bias: see ``conv1d``."""
-    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
+    return conv1d(*args, **options)
 
 
-@breaks_graph
-def conv3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Extent = 1,
-    padding: Extent | str = 0,
-    dilation: Extent = 1,
-    groups: int = 1,
-    **options: Any,
-) -> Tensor:
+@functools.wraps(conv1d, assigned=())
+def conv3d(*args: Any, **options: Any) -> Tensor:
     """``F.conv3d``, with robust gradients of weight and bias: see ``conv1d``."""
-    return _convolution(_runner(**options), input, weight, bias, stride, padding, dilation, groups)
+    return conv1d(*args, **options)
 
 
 def _transposed(
@@ -240,41 +210,19 @@ def conv_transpose1d(
         torch.Size([2, 4, 4])
     """
     options_of_map = (stride, padding, output_padding, groups, dilation)
-    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+    return _transposed(runner_of(**options), input, weight, bias, *options_of_map)
 
 
-@breaks_graph
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Extent = 1,
-    padding: Extent = 0,
-    output_padding: Extent = 0,
-    groups: int = 1,
-    dilation: Extent = 1,
-    **options: Any,
-) -> Tensor:
+@functools.wraps(conv_transpose1d, assigned=())
+def conv_transpose2d(*args: Any, **options: Any) -> Tensor:
     """``F.conv_transpose2d``, with robust gradients: see ``conv_transpose1d``."""
-    options_of_map = (stride, padding, output_padding, groups, dilation)
-    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+    return conv_transpose1d(*args, **options)
 
 
-@breaks_graph
-def conv_transpose3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Extent = 1,
-    padding: Extent = 0,
-    output_padding: Extent = 0,
-    groups: int = 1,
-    dilation: Extent = 1,
-    **options: Any,
-) -> Tensor:
+@functools.wraps(conv_transpose1d, assigned=())
+def conv_transpose3d(*args: Any, **options: Any) -> Tensor:
     """``F.conv_transpose3d``, with robust gradients: see ``conv_transpose1d``."""
-    options_of_map = (stride, padding, output_padding, groups, dilation)
-    return _transposed(_runner(**options), input, weight, bias, *options_of_map)
+    return conv_transpose1d(*args, **options)
 
 
 @breaks_graph
@@ -302,7 +250,7 @@ def embedding(
         >>> chainrob.torch.functional.embedding(ids, W, robustifier=chainrob.Mean()).tolist()
         [[4.0, 5.0], [0.0, 1.0]]
     """
-    return _embedding(_runner(**options), input, weight, padding_idx)
+    return _embedding(runner_of(**options), input, weight, padding_idx)
 
 
 def _embedding(runner: Runner, input: Tensor, weight: Tensor, padding_idx: int | None) -> Tensor:
@@ -310,149 +258,6 @@ def _embedding(runner: Runner, input: Tensor, weight: Tensor, padding_idx: int |
     if padding_idx is not None and padding_idx < 0:
         padding_idx += n_ids
     return runner(layer_kinds.embedding(n_ids, padding_idx), input, weight)
-
-
-@breaks_graph
-def layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    **options: Any,
-) -> Tensor:
-    r"""``F.layer_norm``, with robust gradients of weight and bias.
-
-    .. math::
-        y = W \hat x + b, \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,s}} \hat x_{n,s}\Big\}_n\Big)
-
-    Args:
-        input: (N, ..., *normalized_shape); the axes between are positions.
-        normalized_shape: the last axes, over which each position is normalized.
-        weight, bias: of that shape, or None.
-        eps: added to the variance.
-        options: as for ``linear``.
-
-    Example:
-        >>> import torch, chainrob, chainrob.torch
-        >>> x, W = torch.tensor([[1., 3.], [5., 1.]]), torch.ones(2, requires_grad=True)
-        >>> y = chainrob.torch.functional.layer_norm(x, (2,), W, robustifier=chainrob.Mean())
-        >>> y.detach().round().tolist()
-        [[-1.0, 1.0], [1.0, -1.0]]
-    """
-    return _layer_norm(_runner(**options), input, tuple(normalized_shape), weight, bias, eps)
-
-
-def _layer_norm(
-    runner: Runner,
-    input: Tensor,
-    shape: tuple[int, ...],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    unit = F.layer_norm(input, shape, None, None, eps)
-    return _affine(runner, "layer_norm", unit, input.ndim - len(shape), len(shape), weight, bias)
-
-
-@breaks_graph
-def rms_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-    **options: Any,
-) -> Tensor:
-    """``F.rms_norm``, with a robust gradient of the weight: see ``layer_norm``."""
-    return _rms_norm(_runner(**options), input, tuple(normalized_shape), weight, eps)
-
-
-def _rms_norm(
-    runner: Runner, input: Tensor, shape: tuple[int, ...], weight: Tensor | None, eps: float | None
-) -> Tensor:
-    unit = F.rms_norm(input, list(shape), None, eps)
-    return _affine(runner, "rms_norm", unit, input.ndim - len(shape), len(shape), weight, None)
-
-
-@breaks_graph
-def group_norm(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    **options: Any,
-) -> Tensor:
-    """``F.group_norm``, with robust gradients of weight and bias.
-
-    Args:
-        input: (N, C, ...); the axes behind the channels are positions.
-        num_groups: how many groups the channels make.
-        weight, bias: (C,), or None.
-        eps: added to the variance.
-        options: as for ``linear``.
-
-    Example:
-        >>> import torch, chainrob, chainrob.torch
-        >>> x, W = torch.randn(2, 4, 3), torch.ones(4, requires_grad=True)
-        >>> chainrob.torch.functional.group_norm(x, 2, W, robustifier=chainrob.Mean()).shape
-        torch.Size([2, 4, 3])
-    """
-    return _group_norm(_runner(**options), input, num_groups, weight, bias, eps)
-
-
-def _group_norm(
-    runner: Runner,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-) -> Tensor:
-    unit = F.group_norm(input, num_groups, None, None, eps)
-    return _affine(runner, "group_norm", unit, 1, 1, weight, bias)
-
-
-@breaks_graph
-def instance_norm(
-    input: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    **options: Any,
-) -> Tensor:
-    """``F.instance_norm`` by the input's own statistics, with robust gradients of weight and bias:
-    see ``group_norm``.
-    """
-    return _instance_norm(_runner(**options), input, weight, bias, eps)
-
-
-def _instance_norm(
-    runner: Runner, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    unit = F.instance_norm(input, eps=eps)
-    return _affine(runner, "instance_norm", unit, 1, 1, weight, bias)
-
-
-def _affine(
-    runner: Runner,
-    function: str,
-    unit: Tensor,
-    axis: int,
-    n_axes: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    """What a normalization does after it has normalized, which is all that its parameters do."""
-    if weight is None and bias is None:
-        return unit
-    if axis < 1:
-        raise ValueError(
-            f"{function}: a robust layer needs a batch: its input must have an axis of samples "
-            f"before the normalized ones, found shape {tuple(unit.shape)}; use x.unsqueeze(0) for "
-            f"a single sample"
-        )
-    return runner(layer_kinds.affine(function, axis, n_axes), unit, weight, bias)
 
 
 @breaks_graph
@@ -471,7 +276,7 @@ def prelu(input: Tensor, weight: Tensor, **options: Any) -> Tensor:
         >>> chainrob.torch.functional.prelu(x, W, robustifier=chainrob.Mean()).tolist()
         [[-0.5], [4.0]]
     """
-    return _runner(**options)(layer_kinds.prelu(weight.numel() == 1), input, weight)
+    return runner_of(**options)(layer_kinds.prelu(weight.numel() == 1), input, weight)
 
 
 def _each(extent: Extent, ndim: int) -> tuple[int, ...]:

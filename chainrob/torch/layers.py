@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrob.torch import functional, layer_kinds
+from chainrob.torch import functional, layer_kinds, normalizations
 from chainrob.torch.robust_modules import RobustModule
 
 __all__ = [
@@ -172,7 +172,7 @@ class LayerNorm(RobustModule, nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         if self.robustifier is None or not torch.is_grad_enabled():
             return super().forward(input)
-        return functional._layer_norm(
+        return normalizations._layer_norm(
             self.run, input, tuple(self.normalized_shape), self.weight, self.bias, self.eps
         )
 
@@ -185,7 +185,7 @@ class RMSNorm(RobustModule, nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if self.robustifier is None or not torch.is_grad_enabled():
             return super().forward(x)
-        return functional._rms_norm(
+        return normalizations._rms_norm(
             self.run, x, tuple(self.normalized_shape), self.weight, self.eps
         )
 
@@ -198,7 +198,7 @@ class GroupNorm(RobustModule, nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if self.robustifier is None or not torch.is_grad_enabled():
             return super().forward(input)
-        return functional._group_norm(
+        return normalizations._group_norm(
             self.run, input, self.num_groups, self.weight, self.bias, self.eps
         )
 
@@ -214,7 +214,7 @@ class _InstanceNorm(RobustModule, nn.modules.instancenorm._InstanceNorm):
                 f"running statistics mix the samples, found True"
             )
         self._check_input_dim(input)
-        return functional._instance_norm(self.run, input, self.weight, self.bias, self.eps)
+        return normalizations._instance_norm(self.run, input, self.weight, self.bias, self.eps)
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):

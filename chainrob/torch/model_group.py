@@ -87,7 +87,7 @@ class ModelGroup:
         self._layers: list[weakref.ref[Any]] = []
         self._token: Tensor | None = None
         self._parameters: tuple[Tensor, ...] = ()
-        self._signature: frozenset[int] = frozenset()
+        self._signature: frozenset[Any] = frozenset()
         self._first: weakref.ref[Any] | None = None
         self._number = 0
         self._passes: dict[int, Pass] = {}
@@ -117,7 +117,7 @@ class ModelGroup:
         It is made anew when the parameters have changed. That is asked once in a forward pass: by
         the layer that asked last time, or when a layer has a parameter that is not known.
         """
-        own = {id(one) for one in layer.estimated() if one is not None and one.requires_grad}
+        own = {_key(one) for one in layer.estimated() if one is not None and one.requires_grad}
         first = None if self._first is None else self._first()
         if self._token is None or first is None or first is layer or not own <= self._signature:
             self._first = weakref.ref(layer)
@@ -125,7 +125,7 @@ class ModelGroup:
         return self._token
 
     def _renew(self) -> None:
-        found = {id(one): one for one in self._estimated() if one.requires_grad}
+        found = {_key(one): one for one in self._estimated() if one.requires_grad}
         if self._token is not None and found.keys() == self._signature:
             return
         self._signature = frozenset(found)
@@ -172,6 +172,11 @@ class ModelGroup:
         if torch.is_grad_enabled() and mine.sources:
             return _undifferentiable(gradients, mine.sources)
         return gradients
+
+
+def _key(parameter: Tensor) -> tuple[Any, ...]:
+    """What PyTorch's node of a leaf is made for: ``module.to`` lets a parameter have a new one."""
+    return id(parameter), parameter.dtype, parameter.device, parameter.shape
 
 
 def _undifferentiable(

@@ -161,6 +161,16 @@ def test_exchanged_parameters():
     torch.testing.assert_close(net.first.bias.grad, stock.first.bias.grad)
 
 
+def test_a_module_that_is_moved_to_another_dtype():
+    net, stock = ct.robustify(Tied().float(), chainrob.Mean(), scope="model"), Tied()
+    squares(net, batch(4).float()).backward()
+    net.double().load_state_dict(stock.state_dict())
+    for one in (net, stock):
+        one.zero_grad()
+        squares(one, batch(4)).backward()
+    torch.testing.assert_close(net.first.weight.grad, stock.first.weight.grad, rtol=1e-12, atol=0)
+
+
 def test_parameters_that_change_within_a_forward_pass_are_refused():
     net = ct.robustify(Tied(), chainrob.Mean(), scope="model")
     net.first.bias.requires_grad_(False)
