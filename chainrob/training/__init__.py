@@ -14,7 +14,7 @@ from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
 from chainrob.training.spsa import SPSA
 from chainrob.training.suspects import SuspectReport
-from chainrob.training.tally import WeightTally
+from chainrob.aggregation.tally import WeightTally
 
 __all__ = [
     "SPSA",

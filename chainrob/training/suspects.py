@@ -15,7 +15,7 @@ from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
 from chainrob.training.observation import Observation, Watch, observe
 from chainrob.training.suspect_files import draw_suspects, suspect_table
-from chainrob.training.tally import WeightTally
+from chainrob.aggregation.tally import WeightTally
 
 __all__ = ["SuspectReport"]
 

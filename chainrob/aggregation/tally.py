@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-import chainer
 
 __all__ = ["WeightTally", "relative_weights"]
 
@@ -85,17 +83,20 @@ class WeightTally:
         order = np.lexsort((self.weights(), relative))  # NaN last
         return order[: int(np.isfinite(relative).sum())].astype(np.int64)
 
-    def serialize(self, serializer: Any) -> None:
-        """Read or write the sums with one of Chainer's serializers."""
-        if not isinstance(serializer, chainer.serializer.Deserializer):
-            layers = self.layers
-            serializer("layers", np.frombuffer(json.dumps(layers).encode(), np.uint8))
-            serializer(_COUNTS, self._stacked(self._counts, np.int64))
-            for kind in _SUMS:
-                serializer(kind, self._stacked(self._sums[kind], np.float64))
-            return
-        names: Sequence[str] = json.loads(bytes(serializer("layers", None)).decode())
-        counts = serializer(_COUNTS, None)
+    def state(self) -> dict[str, Any]:
+        """The sums as arrays, by name."""
+        layers = np.frombuffer(json.dumps(self.layers).encode(), np.uint8)
+        sums = {kind: self._stacked(self._sums[kind], np.float64) for kind in _SUMS}
+        return {"layers": layers, _COUNTS: self._stacked(self._counts, np.int64), **sums}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums of ``state``.
+
+        Raises:
+            ValueError: sums of a dataset of another size.
+        """
+        names: Sequence[str] = json.loads(bytes(state["layers"]).decode())
+        counts = state[_COUNTS]
         if counts.shape != (len(names), self.n_samples):
             raise ValueError(
                 f"the weights in the snapshot are of {counts.shape[-1]} samples, the dataset has "
@@ -103,8 +104,18 @@ class WeightTally:
             )
         self._counts = dict(zip(names, counts.astype(np.int64), strict=True))
         for kind in _SUMS:
-            sums = serializer(kind, None).astype(np.float64)
+            sums = state[kind].astype(np.float64)
             self._sums[kind] = dict(zip(names, sums, strict=True))
+
+    def serialize(self, serializer: Any) -> None:
+        """Read or write the sums with one of Chainer's serializers."""
+        import chainer  # whoever has such a serializer has Chainer
+
+        if isinstance(serializer, chainer.serializer.Deserializer):
+            self.load_state({key: serializer(key, None) for key in ("layers", _COUNTS, *_SUMS)})
+            return
+        for key, value in self.state().items():
+            serializer(key, value)
 
     def _mean(self, kind: str, layer: str | None) -> Floats:
         total, layers = np.zeros(self.n_samples), np.zeros(self.n_samples)
