@@ -39,6 +39,7 @@ from chainrob.aggregation import exact_backward  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     CAF,
     SMEA,
+    AdaptiveMean,
     AdaptiveRobustClipping,
     Bucketing,
     Bulyan,
@@ -94,6 +95,7 @@ _LATER = (
 __all__ = [
     "CAF",
     "SMEA",
+    "AdaptiveMean",
     "AdaptiveRobustClipping",
     "Bucketing",
     "Bulyan",

@@ -2,6 +2,7 @@
 sample.
 """
 
+from chainrob.robustifiers.adaptive_mean import AdaptiveMean
 from chainrob.robustifiers.adaptive_robust_clipping import AdaptiveRobustClipping
 from chainrob.robustifiers.base import CoordinateWise, Robustifier, Weighting
 from chainrob.robustifiers.bucketing import Bucketing
@@ -45,12 +46,13 @@ register(Mean, SoftTruncation, MEstimator, CoordinateMedian, TrimmedMean, Winsor
 register(MeanAroundMedian, Phocas, MedianOfMeans, GeometricMedian, Krum, MultiKrum)
 register(CenteredClipping, MinimumDiameterAveraging, CAF, SMEA)
 register(MoNNA, SpectralFilter, DnC, Bulyan, MultiplicativeNoise, MedianOfMeansMinimization)
-register(RelativeClipping)
+register(RelativeClipping, AdaptiveMean)
 register(NearestNeighborMixing, Bucketing, ClipNorm, AdaptiveRobustClipping)
 
 __all__ = [
     "CAF",
     "SMEA",
+    "AdaptiveMean",
     "AdaptiveRobustClipping",
     "Bucketing",
     "Bulyan",

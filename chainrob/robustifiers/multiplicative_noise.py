@@ -143,7 +143,7 @@ def _of_positive(a: Array, root_beta: float, xp: Any) -> tuple[Array, Array]:
 
 
 def _far_out(a: Array, root_beta: float, cubic: float, xp: Any) -> Array:
-    """E[u - u^3 / cubic; |u| <= sqrt 2], where the density of u = a + b z hardly varies in there and
+    """E[u - u^3 / cubic; |u| <= sqrt 2], where the density of u = a + b z hardly varies there and
     the moments would cancel: by Gauss-Legendre quadrature.
     """
     total = xp.zeros_like(a)

@@ -110,8 +110,8 @@ def default(
       rows in one bucket for f = 0, which is the mean);
     - ``pilot='median'`` for ``soft_truncation``, ``multiplicative_noise`` and ``m_estimator`` where
       f > 0, else ``'mean'``;
-    - nothing for ``mean``, ``coordinate_median``, ``geometric_median``, ``centered_clipping`` and
-      ``relative_clipping``.
+    - nothing for ``mean``, ``adaptive_mean``, ``coordinate_median``, ``geometric_median``,
+      ``centered_clipping`` and ``relative_clipping``.
 
     A random batch of N holds more than f bad samples about every other time. Who wants a margin
     states a higher contamination.
@@ -175,7 +175,7 @@ def _nothing(n: int, f: int) -> dict[str, Any]:
 
 
 _DEFAULTS: dict[str, _Rule] = {
-    **dict.fromkeys(("mean", "coordinate_median", "geometric_median"), _nothing),
+    **dict.fromkeys(("mean", "adaptive_mean", "coordinate_median", "geometric_median"), _nothing),
     **dict.fromkeys(("soft_truncation", "multiplicative_noise", "m_estimator"), _pilot),
     **dict.fromkeys(("trimmed_mean", "winsorized_mean"), _count),
     **dict.fromkeys(("mean_around_median", "phocas", "krum", "multi_krum", "caf"), _bad_rows),

@@ -108,6 +108,10 @@ class OuterProducts(SampleGradients):
             return self._positions_gram(centered=True)
         return self._centered_gram(0.0)
 
+    def owns(self, bias: SampleGradients) -> bool:
+        """Whether that is the ``bias`` of these weights."""
+        return bias is self._bias
+
     def joint_gram(self, bias: SampleGradients, *, centered: bool) -> Array | None:
         """The Gram matrix of the weights and their bias together; None if it is not their ``bias``.
 

@@ -259,6 +259,68 @@ def caf(rows, f):
     return best
 
 
+def adaptive_fence(sizes, least, power, curvature=0.0):
+    """The fence above the median, or the largest size where that is less."""
+    ordered = np.sort(sizes)
+    n = len(sizes)
+    median, quartile = ordered[(n - 1) // 2], ordered[(n - 1) // 4]
+    if median == 0:
+        return ordered[-1]
+    if quartile == 0:
+        return ordered[-1]
+    spread = np.log(median / quartile)
+    return min(median * max(least, np.exp(power * spread + curvature * spread**2)), ordered[-1])
+
+
+def adaptive_weights(inputs, signals, cosines):
+    """Sample weights from norms (N,) of inputs (or None) and signals, and cosines (N, N)."""
+    n = len(signals)
+    if n < 3:
+        return np.ones(n)
+    fence = adaptive_fence(signals, 4.0, 2.0, 1.6)
+    trust = np.array([min(1, fence / s) ** 2 if s > 0 else 1.0 for s in signals])
+    if inputs is not None:
+        limit = adaptive_fence(inputs, 1.5, 2.0)
+        trust = trust * [min(1, limit / x) ** 2 if x > 0 else 1.0 for x in inputs]
+    limited = np.minimum(signals, fence)
+    r = limited / limited.max() if limited.max() > 0 else limited
+    v = np.zeros(n)
+    for i in range(n):
+        others = [cosines[i][j] for j in range(n) if j != i]
+        total = sum(c**2 for c in others)
+        v[i] = sum(c * abs(c) for c in others) / total if total > 0 else 0.0
+    overall = np.average(v, weights=r) if r.sum() > 0 else 0.0
+    power = 0.5 / (1 + np.exp(20 * overall))
+    kept = (1 - r / (1 + np.exp(12 * (v + overall)))) * (1 - 0.99 * r) ** power
+    return trust * kept / np.average(kept, weights=trust)
+
+
+def adaptive_mean(rows):
+    norms = np.linalg.norm(rows, axis=1)
+    units = [row / norm if norm > 0 else row for row, norm in zip(rows, norms, strict=True)]
+    return adaptive_weights(None, norms, np.array(units) @ np.transpose(units)) @ rows / len(rows)
+
+
+def adaptive_mean_of_layer(x, gy):
+    """Of a layer with a bias: rows (N, Q * (P + 1)), the bias as the weight of an input of one."""
+    x = np.hstack([x, np.ones((len(x), 1))])
+    lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
+    limit = adaptive_fence(lengths, 1.5, 2.0)
+    shortened = x * np.minimum(1, limit / lengths)[:, None]
+    about = shortened - shortened.mean(axis=0)
+    cosines = np.array(
+        [
+            (a @ b) * (s @ t) / np.linalg.norm(a) / np.linalg.norm(b)
+            for a, s in zip(about, gy, strict=True)
+            for b, t in zip(about, gy, strict=True)
+        ]
+    )
+    cosines = cosines.reshape(len(x), -1) / signals[:, None] / signals
+    weights = adaptive_weights(lengths, signals, cosines)
+    rows = gy[:, :, None] * x[:, None, :]
+    return np.tensordot(weights, rows, 1) / len(x)
+
+
 def monna(rows, f, pivot=0):
     distances = np.linalg.norm(rows - rows[pivot], axis=1)
     return rows[np.argsort(distances)[: len(rows) - f]].mean(axis=0)

@@ -84,6 +84,13 @@ def m_estimator(rho: str, pilot: str) -> Case:
 
 
 CASES = [
+    Case(
+        "adaptive_mean",
+        lambda f: C.AdaptiveMean(),
+        lambda rows, f: oracle.adaptive_mean(rows),
+        translation=False,
+        multiple=3.0,
+    ),
     Case("mean", lambda f: C.Mean(), lambda rows, f: oracle.mean(rows), robust=False),
     Case(
         "soft_truncation-mean",

@@ -124,7 +124,7 @@ def fits(name, n, f):
         return f == 0 or 4 * f + 2 < n
     if name == "smea":
         return 2 * f < n and math.comb(n, f) <= 50_000
-    if name in ("mean", "soft_truncation", "multiplicative_noise", "m_estimator"):
+    if name in ("mean", "adaptive_mean", "soft_truncation", "multiplicative_noise", "m_estimator"):
         return True
     if name == "coordinate_median":
         return True
