@@ -99,7 +99,8 @@ class AdaptiveMean(Weighting):
         norms = norms_of(gram, xp)
         safe = xp.where(norms > 0.0, norms, 1.0)
         cosines = gram / safe[..., :, None] / safe[..., None, :]
-        return weigh(within(norms, SIGNAL_FENCE), norms, cosines)
+        limit = fence_of(norms, SIGNAL_FENCE)
+        return weigh(within(norms, limit), xp.minimum(norms, limit), cosines)
 
     def _row_weights_of(self, gradients: SampleGradients) -> Array:
         factors = _factors(gradients)
@@ -108,12 +109,13 @@ class AdaptiveMean(Weighting):
         xp = gradients.xp
         inputs, signals = _Lengths(factors.x, xp), _Lengths(factors.gy, xp)
         leverages = xp.hypot(inputs.norms, 1.0) if factors.bias else inputs.norms
-        near = within(leverages, LEVERAGE_FENCE)
-        trust = near * within(signals.norms, SIGNAL_FENCE)
+        near = within(leverages, fence_of(leverages, LEVERAGE_FENCE))
+        limit = fence_of(signals.norms, SIGNAL_FENCE)
+        trust = near * within(signals.norms, limit)
         roots = xp.sqrt(near)
         products = _cosines(inputs.units * (inputs.norms * roots)[..., None], roots, factors.bias)
         directions = xp.matmul(signals.units, signals.units.swapaxes(-1, -2))
-        return weigh(trust, signals.norms, products * directions)
+        return weigh(trust, xp.minimum(signals.norms, limit), products * directions)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
@@ -171,9 +173,8 @@ def _cosines(x: Array, constant: Array, bias: bool) -> Array:
     return products / lengths[..., :, None] / lengths[..., None, :]
 
 
-def within(sizes: Array, fence: Fence) -> Array:
-    """The squared share of each size that lies within the fence of its batch: (*R, N), float64."""
-    limit = fence_of(sizes, fence)
+def within(sizes: Array, limit: Array) -> Array:
+    """The squared share of each size (*R, N) that lies within the limit (*R, 1)."""
     return (limit / array_module(sizes).maximum(sizes, limit)) ** 2
 
 
@@ -192,13 +193,12 @@ def fence_of(sizes: Array, fence: Fence) -> Array:
     return xp.where(middle > 0.0, xp.minimum(middle * xp.maximum(least, spread), largest), largest)
 
 
-def weigh(trust: Array, signals: Array, cosines: Array) -> Array:
-    """The weights (*R, N) of the estimate's sum: the definition, from l, |s| and c."""
+def weigh(trust: Array, limited: Array, cosines: Array) -> Array:
+    """The weights (*R, N) of the estimate's sum, from l, min(|s|, F) and c."""
     xp = array_module(cosines)
-    n = signals.shape[-1]
+    n = limited.shape[-1]
     if n < 3:
-        return xp.full(signals.shape, 1.0 / n)
-    limited = xp.minimum(signals, fence_of(signals, SIGNAL_FENCE))
+        return xp.full(limited.shape, 1.0 / n)
     largest = limited.max(axis=-1, keepdims=True)
     size = limited / xp.where(largest > 0.0, largest, 1.0)
     cosines = cosines.astype(np.float64, copy=False)
