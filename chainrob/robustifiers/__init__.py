@@ -2,7 +2,7 @@
 sample.
 """
 
-from chainrob.robustifiers.adaptive_mean import AdaptiveMean
+from chainrob.robustifiers.adaptive_mean import AdaptiveMean, suspicion
 from chainrob.robustifiers.adaptive_robust_clipping import AdaptiveRobustClipping
 from chainrob.robustifiers.base import CoordinateWise, Robustifier, Weighting
 from chainrob.robustifiers.bucketing import Bucketing
@@ -96,4 +96,5 @@ __all__ = [
     "parse",
     "register",
     "sample_facts",
+    "suspicion",
 ]

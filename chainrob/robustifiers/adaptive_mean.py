@@ -10,6 +10,7 @@ import numpy as np
 from chainrob.kernels import array_module
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.pre_aggregation import norms_of
 from chainrob.sample_gradients import Joined, OuterProducts, SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -95,30 +96,82 @@ class AdaptiveMean(Weighting):
         return False
 
     def weights(self, gram: Array) -> Array:
-        xp = array_module(gram)
-        norms = norms_of(gram, xp)
-        safe = xp.where(norms > 0.0, norms, 1.0)
-        cosines = gram / safe[..., :, None] / safe[..., None, :]
-        limit = fence_of(norms, SIGNAL_FENCE)
-        return weigh(within(norms, limit), xp.minimum(norms, limit), cosines)
+        return weigh(*_of_gram(gram))
 
     def _row_weights_of(self, gradients: SampleGradients) -> Array:
         factors = _factors(gradients)
         if factors is None:
             return super()._row_weights_of(gradients)
-        xp = gradients.xp
-        inputs, signals = _Lengths(factors.x, xp), _Lengths(factors.gy, xp)
-        leverages = xp.hypot(inputs.norms, 1.0) if factors.bias else inputs.norms
-        near = within(leverages, fence_of(leverages, LEVERAGE_FENCE))
-        limit = fence_of(signals.norms, SIGNAL_FENCE)
-        trust = near * within(signals.norms, limit)
-        roots = xp.sqrt(near)
-        products = _cosines(inputs.units * (inputs.norms * roots)[..., None], roots, factors.bias)
-        directions = xp.matmul(signals.units, signals.units.swapaxes(-1, -2))
-        return weigh(trust, xp.minimum(signals.norms, limit), products * directions)
+        return weigh(*_look(factors))
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
+
+
+def suspicion(gradients: SampleGradients) -> Array:
+    r"""How much a sample's gradient looks like that of a wrong label: (*R, N), from 0 to 1.
+
+    .. math:: u_n = r_n (1 - v_n) / 2
+
+    with r and v as in ``AdaptiveMean``: large where a sample is not fitted and the others pull
+    against it. Averaged over the steps of a training (and over layers), it ranks wrong labels about
+    as well as the mean loss does where they are symmetric, and better where they all lead to one
+    class. It says nothing of bad inputs: for those take the sample weights.
+
+    Args:
+        gradients: the operator of one layer, as an ``Observation`` has them.
+
+    Example:
+        >>> import numpy as np, chainrob
+        >>> from chainrob.robustifiers import suspicion
+        >>> from chainrob.sample_gradients import Dense
+        >>> rows = np.array([[0.1, 0.1], [0.2, 0.1], [0.1, 0.2], [-1.0, -1.0]])
+        >>> int(suspicion(Dense(rows)).argmax())
+        3
+    """
+    factors = _factors(gradients)
+    if factors is None:
+        gram = gram_matrix(gradients, centered=False, propagate=True)
+        evidence = _of_gram(gram.products)
+    else:
+        evidence = _look(factors)
+    size, agreement = _size_and_agreement(*evidence[1:])
+    return 0.5 * size * (1.0 - agreement)
+
+
+class Evidence(NamedTuple):
+    """What the weights come from."""
+
+    trust: Array
+    """l, (*R, N)."""
+    limited: Array
+    """min(|s|, F), (*R, N)."""
+    cosines: Array
+    """c, (*R, N, N)."""
+
+
+def _of_gram(gram: Array) -> Evidence:
+    """From the Gram matrix of the rows alone: of what makes a row long nothing is known."""
+    xp = array_module(gram)
+    norms = norms_of(gram, xp)
+    safe = xp.where(norms > 0.0, norms, 1.0)
+    cosines = gram / safe[..., :, None] / safe[..., None, :]
+    limit = fence_of(norms, SIGNAL_FENCE)
+    return Evidence(within(norms, limit), xp.minimum(norms, limit), cosines)
+
+
+def _look(factors: Factors) -> Evidence:
+    """From inputs and output gradients, each by itself."""
+    xp = array_module(factors.gy)
+    inputs, signals = _Lengths(factors.x, xp), _Lengths(factors.gy, xp)
+    leverages = xp.hypot(inputs.norms, 1.0) if factors.bias else inputs.norms
+    near = within(leverages, fence_of(leverages, LEVERAGE_FENCE))
+    limit = fence_of(signals.norms, SIGNAL_FENCE)
+    roots = xp.sqrt(near)
+    products = _cosines(inputs.units * (inputs.norms * roots)[..., None], roots, factors.bias)
+    directions = xp.matmul(signals.units, signals.units.swapaxes(-1, -2))
+    trust = near * within(signals.norms, limit)
+    return Evidence(trust, xp.minimum(signals.norms, limit), products * directions)
 
 
 class Factors(NamedTuple):
@@ -199,16 +252,7 @@ def weigh(trust: Array, limited: Array, cosines: Array) -> Array:
     n = limited.shape[-1]
     if n < 3:
         return xp.full(limited.shape, 1.0 / n)
-    largest = limited.max(axis=-1, keepdims=True)
-    size = limited / xp.where(largest > 0.0, largest, 1.0)
-    cosines = cosines.astype(np.float64, copy=False)
-    strengths = xp.abs(cosines)
-    votes = cosines * strengths
-    squares = strengths * strengths
-    own = xp.arange(n)
-    total = squares.sum(axis=-1) - squares[..., own, own]
-    pull = votes.sum(axis=-1) - votes[..., own, own]
-    agreement = pull / xp.maximum(total, 1e-30)
+    size, agreement = _size_and_agreement(limited, cosines)
     mass = size.sum(axis=-1, keepdims=True)
     overall = (size * agreement).sum(axis=-1, keepdims=True) / xp.where(mass > 0.0, mass, 1.0)
     opposed = _logistic(-AGREEMENT * (agreement + overall))
@@ -216,6 +260,22 @@ def weigh(trust: Array, limited: Array, cosines: Array) -> Array:
     kept = (1.0 - size * opposed) * (1.0 - SHARE * size) ** power
     mean = (trust * kept).sum(axis=-1, keepdims=True) / trust.sum(axis=-1, keepdims=True)
     return trust * kept / xp.where(mean > 0.0, mean, 1.0) / n
+
+
+def _size_and_agreement(limited: Array, cosines: Array) -> tuple[Array, Array]:
+    """r and v, each (*R, N)."""
+    xp = array_module(cosines)
+    largest = limited.max(axis=-1, keepdims=True)
+    size = limited / xp.where(largest > 0.0, largest, 1.0)
+    cosines = cosines.astype(np.float64, copy=False)
+    strengths = xp.abs(cosines)
+    votes = cosines * strengths
+    squares = strengths * strengths
+    own = xp.arange(cosines.shape[-1])
+    total = squares.sum(axis=-1) - squares[..., own, own]
+    pull = votes.sum(axis=-1) - votes[..., own, own]
+    agreement = pull / xp.maximum(total, 1e-30)
+    return size, agreement
 
 
 def _logistic(values: Array) -> Array:

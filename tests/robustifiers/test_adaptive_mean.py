@@ -5,7 +5,7 @@ import pytest
 
 import chainrob
 import chainer
-from chainrob.robustifiers import AdaptiveMean
+from chainrob.robustifiers import AdaptiveMean, suspicion
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.oracles import estimators as oracle
 
@@ -77,18 +77,29 @@ def clusters(wrong):
     labels[2 : 2 + wrong] = 1 - labels[2 : 2 + wrong]
     of_one = np.where(t == 1, sure, 1 - sure)
     gy = np.stack([1 - of_one, of_one], axis=1) - np.eye(2)[labels]
-    return AdaptiveMean().sample_weights(layer(x, gy))
+    return layer(x, gy)
+
+
+def test_wrong_labels_are_the_most_suspect():
+    gradients = clusters(wrong=4)
+    found = suspicion(gradients)
+    assert set(np.argsort(-found)[:4]) == {2, 3, 4, 5}
+    assert found.min() >= 0.0
+    assert found.max() <= 1.0
+    rows = gradients.materialize()
+    assert set(np.argsort(-suspicion(Dense(rows)))[:4]) <= set(range(6))
 
 
 def test_a_wrong_label_weighs_less_than_a_hard_sample():
-    weights = clusters(wrong=4)
+    weights = AdaptiveMean().sample_weights(clusters(wrong=4))
     assert weights[2:6].max() < 0.3
     assert weights[:2].min() > 0.6
     assert weights[6:].min() > 0.8
 
 
 def test_a_clean_batch_whose_samples_agree_is_nearly_the_mean():
-    np.testing.assert_allclose(clusters(wrong=0), 1.0, atol=0.1)
+    weights = AdaptiveMean().sample_weights(clusters(wrong=0))
+    np.testing.assert_allclose(weights, 1.0, atol=0.1)
 
 
 def test_few_samples_and_no_signal():
