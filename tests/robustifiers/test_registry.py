@@ -79,7 +79,7 @@ def test_parameters():
 @pytest.mark.parametrize(
     ("text", "parameters", "message"),
     [
-        ("crum", {}, r"name must be one of adaptive_robust_clipping, .*; found 'crum'"),
+        ("crum", {}, r"name must be one of adaptive_mean, .*; found 'crum'"),
         ("krum", {"g": 1}, "krum: parameters are .*f, .*; found g"),
         ("krum", {}, r"krum: parameter 'f' is missing; write krum\(f=...\), or take .*default"),
         ("clip_norm", {}, r"clip_norm: .*'max_norm' is missing; write clip_norm\(max_norm=...\)$"),
