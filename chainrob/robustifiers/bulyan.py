@@ -47,7 +47,7 @@ class Bulyan(Robustifier):
         >>> import numpy as np, chainrob
         >>> rows = np.array([[0.0], [1.0], [2.0], [2.5], [4.0], [5.0], [1e9]])
         >>> chainrob.Bulyan(f=1)(rows).round(3)
-        array([1.833])
+        array([2.333])
 
     References:
         E. M. El Mhamdi, R. Guerraoui and S. Rouault, The hidden vulnerability of distributed
