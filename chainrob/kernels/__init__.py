@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 __all__ = [
     "array_module",
@@ -28,6 +29,7 @@ __all__ = [
     "largest_eigenpair",
     "mixed_gram",
     "nearest_sums",
+    "normal_cdf",
     "smallest",
     "to_host",
 ]
@@ -187,3 +189,10 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
     if array_module(gram) is not np:
         return None
     return _host("centered_clipping")(gram, radius, iterations, tie)
+
+
+def normal_cdf(values: Any) -> Any:
+    """The standard normal distribution function, elementwise, in the values' dtype."""
+    if array_module(values) is np:
+        return ndtr(values)
+    return import_module("cupyx.scipy.special").ndtr(values)

@@ -10,9 +10,13 @@ from typing import Any, Literal, TypeVar
 import chainer
 from chainrob.aggregation import Reduction, Scope, check_options
 from chainrob.links.robust_link import RobustLink, robust_forms
+from chainrob.robustifiers import AdaptiveMean
 
 Model = TypeVar("Model", bound=chainer.Link)
 Predicate = Callable[[str, chainer.Link], bool]
+
+DEFAULT = AdaptiveMean()
+"""What a model gets that is made robust with no word of how."""
 
 MIXES_SAMPLES = (
     chainer.links.BatchNormalization,
@@ -35,7 +39,7 @@ class UnsupportedLinkWarning(UserWarning):
 
 def robustify(
     model: Model,
-    robustifier: Callable[[Any], Any] | None,
+    robustifier: Callable[[Any], Any] | None = DEFAULT,
     *,
     layers: str | int | Iterable[str | int] | Predicate | None = None,
     scope: Scope = "layer",
@@ -60,8 +64,9 @@ def robustify(
 
     Args:
         model: a Link, Chain, ChainList or Sequential.
-        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None makes the links
-            robust ones that run plainly until ``link.robustifier`` is set.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default
+            ``chainrob.AdaptiveMean``, which has nothing to tune. None makes the links robust ones
+            that run plainly until ``link.robustifier`` is set.
         layers: which links: names as ``model.namedlinks()`` gives them, with or without the leading
             slash (a name of a chain means all links below it); numbers, counting the links that
             hold parameters in the order in which the model defines them, from the end where

@@ -11,6 +11,7 @@ from chainrob.training.last_step import (
 from chainrob.training.observation import Observation, Watch, observe
 from chainrob.training.replica_rates import ReplicaRates
 from chainrob.training.robust_gradient import RobustGradient
+from chainrob.training.running_clipping import RunningClipping
 from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
 from chainrob.training.spsa import SPSA
@@ -24,6 +25,7 @@ __all__ = [
     "ReplicaRates",
     "RobustGradient",
     "RobustnessReport",
+    "RunningClipping",
     "SeededShuffle",
     "Snapshot",
     "SnapshotWarning",

@@ -19,6 +19,7 @@ from chainrob.datasets.contamination.result import Seed
 __all__ = [
     "ATTACKS",
     "a_little_is_enough",
+    "gaussian",
     "infinity",
     "inner_product_manipulation",
     "mimic",
@@ -226,9 +227,57 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
     return np.full((f, rows.shape[1]), value, rows.dtype)
 
 
+def gaussian(
+    honest: ArrayLike, f: int, *, mean: float = 0.0, deviation: float = 200.0, seed: Seed = 0
+) -> Rows:
+    r"""Every attacker sends noise of its own.
+
+    .. math:: a_{jk} \sim \mathcal N(\mu, \sigma^2)
+
+    Args:
+        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f (int): Number of attackers, at least 0.
+        mean (float): mu, finite.
+        deviation (float): sigma, positive and finite; the default is the paper's, and far from
+            every honest gradient.
+        seed (int or numpy.random.SeedSequence): The same seed gives the same noise.
+
+    Returns:
+        array: (f, D), dtype of honest.
+
+    Raises:
+        ValueError: f negative, honest not (H, D) or empty, mean not finite, deviation not positive.
+        TypeError: honest is not floating point, f is not an integer.
+
+    Example:
+        >>> from chainrob.datasets.contamination import gaussian
+        >>> gaussian([[1.0, 2.0]], 3, deviation=0.1, seed=1).shape
+        (3, 2)
+
+    References:
+        P. Blanchard, E. M. El Mhamdi, R. Guerraoui and J. Stainer (2017). Machine learning with
+        adversaries: Byzantine tolerant gradient descent. NeurIPS, section 5.
+    """
+    rows = _honest(honest, f)
+    if not np.isfinite(mean):
+        raise ValueError(f"mean must be finite, found {mean!r}")
+    if not (np.isfinite(deviation) and deviation > 0):
+        raise ValueError(f"deviation must be positive and finite, found {deviation!r}")
+    noise = np.random.default_rng(seed).normal(mean, deviation, (f, rows.shape[1]))
+    limit = np.finfo(rows.dtype).max
+    return noise.clip(-limit, limit).astype(rows.dtype)
+
+
 ATTACKS: dict[str, Callable[..., Rows]] = {
     attack.__name__: attack
-    for attack in (sign_flip, inner_product_manipulation, a_little_is_enough, mimic, infinity)
+    for attack in (
+        sign_flip,
+        inner_product_manipulation,
+        a_little_is_enough,
+        mimic,
+        infinity,
+        gaussian,
+    )
 }
 """The attacks by name, for tests and command lines that go through all of them."""
 
