@@ -11,7 +11,6 @@ from chainrob.robustifiers.parameters import require_integer
 from chainrob.robustifiers.sample_facts import AsksForFacts, fact
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, block_matrix
-from chainrob.sample_gradients.pullback import pullback_weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +75,7 @@ class MedianOfMeansMinimization(AsksForFacts):
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         # A small move of the rows does not change the losses.
-        return pullback_weights(gradients, self._weights(gradients), None, cotangent)
+        return gradients.pullback_weights(self._weights(gradients), None, cotangent)
 
     def _weights(self, gradients: SampleGradients) -> Array:
         n = gradients.n_samples
