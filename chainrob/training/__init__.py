@@ -1,5 +1,6 @@
 """Hooks and extensions around an unmodified Chainer optimizer and Trainer."""
 
+from chainrob.aggregation.tally import WeightTally
 from chainrob.training.delta_descent import DeltaDescent
 from chainrob.training.last_step import (
     LayerReport,
@@ -14,7 +15,6 @@ from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
 from chainrob.training.spsa import SPSA
 from chainrob.training.suspects import SuspectReport
-from chainrob.aggregation.tally import WeightTally
 
 __all__ = [
     "SPSA",
