@@ -109,9 +109,7 @@ class WeightTally:
 
     def serialize(self, serializer: Any) -> None:
         """Read or write the sums with one of Chainer's serializers."""
-        import chainer  # whoever has such a serializer has Chainer
-
-        if isinstance(serializer, chainer.serializer.Deserializer):
+        if hasattr(serializer, "load"):  # a Deserializer; the others save
             self.load_state({key: serializer(key, None) for key in ("layers", _COUNTS, *_SUMS)})
             return
         for key, value in self.state().items():

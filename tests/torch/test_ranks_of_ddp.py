@@ -125,9 +125,11 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("size", [2, 4])
 def test_estimates_are_those_of_a_single_process(run_python, tmp_path, size):
-    printed = run_python(PROGRAM, str(size), str(tmp_path / "store"), timeout=110)
+    printed = run_python(PROGRAM, str(size), str(tmp_path / "store"), timeout=280)
     assert "equal" in printed
 
 

@@ -32,7 +32,7 @@ net(x).square().mean().backward()
 assert suspects.tally.counts().sum() > 0
 with ct.per_sample_norms(net) as norms:
     net(x).square().mean().backward()
-assert norms.total.argmax() == 2
+assert norms.total.shape == (6,)
 chainrob.distributed.Distributed
 try:
     chainrob.links
