@@ -3,6 +3,8 @@
 #
 #   make iris     reproduce the tutorial's Figure 4 from the Iris data (ARGS="--trials 200" and the like)
 #   make test     lint, types, tests and doctests
+#   make docs     the manual, in build/docs
+#   make upstream CHAINER=DIR   Chainer's own tests on our layers, from a checkout of Chainer v7.8.1
 #
 # Another interpreter: make PYTHON=python3.12 test
 
@@ -15,7 +17,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help iris test lint types notebooks format clean
+.PHONY: help iris test lint types upstream docs notebooks format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,6 +34,13 @@ lint: .venv/installed-test
 
 types: .venv/installed-test
 	$(BIN)/mypy
+
+upstream: .venv/installed-test
+	$(BIN)/python tests/upstream/run.py "$(CHAINER)"
+
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+	@echo "open build/docs/index.html"
 
 notebooks: .venv/installed-test
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
@@ -54,4 +63,8 @@ clean:
 
 .venv/installed-test: $(REQUIREMENTS) | .venv/pyvenv.cfg
 	$(PIP) install --editable '.[test]'
+	@touch $@ .venv/installed
+
+.venv/installed-docs: $(REQUIREMENTS) | .venv/pyvenv.cfg
+	$(PIP) install --editable '.[docs]'
 	@touch $@ .venv/installed

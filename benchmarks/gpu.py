@@ -32,9 +32,9 @@ import numpy as np
 import chainrob
 import chainer
 from chainrob.experiments.devices import get_device
-from chainrob.experiments.errors import UsageError
 from chainrob.experiments.files import write_json
 from chainrob.experiments.iris import iris_settings, run_iris
+from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Tests and benchmark of the GPU on a bare machine: cupy, numpy, numba, scikit-learn, matplotlib and pytest are
-# installed, and Chainer lies beside this checkout, or in the folder WHEELS, as a wheel or a source archive (with the
+# installed (and PyTorch for CUDA, if its front is to be tested), and Chainer lies beside this checkout, or in the folder WHEELS, as a wheel or a source archive (with the
 # wheels of what else is missing: six, filelock, typing_extensions, protobuf, tqdm, ...). Nothing is installed and
 # nothing is downloaded: archives are unpacked into a temporary folder on Python's path.
 #

@@ -32,72 +32,101 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 from chainrob import _chainer
 
-_chainer.install()  # before anything below imports chainer
+_chainer.install()  # before anyone imports chainer, which is imported where it is used
 
-from chainrob import functions, links, robustifiers, sample_gradients, training  # noqa: E402
-from chainrob.functions import exact_backward  # noqa: E402
-from chainrob.links import plain, robustify  # noqa: E402
+from chainrob import robustifiers, sample_gradients  # noqa: E402
+from chainrob.aggregation import exact_backward  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     CAF,
     SMEA,
+    AdaptiveMean,
     AdaptiveRobustClipping,
     Bucketing,
+    Bulyan,
     CenteredClipping,
     ClipNorm,
     ConvergenceWarning,
     CoordinateMedian,
+    DnC,
     GeometricMedian,
+    Grouped,
     Krum,
     Mean,
     MeanAroundMedian,
     MedianOfMeans,
+    MedianOfMeansMinimization,
     MEstimator,
     MinimumDiameterAveraging,
+    MoNNA,
     MultiKrum,
+    MultiplicativeNoise,
     NearestNeighborMixing,
     NonFiniteGradientError,
     NonFiniteGradientWarning,
     NotDifferentiableError,
     PerReplica,
     Phocas,
+    RelativeClipping,
     Robustifier,
     SoftTruncation,
+    SpectralFilter,
     TrimmedMean,
     WinsorizedMean,
+    sample_facts,
 )
 from chainrob.sample_gradients import SampleGradients  # noqa: E402
 
 __version__ = "0.1.0"
 
-_LATER = ("datasets", "differentiation", "distributed", "experiments", "plotting", "sklearn")
-"""Parts that are imported at first use, for what they need in turn."""
+_LATER = (
+    "datasets",
+    "differentiation",
+    "distributed",
+    "experiments",
+    "functions",
+    "links",
+    "plotting",
+    "sklearn",
+    "torch",
+    "training",
+)
+"""Parts that are imported at first use, for what they need in turn: a framework, or much time."""
 
 __all__ = [
     "CAF",
     "SMEA",
+    "AdaptiveMean",
     "AdaptiveRobustClipping",
     "Bucketing",
+    "Bulyan",
     "CenteredClipping",
     "ClipNorm",
     "ConvergenceWarning",
     "CoordinateMedian",
+    "DnC",
     "GeometricMedian",
+    "Grouped",
     "Krum",
     "MEstimator",
     "Mean",
     "MeanAroundMedian",
     "MedianOfMeans",
+    "MedianOfMeansMinimization",
     "MinimumDiameterAveraging",
+    "MoNNA",
     "MultiKrum",
+    "MultiplicativeNoise",
     "NearestNeighborMixing",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
     "NotDifferentiableError",
     "PerReplica",
     "Phocas",
+    "RelativeClipping",
     "Robustifier",
     "SampleGradients",
     "SoftTruncation",
+    "SpectralFilter",
     "TrimmedMean",
     "WinsorizedMean",
     "__version__",
@@ -107,6 +136,7 @@ __all__ = [
     "plain",
     "robustifiers",
     "robustify",
+    "sample_facts",
     "sample_gradients",
     "training",
 ]
@@ -115,8 +145,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LATER:
         return import_module(f"chainrob.{name}")
+    if name in ("plain", "robustify"):
+        return getattr(import_module("chainrob.links"), name)
     raise AttributeError(f"module 'chainrob' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *__all__, *_LATER})

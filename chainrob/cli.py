@@ -71,5 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
     except KeyboardInterrupt:
+        if hasattr(args, "resume"):
+            print(
+                f"interrupted; what was finished is kept in {args.out}, and the same command with "
+                "--resume goes on from there",
+                file=sys.stderr,
+            )
         return 130
     return status

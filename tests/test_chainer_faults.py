@@ -164,3 +164,14 @@ def test_maxout_filled_as_ever(initializer):
     link = chainer.links.Maxout(2, 3, 4, initialW=initializer, initial_bias=numpy.ones((3, 4), "f"))
     assert link.linear.W.shape == (12, 2)
     numpy.testing.assert_array_equal(link.linear.b.array, numpy.ones(12))
+
+
+def test_deconvolution_of_an_input_without_gradient():
+    x = RNG(0).normal(size=(2, 2, 4, 4)).astype(numpy.float32)
+    plain = chainer.links.Deconvolution2D(2, 3, 3, stride=2)
+    plain.cleargrads()
+    F.sum(plain(x) ** 2).backward()
+    wanted = plain.W.grad
+    plain.cleargrads()
+    F.sum(plain(chainer.Variable(x)) ** 2).backward()  # here the input has a gradient, too
+    numpy.testing.assert_allclose(wanted, plain.W.grad, rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 import chainrob
 from chainrob.cli import main
-from chainrob.experiments.iris import command
+from chainrob.experiments.iris import iris_experiment
 
 QUICK = ["iris", "--trials", "2", "--iterations", "5"]
 
@@ -109,7 +109,7 @@ def test_interrupt_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run_iris", interrupted)
+    monkeypatch.setattr(iris_experiment, "run_iris", interrupted)
     assert main([*QUICK, "--out", str(tmp_path)]) == 130
     assert "--resume" in capsys.readouterr().err
 

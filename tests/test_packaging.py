@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,35 @@ heavy = {"torch", "mpi4py", "chainermn", "matplotlib.pyplot", "notebook", "pytes
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("variables", "stops"),
+    [
+        ({"PIP_BUILD_TRACKER": "x"}, True),
+        ({"PIP_BUILD_TRACKER": "x", "PIP_CONSTRAINT": "constraints.txt"}, False),
+        ({"PIP_BUILD_TRACKER": "x", "PIP_BUILD_CONSTRAINT": "constraints.txt"}, False),
+        ({"PIP_BUILD_TRACKER": "x", "UV": "uv"}, False),
+        ({"PIP_BUILD_TRACKER": "x", "CHAINROB_NO_CHECK": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_pip_is_told_of_setuptools_before_it_fails(tmp_path, variables, stops):
+    """setup.py says what Chainer's build needs, where nothing says that the user knows."""
+    code = (
+        "import sysconfig, setuptools, runpy\n"
+        f"sysconfig.get_path = lambda name: {str(tmp_path)!r}\n"  # an environment without Chainer
+        "setuptools.setup = lambda: print('set up')\n"
+        f"runpy.run_path({str(ROOT / 'setup.py')!r})\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode != 0) == stops
+    assert ("PIP_BUILD_CONSTRAINT=constraints.txt" in done.stderr) == stops
+    assert ("set up" in done.stdout) == (not stops)

@@ -83,6 +83,18 @@ def _minimum(module: Any) -> None:
     _gradient_of_a_choice(module.MinimumGrad, lambda node: node.x1 <= node.x2)
 
 
+@mends("chainer.functions.connection.deconvolution_2d")
+def _deconvolution_2d(module: Any) -> None:
+    # backward hands over shapes where the input's gradient is wanted, and arrays where it is not.
+    cover = module.Deconvolution2DFunction._set_cover_all
+
+    @functools.wraps(cover)
+    def of_shapes(self: Any, x: Any, W: Any) -> None:
+        cover(self, getattr(x, "shape", x), getattr(W, "shape", W))
+
+    module.Deconvolution2DFunction._set_cover_all = of_shapes
+
+
 @mends("chainer.distributions.categorical")
 def _categorical(module: Any) -> None:
     # meshgrid gives a tuple since NumPy 2, and log_prob adds a list to it.

@@ -5,14 +5,11 @@ from __future__ import annotations
 from chainrob.datasets import contamination
 from chainrob.datasets._files import DataFileError, data_folder, read_data_file
 from chainrob.datasets.iris import Iris, load_iris
-from chainrob.datasets.scaling import MinMaxScaling, PrincipalComponents
 from chainrob.datasets.splits import Split, random_split
 
 __all__ = [
     "DataFileError",
     "Iris",
-    "MinMaxScaling",
-    "PrincipalComponents",
     "Split",
     "contamination",
     "data_folder",

@@ -48,9 +48,9 @@ def read_data_file(name: str, sha256: str, path: str | os.PathLike[str] | None =
     """The bytes of a data file whose checksum is right.
 
     Args:
-        name (str): Path inside the data folder, with forward slashes.
-        sha256 (str): The checksum that the file must have, in hexadecimal digits.
-        path (path or None): Read this file instead; the checksum must hold all the same.
+        name: Path inside the data folder, with forward slashes.
+        sha256: The checksum that the file must have, in hexadecimal digits.
+        path: Read this file instead; the checksum must hold all the same.
 
     Returns:
         bytes: What the file holds.

@@ -30,10 +30,10 @@ def load_iris(path: str | os.PathLike[str] | None = None) -> Iris:
     """Load Fisher's Iris data, 150 flowers of three species.
 
     Rows 35 and 38 (from 1) are as in UCI's file, which differs there from Fisher's article and
-    from scikit-learn's copy; ``data/README.md`` has the source and the licence.
+    from scikit-learn's copy; ``data/README.md`` has the source and the license.
 
     Args:
-        path (path or None): Another place of the same file; ``None`` is the library's copy.
+        path: Another place of the same file; ``None`` is the library's copy.
 
     Returns:
         Iris: ``x`` (150, 4) float64 in centimetres, ``t`` (150,) int32, ``feature_names``,

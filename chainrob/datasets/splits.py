@@ -21,9 +21,9 @@ def random_split(n: int, n_train: int, seed: int | np.random.SeedSequence) -> Sp
     """Split n rows at random, every split being equally likely.
 
     Args:
-        n (int): Number of rows.
-        n_train (int): Rows for training, 1 to n - 1; the other n - n_train are for testing.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same split.
+        n: Number of rows.
+        n_train: Rows for training, 1 to n - 1; the other n - n_train are for testing.
+        seed: The same seed gives the same split.
 
     Returns:
         Split: ``train`` (n_train,) and ``test`` (n - n_train,), row numbers in random order.

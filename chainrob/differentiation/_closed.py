@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import chainer
-from chainrob.functions.exact import exact_backward
+from chainrob.aggregation import exact_backward
 
 __all__ = ["as_array", "closed", "gradients"]
 

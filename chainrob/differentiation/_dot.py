@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["to_dot"]
+__all__ = ["render_dot", "to_dot"]
 
 
-def to_dot(trace: Any, values: Mapping[str, Any], *, reverse: bool = False) -> str:
+def to_dot(trace: Any, reverse: bool, numbers: Mapping[str, Sequence[str]]) -> str:
     """Inputs as boxes, steps as ellipses, constants plain, the output with a double line."""
+
+    def label(name: str) -> str:
+        return _quote("\\n".join([f"{name} = {trace.expression(name)}", *numbers[name]]))
+
     lines = ["digraph computation {", "  rankdir=LR;"]
     for name in trace.inputs:
-        lines.append(f"  {_quote(name)} [shape=box, label={_label(trace, name, values)}];")
+        lines.append(f"  {_quote(name)} [shape=box, label={label(name)}];")
     for step in trace.steps:
         rings = 2 if step.name == trace.output else 1
-        lines.append(
-            f"  {_quote(step.name)} [peripheries={rings}, "
-            f"label={_label(trace, step.name, values)}];"
-        )
+        lines.append(f"  {_quote(step.name)} [peripheries={rings}, label={label(step.name)}];")
     known = {*trace.inputs, *(step.name for step in trace.steps)}
     for step in trace.steps:
         for k, source in enumerate(step.inputs):
@@ -34,11 +38,24 @@ def to_dot(trace: Any, values: Mapping[str, Any], *, reverse: bool = False) -> s
     return "\n".join([*lines, "}"])
 
 
-def _label(trace: Any, name: str, values: Mapping[str, Any]) -> str:
-    value = values[name]
-    number = f"{value:.4f}" if isinstance(value, float) else f"array {value.shape}"
-    return _quote(f"{name} = {trace.expression(name)}\\n{number}")
-
-
 def _quote(text: str) -> str:
     return '"' + text.replace('"', '\\"') + '"'
+
+
+def render_dot(text: str, path: str | Path) -> Path:
+    """Draw a graph by Graphviz; the ending of the path is the format.
+
+    Raises:
+        RuntimeError: Graphviz is not installed, or fails.
+    """
+    path = Path(path)
+    program = shutil.which("dot")
+    if program is None:
+        raise RuntimeError("Graphviz is not installed (no program 'dot'); use to_dot() instead")
+    part = path.with_name(path.name + ".part")
+    command = [program, f"-T{path.suffix[1:]}", "-o", str(part)]
+    done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+    if done.returncode:
+        part.unlink(missing_ok=True)
+        raise RuntimeError(f"dot failed: {done.stderr.strip()}")
+    return part.replace(path)

@@ -9,41 +9,71 @@ from typing import Any
 import numpy as np
 
 import chainer
-from chainrob.differentiation._closed import closed, gradients
+from chainrob.differentiation._closed import gradients
+from chainrob.differentiation._conjugate_gradients import (
+    LinearSolve,
+    NegativeCurvatureError,
+    conjugate_gradients,
+)
+from chainrob.differentiation._tangent import Tangent, whole_space
 
-__all__ = ["Curvature", "Hessian", "conjugate_gradients", "solve_hessian"]
+__all__ = ["Curvature", "Hessian", "LinearOptions"]
 
 Array = Any
-Variable = Any
 Objective = Callable[..., Any]
 
 DENSE_LIMIT = 128
+LANCZOS_LIMIT = 16
+PROBES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearOptions:
+    """How linear systems with the Hessian are solved.
+
+    Args:
+        method: ``'dense'``, ``'cg'`` or ``'auto'``: dense up to 128 unknowns a problem.
+        damping: Tikhonov term of the derivative's solves.
+        preconditioner: None, ``'diagonal'``, or a callable v -> about H^-1 v.
+        tolerance: Relative residual that is aimed at; None is 10 eps.
+    """
+
+    method: str = "auto"
+    damping: float = 0.0
+    preconditioner: str | Callable[[Array], Array] | None = None
+    tolerance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Curvature:
-    """Extreme eigenvalues of a Hessian; not ``exact`` where Lanczos found them."""
+    """Extreme eigenvalues (B,) on the tangent space; not ``exact`` where Lanczos found them."""
 
-    smallest: float
-    largest: float
+    smallest: Array
+    largest: Array
     exact: bool
+    direction: Array | None = None
+    """Where inverse iteration was needed: the direction (B, n) of the smallest curvature."""
 
     @property
-    def condition_number(self) -> float:
+    def condition_number(self) -> Array:
         """Largest over smallest modulus; infinite for a Hessian that is singular or indefinite."""
-        largest = max(abs(self.smallest), abs(self.largest))
-        return largest / self.smallest if self.smallest > 0 else float("inf")
+        largest = np.maximum(abs(self.smallest), abs(self.largest))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.smallest > 0, largest / self.smallest, np.inf)
 
 
 class Hessian:
-    """H = d2f/dx2 + damping at fixed x and parameters, all of it arrays.
+    """H = d2f/dx2 at fixed x and parameters, all of it arrays.
+
+    With ``batched`` the first axis of x counts B problems that know nothing of each other, so H is
+    a matrix of B blocks, of which n products give all columns. Else B = 1.
 
     Args:
-        objective: ``objective(x, *parameters)``, a Variable of one number.
+        objective: ``objective(x, *parameters)``, a Variable of one number, or of (B,).
         x: Array, the point.
         parameters: Arrays.
-        method: ``'dense'``, ``'cg'`` or ``'auto'``.
-        damping: Tikhonov term.
+        options: How to solve.
+        batched: Whether there are B problems.
     """
 
     def __init__(
@@ -51,158 +81,193 @@ class Hessian:
         objective: Objective,
         x: Array,
         parameters: Sequence[Array],
-        method: str = "auto",
-        damping: float = 0.0,
+        options: LinearOptions,
+        batched: bool = False,
     ) -> None:
-        self.dense = method == "dense" or (method == "auto" and x.size <= DENSE_LIMIT)
+        self.problems = len(x) if batched else 1
+        self.size = x.size // self.problems
+        self.dense = options.method == "dense" or (
+            options.method == "auto" and self.size <= DENSE_LIMIT
+        )
+        self.options = options
         self.shape = x.shape
-        self.size = x.size
-        self.damping = damping
         self.dtype = x.dtype
         self.xp = chainer.backend.get_array_module(x)
-        self.products = 0
         self._x = chainer.Variable(x)
         with chainer.force_backprop_mode():
             value = objective(self._x, *[chainer.Variable(p) for p in parameters])
             (self._slope,) = gradients([value], [self._x])
-        self.value = float(value.array.reshape(()))
-        self.gradient = self._slope.array
+        self.values = value.array.reshape(self.problems).astype(np.float64)
+        self.gradient = self._slope.array.reshape(self.problems, self.size)
         self._matrix: Array | None = None
 
     def product(self, v: Array) -> Array:
-        """H v for v of the shape of x."""
-        self.products += 1
-        weight = chainer.Variable(self.xp.asarray(v, dtype=self.dtype))
+        """H v for v of shape (B, n)."""
+        weight = chainer.Variable(self.xp.asarray(v.reshape(self.shape), dtype=self.dtype))
         (result,) = gradients([self._slope], [self._x], [weight])
-        return result.array + self.damping * v
+        return result.array.reshape(v.shape)
 
     def matrix(self) -> Array:
-        """H as a symmetric matrix in float64."""
+        """H as symmetric matrices (B, n, n) in float64."""
         if self._matrix is None:
-            units = self.xp.eye(self.size, dtype=self.dtype).reshape(self.size, *self.shape)
-            rows = self.xp.stack([self.xp.ravel(self.product(unit)) for unit in units])
-            rows = rows.astype(np.float64)
-            self._matrix = (rows + rows.T) / 2
+            columns = []
+            for j in range(self.size):
+                unit = self.xp.zeros((self.problems, self.size), self.dtype)
+                unit[:, j] = 1
+                columns.append(self.product(unit))
+            rows = self.xp.stack(columns, axis=1).astype(np.float64)
+            self._matrix = (rows + rows.swapaxes(-1, -2)) / 2
         return self._matrix
 
-    def curvature(self) -> Curvature:
-        """Extreme eigenvalues: exact for few unknowns, by Lanczos iteration for many."""
-        if self.dense:
-            values = self.xp.linalg.eigvalsh(self.matrix())
-            return Curvature(float(values[0]), float(values[-1]), True)
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    def _norm(self) -> Array:
+        """An upper bound (B,) of all eigenvalues, 1 where they are zero."""
+        bound = abs(self.matrix()).sum(axis=-1).max(axis=-1)
+        return self.xp.where(bound > 0, bound, 1.0)
 
-        operator = LinearOperator((self.size,) * 2, matvec=self._flat_product, dtype=np.float64)
-        start = np.random.default_rng(0).standard_normal(self.size)
-        ends = []
-        for which in ("SA", "LA"):
+    def quotient(self, v: Array) -> float:
+        """Rayleigh's quotient of v (B, n)."""
+        v = v / self.xp.linalg.norm(v)
+        return float(self.xp.vdot(v, self.product(v)))
+
+    def curvature(self, tangent: Tangent | None = None) -> Curvature:
+        """Extreme eigenvalues: exact for few unknowns, by Lanczos iteration for many.
+
+        Many problems that are solved by conjugate gradients are one problem to it.
+        """
+        tangent = tangent or whole_space(self.xp, self.problems, self.size)
+        if not self.dense and self.size > LANCZOS_LIMIT:
+            return self._lanczos(tangent)
+        matrix = self.matrix()
+        top = matrix
+        if not tangent.is_whole:
+            # What is not tangent gets an eigenvalue that is no extreme one, or none at all.
+            projector = tangent.projector()
+            rest = self._norm()[:, None, None] * (self.xp.eye(self.size) - projector)
+            matrix = projector @ matrix @ projector
+            top, matrix = matrix - rest, matrix + rest
+        smallest = self.xp.linalg.eigvalsh(matrix)[:, 0]
+        largest = self.xp.linalg.eigvalsh(top)[:, -1]
+        to_host = chainer.backends.cuda.to_cpu
+        smallest, largest = to_host(smallest), to_host(largest)
+        return Curvature(smallest, np.maximum(largest, smallest), True)
+
+    def _lanczos(self, tangent: Tangent) -> Curvature:
+        from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
+
+        total = self.problems * self.size
+        to_host = chainer.backends.cuda.to_cpu
+        ones = np.ones(self.problems)
+        start = np.random.default_rng(0).standard_normal(total)
+
+        def inside(flat: np.ndarray) -> Array:
+            return self.xp.asarray(flat.reshape(self.problems, self.size), dtype=self.dtype)
+
+        def extreme(which: str, shift: float, tolerance: float) -> float | None:
+            def apply(flat: np.ndarray) -> np.ndarray:
+                moved = inside(flat)
+                along = tangent.project(moved)
+                bent = tangent.project(self.product(along)) + shift * (moved - along)
+                return np.asarray(to_host(bent), np.float64).ravel()
+
+            operator = LinearOperator((total, total), matvec=apply, dtype=np.float64)
             try:
                 found = eigsh(
-                    operator, k=1, which=which, v0=start, tol=1e-3, return_eigenvectors=False,
-                    ncv=min(self.size, 60), maxiter=20,
+                    operator, k=1, which=which, v0=start, tol=tolerance, maxiter=5,
+                    ncv=min(total, 30 if which == "LA" else 60), return_eigenvectors=False,
                 )  # fmt: skip
-            except ArpackNoConvergence as error:
-                found = error.eigenvalues
-            ends.append(float(found[0]) if len(found) else float("nan"))
-        return Curvature(ends[0], ends[1], False)
+            except ArpackNoConvergence:
+                return None
+            except ArpackError:  # the first product was zero
+                return 0.0
+            return float(found[0])
 
-    def _flat_product(self, v: np.ndarray) -> np.ndarray:
-        moved = self.xp.asarray(v.reshape(self.shape), dtype=self.dtype)
-        return np.asarray(chainer.backends.cuda.to_cpu(self.product(moved)), np.float64).ravel()
+        largest = extreme("LA", 0.0, 1e-2)
+        if largest is None:
+            return Curvature(np.nan * ones, np.nan * ones, False)
+        smallest = extreme("SA", 0.0 if tangent.is_whole else 2 * abs(largest) + 1e-300, 1e-2)
+        if smallest is None:
+            smallest, direction = self._by_inverse_iteration(tangent, inside(start))
+            return Curvature(smallest * ones, largest * ones, False, direction)
+        return Curvature(smallest * ones, largest * ones, False)
 
-    def solve(self, v: Array) -> Array:
-        """H^-1 v for v of the shape of x."""
-        if self.dense:
-            flat = self.xp.linalg.solve(self.matrix(), v.ravel().astype(np.float64))
+    def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> tuple[float, Array]:
+        """About the smallest eigenvalue where Lanczos' iteration is too slow: from above.
+
+        A system with a random right-hand side that conjugate gradients solve shows that H is
+        positive definite: with positive pivots the residual polynomial is 1 at 0 and larger on the
+        left, so what lies there of the right-hand side could not vanish.
+        """
+        tolerance = max(1e-6, 100 * float(np.finfo(self.dtype).eps))
+        for _ in range(5):
+            try:
+                v = self.solve(v, tangent, tolerance=tolerance, accept=2 * tolerance)[0]
+            except NegativeCurvatureError as error:
+                return error.curvature, v
+            except ArithmeticError:
+                return 0.0, v  # a flat direction, or one that no digits tell from it
+            v = v / self.xp.linalg.norm(v)
+            tolerance = 1e-2
+        return self.quotient(v), v
+
+    def solve(
+        self, v: Array, tangent: Tangent | None = None, damping: float = 0.0, **limits: Any
+    ) -> tuple[Array, LinearSolve]:
+        """(P H P + damping)^-1 v on the tangent space, for v (B, n), in the dtype of v."""
+        tangent = tangent or whole_space(self.xp, self.problems, self.size)
+        xp = self.xp
+        v = tangent.project(v)
+        if not self.dense:
+            lift = self._preconditioner(tangent, damping)
+
+            def apply(z: Array) -> Array:
+                return tangent.project(self.product(z)) + damping * z
+
+            limits = {"tolerance": self.options.tolerance, **limits}
+            project = None if tangent.is_whole else tangent.project
+            return conjugate_gradients(apply, v, precondition=lift, project=project, **limits)
+        # A dense solve is exact: it knows no tolerance.
+        matrix = self.matrix() + damping * xp.eye(self.size)
+        if not tangent.is_whole:
+            projector = tangent.projector()
+            rest = self._norm()[:, None, None] * (xp.eye(self.size) - projector)
+            matrix = projector @ matrix @ projector + rest
+        target = v.astype(np.float64)
+        z = xp.linalg.solve(matrix, target[..., None])[..., 0]
+        norms = xp.linalg.norm(target, axis=-1)
+        errors = xp.linalg.norm((matrix @ z[..., None])[..., 0] - target, axis=-1)
+        residual = float((errors / xp.maximum(norms, 1e-300)).max())
+        ends = self.curvature(tangent)
+        ends = Curvature(ends.smallest + damping, ends.largest + damping, True)
+        condition = float(ends.condition_number.max())
+        return z.astype(v.dtype), LinearSolve("dense", 0, 0, residual, condition)
+
+    def _preconditioner(self, tangent: Tangent, damping: float) -> Callable[[Array], Array] | None:
+        given = self.options.preconditioner
+        if given is None:
+            return None
+        if callable(given):
+
+            def lift(v: Array) -> Array:
+                found = given(v.reshape(self.shape))
+                return self.xp.asarray(getattr(found, "array", found), v.dtype).reshape(v.shape)
+
         else:
-            flat = conjugate_gradients(
-                lambda p: self.xp.ravel(self.product(p.reshape(self.shape))), v.ravel()
-            )
-        return self.xp.asarray(flat.reshape(self.shape), dtype=v.dtype)
+            diagonal = abs(self.diagonal() + damping)
+            diagonal = self.xp.maximum(diagonal, 1e-6 * diagonal.max())
 
+            def lift(v: Array) -> Array:
+                return (v / diagonal).astype(v.dtype)
 
-def conjugate_gradients(product: Callable[[Array], Array], target: Array) -> Array:
-    """Solve H z = target for positive definite H by products with H.
+        return lambda v: tangent.project(lift(tangent.project(v)))
 
-    Raises:
-        ArithmeticError: If a direction of no positive curvature turns up, or the residual stalls.
-    """
-    xp = chainer.backend.get_array_module(target)
-    eps = float(np.finfo(target.dtype).eps)
-    limit = 10 * eps * float(xp.linalg.norm(target))
-    z = xp.zeros_like(target)
-    residual = target.copy()
-    direction = residual.copy()
-    square = float(residual @ residual)
-    # Exact arithmetic needs as many iterations as unknowns; rounding costs a few times that.
-    for _ in range(10 * target.size + 20):
-        if square**0.5 <= limit:
-            return z
-        bent = product(direction)
-        bend = float(direction @ bent)
-        if not bend > 0:
-            raise ArithmeticError(
-                "conjugate gradients met a direction of curvature "
-                f"{bend / float(direction @ direction):.3g}: the Hessian is not positive definite"
-            )
-        length = square / bend
-        z = z + length * direction
-        residual = residual - length * bent
-        new = float(residual @ residual)
-        direction = residual + (new / square) * direction
-        square = new
-    # The recursive residual may stall just above the limit; what counts is the true one.
-    left = float(xp.linalg.norm(target - product(z))) / float(xp.linalg.norm(target))
-    if left <= eps**0.5:
-        return z
-    raise ArithmeticError(
-        f"conjugate gradients stopped at a relative residual of {left:.3g}; "
-        "the Hessian is too badly conditioned"
-    )
+    def diagonal(self) -> Array:
+        """The diagonal (B, n), from products with vectors of random signs; exact if H is diagonal.
 
-
-def solve_hessian(
-    objective: Objective,
-    method: str,
-    damping: float,
-    x: Variable,
-    vector: Variable,
-    parameters: Sequence[Variable],
-) -> Variable:
-    """H(x, parameters)^-1 vector as a node that can itself be differentiated, at every order."""
-    (solution,) = _SolveHessian(objective, method, damping).apply((x, vector, *parameters))
-    return solution
-
-
-class _SolveHessian(chainer.FunctionNode):
-    r"""v = H^{-1} u, with dv = H^{-1} du - H^{-1} dH v."""
-
-    def __init__(self, objective: Objective, method: str, damping: float) -> None:
-        self._options = (objective, method, damping)
-
-    def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
-        self.retain_inputs(tuple(range(len(inputs))))
-        self.retain_outputs((0,))
-        objective, method, damping = self._options
-        x, vector, *parameters = inputs
-        return (Hessian(objective, x, parameters, method, damping).solve(vector),)
-
-    def backward(
-        self, indexes: tuple[int, ...], gys: tuple[Variable, ...]
-    ) -> tuple[Variable | None, ...]:
-        objective = self._options[0]
-        x, _, *parameters = self.get_retained_inputs()
-        (v,) = self.get_retained_outputs()
-        w = solve_hessian(*self._options, x, gys[0], parameters)
-
-        def bilinear_slopes(
-            w: Variable, v: Variable, x: Variable, *parameters: Variable
-        ) -> tuple[Variable, ...]:
-            """d(w^T H v) / d(x, parameters), the damping dropping out."""
-            slope = gradients([objective(x, *parameters)], [x])
-            product = gradients(slope, [x], [v])
-            return gradients(product, [x, *parameters], [w])
-
-        slopes = closed(bilinear_slopes, w, v, x, *parameters)
-        every = [-slopes[0], w, *[-slope for slope in slopes[1:]]]
-        return tuple(every[i] for i in indexes)
+        Bekas, Kokiopoulou and Saad, An estimator for the diagonal of a matrix (2007).
+        """
+        rng = np.random.default_rng(0)
+        total = self.xp.zeros((self.problems, self.size))
+        for _ in range(PROBES):
+            signs = self.xp.asarray(rng.integers(0, 2, total.shape) * 2 - 1).astype(self.dtype)
+            total += signs * self.product(signs)
+        return total / PROBES

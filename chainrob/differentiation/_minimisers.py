@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import chainer
-from chainrob.differentiation._hessian import Hessian, conjugate_gradients
-from chainrob.functions.exact import exact_backward
+from chainrob.aggregation import exact_backward
+from chainrob.differentiation._conjugate_gradients import NegativeCurvatureError
+from chainrob.differentiation._hessian import Hessian, LinearOptions
 
-__all__ = ["Problem", "check_solver", "minimise"]
+__all__ = ["Problem", "check_solver", "minimise", "scipy_minimise"]
 
 Array = Any
 
 _SECOND_ORDER = ("newton-cg", "trust-ncg", "trust-krylov", "trust-constr")
-_SCIPY = ("bfgs", "l-bfgs-b", "cg", "tnc", "slsqp", *_SECOND_ORDER)
+_FULL_HESSIAN = ("dogleg", "trust-exact")
+_NO_GRADIENT = ("nelder-mead", "powell", "cobyla", "cobyqa")
+_SCIPY = ("bfgs", "l-bfgs-b", "cg", "tnc", "slsqp", *_SECOND_ORDER, *_FULL_HESSIAN, *_NO_GRADIENT)
 
 # Newton's last digits take three or four steps among values that no longer fall.
 _PATIENCE = 20
@@ -26,9 +29,17 @@ _PATIENCE = 20
 class Problem:
     """The objective with its parameters held fixed: arrays in, arrays out, evaluations counted."""
 
-    def __init__(self, objective: Callable[..., Any], parameters: Sequence[Array]) -> None:
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        parameters: Sequence[Array],
+        options: LinearOptions,
+        batched: bool = False,
+    ) -> None:
         self.objective = objective
         self.parameters = tuple(parameters)
+        self.options = options
+        self.batched = batched
         self.evaluations = 0
 
     def variable(self, x: Any) -> Any:
@@ -36,24 +47,27 @@ class Problem:
         self.evaluations += 1
         return self.objective(x, *[chainer.Variable(p) for p in self.parameters])
 
-    def value(self, x: Array) -> float:
+    def values(self, x: Array) -> Array:
+        """One number a problem, (B,)."""
         with chainer.no_backprop_mode():
-            return float(self.variable(chainer.Variable(x)).array.reshape(()))
+            return self.variable(chainer.Variable(x)).array.reshape(-1).astype(np.float64)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """The sum over the problems and its gradient."""
         variable = chainer.Variable(x)
         with chainer.force_backprop_mode(), exact_backward():
             value = self.variable(variable)
-            (gradient,) = chainer.grad([value], [variable])
-        return float(value.array.reshape(())), gradient.array
+            ones = chainer.Variable(value.xp.ones_like(value.array))
+            (gradient,) = chainer.grad([value], [variable], [ones])
+        return float(value.array.sum()), gradient.array
 
-    def hessian(self, x: Array, method: str, damping: float = 0.0) -> Hessian:
+    def hessian(self, x: Array) -> Hessian:
         self.evaluations += 1
-        return Hessian(self.objective, x, self.parameters, method, damping)
+        return Hessian(self.objective, x, self.parameters, self.options, self.batched)
 
 
 def check_solver(solver: Any) -> None:
-    """Refuse what is neither callable nor the name of a method that uses gradients."""
+    """Refuse what is neither callable nor the name of a method."""
     names = ("newton", *_SCIPY)
     if not callable(solver) and not (isinstance(solver, str) and solver.lower() in names):
         raise ValueError(f"solver must be callable or one of {names}, found {solver!r}")
@@ -64,98 +78,133 @@ def minimise(
     x: Array,
     solver: str | Callable[..., Any],
     tolerance: float,
-    linear_solver: str,
     max_iterations: int,
+    solver_options: Mapping[str, Any] | None = None,
 ) -> tuple[Array, int]:
     """Run a solver from x; the place where it stopped, and its iterations (-1 if unknown)."""
     if callable(solver):
-        found = solver(problem.variable, x.copy())
-        found = getattr(found, "array", found)
-        xp = chainer.backend.get_array_module(x)
-        found = xp.asarray(found, dtype=x.dtype)
-        if found.shape != x.shape:
-            raise ValueError(
-                f"solver must return x of the shape {x.shape} of x0, found {found.shape}"
-            )
-        return found, -1
+        return own_solver(problem, x, solver), -1
     if solver.lower() == "newton":
-        return _newton(problem, x, tolerance, linear_solver, max_iterations)
-    found, iterations = _scipy(problem, x, solver, max_iterations)
+        return newton(problem, x, tolerance, max_iterations)
+    found, iterations = scipy_minimise(problem, x, solver, max_iterations, solver_options)
     # SciPy stops at its own tolerance; Newton's method takes the last digits.
-    found, more = _newton(problem, found, tolerance, linear_solver, 20)
+    found, more = newton(problem, found, tolerance, 20)
     return found, iterations + more
 
 
-def _newton(
-    problem: Problem, x: Array, tolerance: float, linear_solver: str, max_iterations: int
-) -> tuple[Array, int]:
-    """Newton's method with a modified Hessian and backtracking."""
+def own_solver(problem: Problem, x: Array, solver: Callable[..., Any]) -> Array:
+    """What a user's solver returns, checked."""
+    found = solver(problem.variable, x.copy())
+    found = getattr(found, "array", found)
+    found = chainer.backend.get_array_module(x).asarray(found, dtype=x.dtype)
+    if found.shape != x.shape:
+        raise ValueError(f"solver must return x of the shape {x.shape} of x0, found {found.shape}")
+    return found
+
+
+def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) -> tuple[Array, int]:
+    """Newton's method with a modified Hessian and backtracking, each problem by itself."""
     xp = chainer.backend.get_array_module(x)
     eps = float(np.finfo(x.dtype).eps)
-    lowest, stalled = math.inf, 0
+    count = len(x) if problem.batched else 1
+    lowest = xp.full(count, math.inf)
+    stalled = xp.zeros(count, int)
+    active = xp.ones(count, bool)
+    horizon = max(1.0, float(abs(x).max())) / eps**2  # who is beyond has run away
+
+    def norms(rows: Array) -> Array:
+        return xp.linalg.norm(rows.reshape(count, -1).astype(np.float64), axis=-1)
+
+    def spread(numbers: Array) -> Array:
+        """One number a problem, over the shape of x."""
+        full = numbers.reshape((count,) + (1,) * (x.ndim - 1)) if problem.batched else numbers[0]
+        return xp.asarray(full, x.dtype)
+
     for iteration in range(max_iterations):
-        hessian = problem.hessian(x, linear_solver)
-        gradient = hessian.gradient
-        scale = max(1.0, float(xp.linalg.norm(x)))
+        hessian = problem.hessian(x)
+        gradient, values = hessian.gradient, hessian.values
+        scale = xp.maximum(1.0, norms(x))
         step = _descent_step(hessian)
-        length = float(xp.linalg.norm(step))
-        if not math.isfinite(length):
-            return x, iteration
+        length = norms(step)
+        active = active & xp.isfinite(length) & (scale <= horizon)
         # Where the model is flat the full step would leave the region that it describes.
-        step = step * min(1.0, 2 * scale / length) if length > 0 else step
-        slope = float((gradient * step).sum())
-        rounding = 10 * eps * abs(hessian.value)
+        short = xp.minimum(1.0, 2 * scale / xp.maximum(length, 1e-300))
+        step = xp.where(active[:, None], step * short[:, None], 0).astype(x.dtype)
+        slope = (gradient * step).sum(axis=-1).astype(np.float64)
+        step = step.reshape(x.shape)
+        rounding = 10 * eps * abs(values)
         # An objective that only tends to its infimum is flat to rounding in the end: there the
         # gradient is noise, and the iteration would follow it until max_iterations.
-        stalled = stalled + 1 if hessian.value >= lowest - rounding else 0
-        lowest = min(lowest, hessian.value)
-        if stalled > _PATIENCE:
-            return x, iteration
-        fraction = 1.0
+        stalled = xp.where(values >= lowest - rounding, stalled + 1, 0)
+        lowest = xp.minimum(lowest, values)
+        active = active & (stalled <= _PATIENCE)
+        fraction = xp.ones(count)
+        waiting = active.copy()
+        candidate = x
         for _ in range(40):
-            candidate = xp.asarray(x + fraction * step, dtype=x.dtype)
-            value = problem.value(candidate)
-            if value <= hessian.value + 1e-4 * fraction * slope:
+            if not bool(waiting.any()):
                 break
-            if abs(value - hessian.value) <= rounding:  # values no longer tell, gradients do
-                new_gradient = problem.value_and_gradient(candidate)[1]
-                if float(xp.linalg.norm(new_gradient)) < float(xp.linalg.norm(gradient)):
-                    break
-            fraction /= 2
-        else:
-            return x, iteration
-        x = candidate
-        if fraction * length <= 1e-3 * tolerance * scale:
+            candidate = xp.asarray(x + spread(xp.where(active, fraction, 0.0)) * step, x.dtype)
+            new = problem.values(candidate)
+            good = new <= values + 1e-4 * fraction * slope
+            level = abs(new - values) <= rounding
+            if bool((waiting & ~good & level).any()):  # values no longer tell, gradients do
+                slopes = norms(problem.value_and_gradient(candidate)[1])
+                good = good | (level & (slopes < norms(gradient)))
+            waiting = waiting & ~good
+            fraction = xp.where(waiting, fraction / 2, fraction)
+        moved = active & ~waiting
+        x = xp.asarray(x + spread(xp.where(moved, fraction, 0.0)) * step, x.dtype)
+        active = moved & (fraction * length > 1e-3 * tolerance * scale)
+        if not bool(active.any()):
             return x, iteration + 1
     return x, max_iterations
 
 
 def _descent_step(hessian: Hessian) -> Array:
-    """Newton's step, with negative curvature turned round so that it always descends."""
+    """Newton's steps (B, n), with negative curvature turned round so that they always descend."""
     xp = hessian.xp
     gradient = hessian.gradient
     if hessian.dense:
-        values, vectors = xp.linalg.eigh(hessian.matrix())
-        modulus = abs(values)
-        modulus = xp.maximum(modulus, 1e-12 * modulus.max())
-        coefficients = vectors.T @ gradient.ravel().astype(np.float64)
+        inverse = absolute(xp, hessian.matrix())
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            flat = -vectors @ (coefficients / modulus)
-        return flat.reshape(gradient.shape).astype(gradient.dtype)
+            return -inverse(gradient.astype(np.float64)).astype(gradient.dtype)
     try:
-        flat = conjugate_gradients(
-            lambda p: xp.ravel(hessian.product(p.reshape(hessian.shape))), -gradient.ravel()
-        )
-    except ArithmeticError:
-        flat = -gradient.ravel()  # steepest descent, until the Hessian is positive definite
-    return flat.reshape(gradient.shape)
+        # Far from the minimum a rough step is as good as an exact one.
+        largest = float(xp.linalg.norm(gradient))
+        forcing = min(0.1, largest / (1 + float(abs(hessian.values).max())))
+        forcing = max(forcing, 1e-4)  # four digits a step to the end
+        return hessian.solve(-gradient, tolerance=forcing, accept=math.inf)[0]
+    except NegativeCurvatureError as error:
+        return error.partial  # the step so far descends
 
 
-def _scipy(problem: Problem, x: Array, method: str, max_iterations: int) -> tuple[Array, int]:
+def absolute(xp: Any, matrix: Array) -> Callable[[Array], Array]:
+    """v to |H|^-1 v for symmetric (B, n, n): by moduli of the eigenvalues, none of them zero."""
+    values, vectors = xp.linalg.eigh(matrix)
+    modulus = abs(values)
+    modulus = xp.maximum(modulus, 1e-12 * modulus.max(axis=-1, keepdims=True))
+
+    def apply(v: Array) -> Array:
+        coefficients = (vectors.swapaxes(-1, -2) @ v[..., None])[..., 0]
+        return (vectors @ (coefficients / modulus)[..., None])[..., 0]
+
+    return apply
+
+
+def scipy_minimise(
+    problem: Problem,
+    x: Array,
+    method: str,
+    max_iterations: int,
+    solver_options: Mapping[str, Any] | None = None,
+    **constraints: Any,
+) -> tuple[Array, int]:
     """A method of scipy.optimize.minimize, in float64 outside and the dtype of x inside."""
     import scipy.optimize
 
     xp = chainer.backend.get_array_module(x)
+    name = method.lower()
 
     def inside(flat: np.ndarray) -> Array:
         return xp.asarray(flat.reshape(x.shape), dtype=x.dtype)
@@ -167,15 +216,32 @@ def _scipy(problem: Problem, x: Array, method: str, max_iterations: int) -> tupl
         value, gradient = problem.value_and_gradient(inside(flat))
         return value, outside(gradient)
 
-    def hessian_product(flat: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        return outside(problem.hessian(inside(flat), "cg").product(inside(vector)))
+    def value_alone(flat: np.ndarray) -> float:
+        return float(problem.values(inside(flat)).sum())
 
+    def hessian_product(flat: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        hessian = problem.hessian(inside(flat))
+        rows = inside(vector).reshape(hessian.problems, hessian.size)
+        return outside(hessian.product(rows))
+
+    def hessian_matrix(flat: np.ndarray) -> np.ndarray:
+        blocks = problem.hessian(inside(flat)).matrix()
+        import scipy.linalg
+
+        return scipy.linalg.block_diag(*chainer.backends.cuda.to_cpu(blocks))
+
+    more: dict[str, Any] = dict(constraints)
+    if name in _SECOND_ORDER:
+        more["hessp"] = hessian_product
+    if name in _FULL_HESSIAN:
+        more["hess"] = hessian_matrix
+    limit = {"maxfun" if name == "tnc" else "maxiter": max_iterations}
     result = scipy.optimize.minimize(
-        value_and_gradient,
+        value_alone if name in _NO_GRADIENT else value_and_gradient,
         outside(x),
-        jac=True,
+        jac=None if name in _NO_GRADIENT else True,
         method=method,
-        hessp=hessian_product if method.lower() in _SECOND_ORDER else None,
-        options={"maxiter": max_iterations},
+        options={**limit, **(solver_options or {})},
+        **more,
     )
-    return inside(result.x), int(result.nit)
+    return inside(result.x), int(result.get("nit", -1))

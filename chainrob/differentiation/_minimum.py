@@ -4,55 +4,83 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+import chainer
+from chainrob.differentiation._conjugate_gradients import LinearSolve
+from chainrob.differentiation._constrained import Optimum
 from chainrob.differentiation._hessian import Hessian
 from chainrob.differentiation._minimisers import Problem
+from chainrob.differentiation._tangent import Tangent, whole_space
 
 __all__ = ["ArgminReport", "NotAMinimumError", "measure", "verify"]
 
 Array = Any
 
+_INFINITE = math.inf
+
 
 @dataclasses.dataclass(frozen=True)
 class ArgminReport:
-    """What was measured at the point that a solver returned.
+    """What was measured at the point that a solver returned: how well its derivative is founded.
+
+    Of a batch it tells the worst of the problems, measurement by measurement. Curvatures are those
+    without damping, along the active constraints.
 
     Attributes:
-        value: Objective there.
-        residual: Stationarity residual, the Euclidean norm of the gradient in x.
+        verdict: ``'founded'``: an isolated minimum, with half of the digits of the dtype or more to
+            expect; ``'weak'``: one, but fewer digits; ``'refused'``: the derivative does not exist.
+        reasons: Why it is weak or refused, sentences.
+        digits: Decimal digits to expect of the derivative: from the conditioning and from the
+            distance to the stationary point.
+        value: Objective there; the sum of a batch.
+        residual: Stationarity residual, the Euclidean norm of the gradient in x along the active
+            constraints.
         newton_step: Length of the Newton step from there, relative to max(1, |x|): how far away
             the stationary point is that curvature promises. Infinite where there is none.
-        smallest_curvature: Smallest eigenvalue of the Hessian (with damping, if any).
+        smallest_curvature: Smallest eigenvalue of the Hessian.
         largest_curvature: Largest one.
-        undamped_curvature: Smallest eigenvalue of the Hessian without damping.
         nearby_curvature: ``smallest_curvature`` at a point that ``tolerance`` cannot tell from x;
             far from the one at x where the minimum is degenerate, as that of x**4.
         condition_number: Their ratio; infinite for a Hessian that is singular or indefinite.
+        violation: Largest violation of the constraints.
+        smallest_multiplier: Smallest multiplier of an active bound, relative to the gradient:
+            strict complementarity asks for a positive one. Infinite where none is active.
+        active: Number of active bounds.
         tolerance: Bound on ``newton_step``.
         solver: Name of the solver.
         iterations: Its iterations, -1 if unknown.
         evaluations: Evaluations of the objective, the verification's among them.
         linear_solver: ``'dense'`` or ``'cg'``.
-        damping: Tikhonov term added to the Hessian, 0 unless asked for.
+        damping: Tikhonov term of the derivative's linear solves, 0 unless asked for.
+        problems: Number of problems in the batch, 1 without one.
+        solves: A record of every linear solve of a derivative, as it happens.
     """
 
+    verdict: str
+    reasons: tuple[str, ...]
+    digits: float
     value: float
     residual: float
     newton_step: float
     smallest_curvature: float
     largest_curvature: float
-    undamped_curvature: float
     nearby_curvature: float
     condition_number: float
+    violation: float
+    smallest_multiplier: float
+    active: int
     tolerance: float
     solver: str
     iterations: int
     evaluations: int
     linear_solver: str
     damping: float
+    problems: int
+    solves: list[LinearSolve] = dataclasses.field(default_factory=list, compare=False)
 
 
 class NotAMinimumError(ArithmeticError):
@@ -74,112 +102,218 @@ def measure(
     problem: Problem,
     x: Array,
     *,
-    linear_solver: str,
-    damping: float,
     tolerance: float,
     solver: str,
     iterations: int,
+    optimum: Optimum | None = None,
+    data: Sequence[Array] = (),
 ) -> ArgminReport:
-    """Residual, curvature and conditioning at x."""
-    hessian = problem.hessian(x, linear_solver, damping)
-    curvature = hessian.curvature()
+    """Residual, curvature and conditioning at x, and what they mean."""
+    hessian = problem.hessian(x)
     xp = hessian.xp
-    plain = problem.hessian(x, linear_solver, 0.0) if damping else hessian
-    undamped = plain.curvature() if damping else curvature
-    # Where the Hessian itself is definite it says how far away the stationary point is; else the
-    # residual is held against the largest curvature, not against the damping.
-    if undamped.smallest > 0:
-        step = _newton_step(plain, undamped.smallest)
+    shape = (hessian.problems, hessian.size)
+    tangent = whole_space(xp, *shape) if optimum is None else Tangent(optimum.free, data[2])
+    curvature = hessian.curvature(tangent)
+    smallest, largest = curvature.smallest, curvature.largest
+    slope = tangent.project(hessian.gradient)
+    flat = x.reshape(shape)
+    scale = _host(xp.maximum(1.0, xp.linalg.norm(flat.astype(np.float64), axis=-1)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        residuals = _host(xp.linalg.norm(slope.astype(np.float64), axis=-1))
+    steps = _newton_steps(hessian, tangent, smallest, residuals, scale)
+    moved = xp.asarray(flat + tangent.project(_displacement(xp, flat, tolerance))).astype(x.dtype)
+    beside = problem.hessian(moved.reshape(x.shape))
+    if curvature.direction is None:
+        nearby = beside.curvature(tangent).smallest
     else:
-        step = float(xp.linalg.norm(plain.gradient)) / max(undamped.largest, 1e-300)
-    step = step if curvature.smallest > 0 else math.inf
-    moved = xp.asarray(x + _displacement(xp, x, tolerance))
-    nearby = problem.hessian(moved, linear_solver, damping)
+        nearby = np.full(len(smallest), beside.quotient(curvature.direction))
+    values = _host(hessian.values)
+    limits = [_Limits() for _ in values] if optimum is None else _limits(optimum, data, tolerance)
+    judged = [
+        _faults(
+            x.dtype, tolerance, values[k], residuals[k], steps[k], smallest[k], nearby[k],
+            float(curvature.condition_number[k]), float(abs(flat[k]).max()), limits[k],
+        )
+        for k in range(len(values))
+    ]  # fmt: skip
+    reasons = _collected(judged)
+    condition = float(curvature.condition_number.max())
+    error = condition * max(float(np.finfo(x.dtype).eps), float(np.max(steps)))
+    digits = max(0.0, -math.log10(error)) if 0 < error < math.inf else 0.0
+    worst = int(np.argmax(abs(np.log(np.maximum(nearby, 1e-300) / np.maximum(smallest, 1e-300)))))
+    verdict = "refused" if reasons else "founded"
+    if not reasons and digits < 0.5 * -math.log10(np.finfo(x.dtype).eps):
+        verdict = "weak"
+        reasons = (
+            f"about {digits:.0f} digits are left of the derivative: conditioning {condition:.1e}, "
+            f"relative Newton step {float(np.max(steps)):.1e}",
+        )
     return ArgminReport(
-        value=hessian.value,
-        residual=float(xp.linalg.norm(hessian.gradient)),
-        newton_step=step / _scale(xp, x),
-        smallest_curvature=curvature.smallest,
-        largest_curvature=curvature.largest,
-        undamped_curvature=undamped.smallest,
-        nearby_curvature=nearby.curvature().smallest,
-        condition_number=curvature.condition_number,
+        verdict=verdict,
+        reasons=reasons,
+        digits=0.0 if verdict == "refused" else digits,
+        value=float(values.sum()),
+        residual=float(residuals.max()),
+        newton_step=float(np.max(steps)),
+        smallest_curvature=float(smallest.min()),
+        largest_curvature=float(largest.max()),
+        nearby_curvature=float(nearby[worst]),
+        condition_number=condition,
+        violation=max(one.violation for one in limits),
+        smallest_multiplier=min(one.multiplier for one in limits),
+        active=sum(one.active for one in limits),
         tolerance=tolerance,
         solver=solver,
         iterations=iterations,
         evaluations=problem.evaluations,
         linear_solver="dense" if hessian.dense else "cg",
-        damping=damping,
+        damping=problem.options.damping,
+        problems=hessian.problems,
     )
 
 
-def verify(report: ArgminReport, x: Array) -> None:
+def verify(report: ArgminReport) -> None:
     """Raise NotAMinimumError unless the report describes an isolated minimum."""
-    eps = float(np.finfo(x.dtype).eps)
-    faults = []
-    if not (math.isfinite(report.value) and math.isfinite(report.residual)):
-        faults.append("the objective or its gradient is not finite")
-    elif not report.smallest_curvature > 0:
-        faults.append("the smallest curvature is not positive: a saddle, a maximum or a flat place")
-    else:
-        size = max(1.0, float(abs(x).max()) ** 2)
-        if report.undamped_curvature < -1e-6 * max(report.largest_curvature, report.damping):
-            faults.append(
-                f"without damping the smallest curvature is {report.undamped_curvature:.3g}: a "
-                f"saddle or a maximum, which damping does not turn into a minimum"
-            )
-        nearby = report.nearby_curvature
-        if not 0.5 * report.smallest_curvature <= nearby <= 2.0 * report.smallest_curvature:
-            faults.append(
-                f"the minimum is degenerate: within the tolerance the smallest curvature changes "
-                f"from {report.smallest_curvature:.3g} to {nearby:.3g}"
-            )
-        if report.smallest_curvature * size <= eps * abs(report.value):
-            faults.append("the objective is flat to rounding in some direction")
-        if report.condition_number > 0.01 / eps:
-            faults.append(
-                f"the Hessian is singular to two digits in {x.dtype} "
-                f"(conditioning above {0.01 / eps:.1e})"
-            )
-        if not report.newton_step <= report.tolerance:
-            faults.append(
-                f"the point is not stationary: the relative Newton step {report.newton_step:.3g} "
-                f"exceeds the tolerance {report.tolerance:.1e}"
-            )
-    if not faults:
+    if report.verdict != "refused":
         return
-    remedy = (
-        "run the solver longer (or widen tolerance=... where fewer digits will do), start it "
-        "elsewhere, or, if the objective has no isolated minimum there, give it one with a term "
-        "that grows, such as c * sum(x**2)"
-    )
-    if report.damping == 0:
-        remedy += "; damping=... solves with a shifted Hessian where an approximation will do"
     raise NotAMinimumError(
-        f"argmin: {'; '.join(faults)}. Measured: stationarity residual {report.residual:.3g}, "
-        f"smallest curvature {report.smallest_curvature:.3g}, "
+        f"argmin: {'; '.join(report.reasons)}. Measured: stationarity residual "
+        f"{report.residual:.3g}, smallest curvature {report.smallest_curvature:.3g}, "
         f"conditioning {report.condition_number:.3g}, objective {report.value:.6g}. "
-        f"Remedy: {remedy}.",
+        f"Remedy: run the solver longer (or widen tolerance=... where fewer digits will do), start "
+        f"it elsewhere, or, if the objective has no isolated minimum there, give it one with a "
+        f"term that grows, such as c * sum(x**2).",
         report,
     )
 
 
-def _scale(xp: Any, x: Array) -> float:
-    return max(1.0, float(xp.linalg.norm(x)))
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """What the constraints say of one problem."""
+
+    violation: float = 0.0
+    multiplier: float = _INFINITE
+    slack: float = _INFINITE
+    active: int = 0
+    independent: bool = True
 
 
-def _displacement(xp: Any, x: Array, tolerance: float) -> Array:
-    """A step of length tolerance times scale, in a direction that no axis is special to."""
-    direction = np.random.default_rng(0).normal(size=x.shape)
-    direction = xp.asarray(direction / np.linalg.norm(direction)).astype(x.dtype)
-    return direction * x.dtype.type(tolerance * _scale(xp, x))
+def _limits(optimum: Optimum, data: Sequence[Array], tolerance: float) -> list[_Limits]:
+    lower, upper, matrix, right = (_host(one).astype(np.float64) for one in data)
+    independent = _host(Tangent(optimum.free, data[2]).independent)
+    at_lower, at_upper, pull = (_host(one) for one in (optimum.lower, optimum.upper, optimum.pull))
+    x = _host(optimum.x).reshape(lower.shape).astype(np.float64)
+    found = []
+    for k in range(len(x)):
+        scale = max(1.0, float(np.linalg.norm(x[k])))
+        gap = np.minimum(x[k] - lower[k], upper[k] - x[k])
+        missing = np.append(abs(matrix[k] @ x[k] - right[k]), np.maximum(-gap, 0)).max()
+        force = np.append(pull[k][at_lower[k]], -pull[k][at_upper[k]])
+        size = max(float(abs(pull[k]).max()), 1e-300)
+        free = ~(at_lower[k] | at_upper[k])
+        found.append(
+            _Limits(
+                violation=float(missing) / scale,
+                multiplier=float(force.min()) / size if len(force) else _INFINITE,
+                slack=float(gap[free].min()) / scale if free.any() else _INFINITE,
+                active=len(force),
+                independent=bool(independent[k]),
+            )
+        )
+    return found
 
 
-def _newton_step(hessian: Hessian, smallest: float) -> float:
+def _faults(
+    dtype: Any, tolerance: float, value: float, residual: float, step: float, smallest: float,
+    nearby: float, condition: float, largest_x: float, limits: _Limits,
+) -> list[str]:  # fmt: skip
+    """Why one problem's point is no isolated minimum; nothing if it is one."""
+    eps = float(np.finfo(dtype).eps)
+    if not (math.isfinite(value) and math.isfinite(residual)):
+        return ["the objective or its gradient is not finite"]
+    faults = []
+    if limits.violation > 10 * tolerance:
+        faults.append(f"the constraints are violated by {limits.violation:.3g}")
+    if not limits.independent:
+        faults.append("the active constraints depend on each other, so multipliers do not exist")
+    if limits.multiplier < -tolerance:
+        faults.append(
+            f"an active bound has a multiplier of the wrong sign, {limits.multiplier:.3g} of the "
+            f"largest: the objective falls into the inside"
+        )
+    elif limits.multiplier <= tolerance or limits.slack <= tolerance:
+        faults.append(
+            f"strict complementarity fails: a bound is touched without force (multiplier "
+            f"{limits.multiplier:.3g}, smallest slack {limits.slack:.3g}), so that x moves "
+            f"differently to either side"
+        )
+    if math.isnan(smallest):
+        return [*faults, "the smallest curvature could not be found: the Lanczos iteration failed"]
     if not smallest > 0:
-        return math.inf
+        return [
+            *faults,
+            "the smallest curvature is not positive: a saddle, a maximum or a flat place",
+        ]
+    size = max(1.0, largest_x**2)
+    if not 0.5 * smallest <= nearby <= 2.0 * smallest:
+        faults.append(
+            f"the minimum is degenerate: within the tolerance the smallest curvature changes "
+            f"from {smallest:.3g} to {nearby:.3g}"
+        )
+    if smallest * size <= eps * abs(value):
+        faults.append("the objective is flat to rounding in some direction")
+    if condition > 0.01 / eps:
+        faults.append(
+            f"the Hessian is singular to two digits in {np.dtype(dtype)} "
+            f"(conditioning above {0.01 / eps:.1e})"
+        )
+    if not step <= tolerance:
+        faults.append(
+            f"the point is not stationary: the relative Newton step {step:.3g} "
+            f"exceeds the tolerance {tolerance:.1e}"
+        )
+    return faults
+
+
+def _collected(judged: list[list[str]]) -> tuple[str, ...]:
+    """The faults of a batch in one list: those of the first bad problem, and how many there are."""
+    bad = [k for k, faults in enumerate(judged) if faults]
+    if not bad:
+        return ()
+    faults = judged[bad[0]]
+    if len(judged) == 1:
+        return tuple(faults)
+    return (
+        f"{len(bad)} of {len(judged)} problems have no isolated minimum; problem {bad[0]}: "
+        f"{faults[0]}",
+        *faults[1:],
+    )
+
+
+def _newton_steps(
+    hessian: Hessian, tangent: Tangent, smallest: Array, residuals: Array, scale: Array
+) -> Array:
+    """Relative Newton steps (B,); infinite where the curvature promises no stationary point."""
     xp = hessian.xp
+    steps = np.full(len(residuals), _INFINITE)
+    good = smallest > 0
+    if not good.any() or not np.isfinite(residuals).all():
+        return steps
     try:
-        return float(xp.linalg.norm(hessian.solve(hessian.gradient)))
+        step = hessian.solve(hessian.gradient, tangent, tolerance=1e-2, accept=0.5)[0]
     except (ArithmeticError, np.linalg.LinAlgError):
-        return math.inf
+        return steps
+    lengths = _host(xp.linalg.norm(step.astype(np.float64), axis=-1)) / scale
+    return np.where(good, lengths, _INFINITE)
+
+
+def _displacement(xp: Any, flat: Array, tolerance: float) -> Array:
+    """Steps of length tolerance times scale, in a direction that no axis is special to."""
+    direction = np.random.default_rng(0).normal(size=flat.shape)
+    direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    lengths = xp.maximum(1.0, xp.linalg.norm(flat.astype(np.float64), axis=-1))[:, None]
+    return xp.asarray(direction) * tolerance * lengths
+
+
+def _host(array: Any) -> Any:
+    return chainer.backends.cuda.to_cpu(array)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import chainer
+import chainer.functions as F
 from chainrob.differentiation._closed import as_array, closed, gradients
-from chainrob.differentiation._hessian import solve_hessian
+from chainrob.differentiation._constrained import (
+    Optimum,
+    minimise_constrained,
+    optimum_at,
+)
+from chainrob.differentiation._graph import variable_nodes
+from chainrob.differentiation._hessian import LinearOptions
+from chainrob.differentiation._kkt import System, outer
 from chainrob.differentiation._minimisers import Problem, check_solver, minimise
 from chainrob.differentiation._minimum import ArgminReport, NotAMinimumError, measure, verify
+from chainrob.differentiation.constraints import Constraint, standard_form
 
-__all__ = ["ArgminReport", "NotAMinimumError", "argmin"]
+__all__ = ["ArgminReport", "NotAMinimumError", "argmin", "argmin_report"]
 
 Variable = Any
 Objective = Callable[..., Any]
@@ -25,11 +34,16 @@ def argmin(
     x0: Any,
     parameters: Sequence[Any] | Any,
     *,
+    constraints: Constraint | Sequence[Constraint] | None = None,
+    batched: bool = False,
     solver: str | Callable[..., Any] = "newton",
+    solver_options: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
-    linear_solver: str = "auto",
-    damping: float = 0.0,
     max_iterations: int = 1000,
+    linear_solver: str = "auto",
+    preconditioner: str | Callable[[Any], Any] | None = None,
+    linear_tolerance: float | None = None,
+    damping: float = 0.0,
 ) -> Variable:
     r"""Minimise ``objective`` over x and return the minimiser, differentiable in the parameters.
 
@@ -39,92 +53,156 @@ def argmin(
         H = \frac{\partial^2 f}{\partial x^2}
 
     One linear solve with H gives v; then the product of v with the mixed derivative is one more
-    reverse pass, so neither H^-1 nor the mixed derivative is ever formed. The backward is made of
-    nodes that are differentiable themselves: double backward is right where the objective has
-    third derivatives.
+    reverse pass, so neither H^-1 nor the mixed derivative is ever formed. With constraints H gives
+    way to the matrix of the KKT conditions, and gradients flow to bounds and equations as well. The
+    backward is made of nodes that are differentiable themselves: double backward is right where the
+    objective has third derivatives.
 
-    The gradient exists at an isolated minimum only. So the forward pass measures how stationary
-    and how curved the point is, keeps that as ``x_star.report`` and refuses the rest.
+    The gradient exists at an isolated minimum only, and under constraints where strict
+    complementarity holds. So the forward pass measures the point, keeps that as ``x_star.report``
+    and refuses the rest.
 
     Args:
-        objective: ``objective(x, *parameters)``, Chainer operations that give one number. All it
-            depends on with a gradient must be among the parameters.
+        objective: ``objective(x, *parameters)``, Chainer operations that give one number; with
+            ``batched`` one a problem, (B,). All it depends on with a gradient must be among the
+            parameters. :func:`functional` makes one of a model.
         x0: Start, a number, array or Variable; x* takes its shape, dtype and device.
         parameters: Sequence of Variables or arrays (or one of them); gradients flow to those that
             require one.
-        solver: ``'newton'``, the name of a method of ``scipy.optimize.minimize`` that uses
-            gradients (``'BFGS'``, ``'L-BFGS-B'``, ``'Newton-CG'``, ...; Newton's method takes the
-            last digits), or a callable ``solver(function, x0) -> x``, where ``function`` takes a
-            Variable x and returns the objective's Variable.
+        constraints: :class:`Box`, :class:`Simplex`, :class:`LinearEqualities`, or a list of them.
+        batched: The first axis of x counts B problems; number b of the objective depends on x[b]
+            alone (and on any parameters). They are solved and verified together.
+        solver: ``'newton'`` (with constraints an interior-point method), the name of a method of
+            ``scipy.optimize.minimize`` (``'L-BFGS-B'``, ``'Newton-CG'``, ``'SLSQP'``, ...; Newton's
+            method takes the last digits), or a callable ``solver(function, x0) -> x``, where
+            ``function`` takes a Variable x and returns the objective's Variable.
+        solver_options: ``options`` of ``scipy.optimize.minimize``.
         tolerance: Largest relative Newton step at a point that counts as stationary. Default: the
             square root of the eps of the dtype of x0.
-        linear_solver: ``'dense'`` (Hessian matrix), ``'cg'`` (conjugate gradients on
-            Hessian-vector products) or ``'auto'``: dense up to 128 unknowns.
-        damping: Tikhonov term added to the Hessian in the linear solve, at least 0. With it the
-            gradient is an approximation.
         max_iterations: For Newton's method and SciPy's.
+        linear_solver: ``'dense'`` (Hessian matrix), ``'cg'`` (conjugate gradients on
+            Hessian-vector products) or ``'auto'``: dense up to 128 unknowns a problem.
+        preconditioner: For conjugate gradients: None, ``'diagonal'`` (estimated with 32 products),
+            or a callable that maps a vector of the shape of x to about H^-1 times it; it must be
+            symmetric and positive definite.
+        linear_tolerance: Relative residual that conjugate gradients aim at. Default: 10 eps.
+        damping: Tikhonov term added to the Hessian in the derivative's solves, at least 0. It
+            makes the gradient an approximation that is easier to solve for, at points that are
+            verified without it; it never makes a minimum of what is none.
 
     Returns:
         x* as a Variable, with the :class:`ArgminReport` in its attribute ``report``.
 
     Raises:
         NotAMinimumError: If the point reached is not an isolated minimum.
-        ValueError: If the objective is not scalar, does not depend on x, or depends on a Variable
-            that is not among the parameters; or an option is no good.
+        ValueError: If the objective has the wrong shape, does not depend on x, mixes the problems
+            of a batch, or depends on a Variable that is not among the parameters; or an option is
+            no good.
 
     Example:
         >>> import chainer, chainer.functions as F, numpy as np
         >>> theta = chainer.Variable(np.array([1.0, 2.0]))
         >>> x = argmin(lambda x, t: F.sum(t * (x - t) ** 2), 0.0, theta)
         >>> x.backward()
-        >>> print(x.array.round(6), theta.grad.round(6))
-        1.666667 [0.111111 0.777778]
+        >>> print(x.array.round(6), theta.grad.round(6), x.report.verdict)
+        1.666667 [0.111111 0.777778] founded
 
     References:
         J. Domke, Generic methods for optimization-based modeling, AISTATS 2012. S. Gould et al.,
         On differentiating parameterized argmin and argmax problems, arXiv:1607.05447 (2016).
+        B. Amos and J. Z. Kolter, OptNet, ICML 2017. M. Blondel et al., Efficient and modular
+        implicit differentiation, NeurIPS 2022.
     """
-    if linear_solver not in ("auto", "dense", "cg"):
-        raise ValueError(f"linear_solver must be 'auto', 'dense' or 'cg', found {linear_solver!r}")
-    if not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"damping must be finite and not negative, found {damping!r}")
+    options = _options(linear_solver, preconditioner, linear_tolerance, damping)
     if isinstance(max_iterations, bool) or max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, found {max_iterations!r}")
     check_solver(solver)
-    start = _start(x0)
-    if tolerance is None:
-        tolerance = float(np.finfo(start.dtype).eps) ** 0.5
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance must be positive and finite, found {tolerance!r}")
-    if not isinstance(parameters, (tuple, list)):
-        parameters = (parameters,)
-    thetas = [chainer.as_variable(_array_like(p)) for p in parameters]
-    _check_objective(objective, start, thetas)
-
-    problem = Problem(objective, [theta.array for theta in thetas])
+    start, tolerance, thetas = _prepared(objective, x0, parameters, tolerance, batched)
+    data = standard_form(constraints, start.shape, chainer.Variable(start), batched)
+    problem = Problem(objective, [theta.array for theta in thetas], options, batched)
     name = solver if isinstance(solver, str) else getattr(solver, "__name__", "callable")
-    found, iterations = minimise(problem, start, solver, tolerance, linear_solver, max_iterations)
+    arrays = [one.array for one in data]
+    found: Optimum | None = None
+    if data:
+        found, iterations = minimise_constrained(
+            problem, start, arrays, solver, tolerance, max_iterations, solver_options
+        )
+        x = found.x
+    else:
+        x, iterations = minimise(problem, start, solver, tolerance, max_iterations, solver_options)
     report = measure(
         problem,
-        found,
-        linear_solver=linear_solver,
-        damping=damping,
+        x,
         tolerance=tolerance,
         solver=name,
         iterations=iterations,
+        optimum=found,
+        data=arrays,
     )
-    verify(report, found)
-    node = _Argmin(objective, found, report)
-    x_star = node.apply(thetas)[0] if thetas else chainer.Variable(found)
+    verify(report)
+    inputs = (*data, *thetas)
+    x_star = _Argmin(problem, x, found, report).apply(inputs)[0] if inputs else chainer.Variable(x)
     x_star.report = report
     return x_star
 
 
+def argmin_report(
+    objective: Objective,
+    x: Any,
+    parameters: Sequence[Any] | Any,
+    *,
+    constraints: Constraint | Sequence[Constraint] | None = None,
+    batched: bool = False,
+    tolerance: float | None = None,
+    linear_solver: str = "auto",
+    preconditioner: str | Callable[[Any], Any] | None = None,
+) -> ArgminReport:
+    """Say how well the derivative of an argmin would be founded at a point, without raising.
+
+    Args:
+        objective: As for :func:`argmin`.
+        x: The point, wherever it comes from.
+        parameters: As for :func:`argmin`, like all that follow.
+
+    Returns:
+        An :class:`ArgminReport`; ``report.verdict`` is ``'founded'``, ``'weak'`` or ``'refused'``.
+
+    Example:
+        >>> import chainer.functions as F
+        >>> report = argmin_report(lambda x, t: F.sum(x**4 - t * x), [0.3], [0.0])
+        >>> report.verdict, report.reasons[-1][:28]
+        ('refused', 'the point is not stationary:')
+    """
+    options = _options(linear_solver, preconditioner, None, 0.0)
+    start, tolerance, thetas = _prepared(objective, x, parameters, tolerance, batched)
+    data = standard_form(constraints, start.shape, chainer.Variable(start), batched)
+    problem = Problem(objective, [theta.array for theta in thetas], options, batched)
+    arrays = [one.array for one in data]
+    found = optimum_at(problem, start, arrays, tolerance) if data else None
+    return measure(
+        problem,
+        start,
+        tolerance=tolerance,
+        solver="given",
+        iterations=0,
+        optimum=found,
+        data=arrays,
+    )
+
+
 class _Argmin(chainer.FunctionNode):
-    def __init__(self, objective: Objective, minimiser: Any, report: ArgminReport) -> None:
-        self._objective = objective
+    """Inputs: lower, upper, A and b where there are constraints; then the parameters."""
+
+    def __init__(
+        self, problem: Problem, minimiser: Any, optimum: Optimum | None, report: ArgminReport
+    ) -> None:
+        self._objective = problem.objective
         self._minimiser = minimiser
-        self._report = report
+        self._optimum = optimum
+        free = None if optimum is None else optimum.free
+        self._system = System(
+            problem.objective, problem.options, problem.batched, free, report.solves
+        )
 
     def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
         self.retain_inputs(tuple(range(len(inputs))))
@@ -133,17 +211,84 @@ class _Argmin(chainer.FunctionNode):
         return (minimiser,)
 
     def backward(self, indexes: tuple[int, ...], gys: tuple[Variable, ...]) -> tuple[Variable, ...]:
-        objective, report = self._objective, self._report
-        thetas = self.get_retained_inputs()
+        retained = self.get_retained_inputs()
         (x,) = self.get_retained_outputs()
-        v = solve_hessian(objective, report.linear_solver, report.damping, x, gys[0], thetas)
+        first = 0 if self._optimum is None else 4
+        thetas = retained[first:]
+        matrix = retained[2] if first else None
+        right = [gys[0]]
+        if matrix is not None:
+            right.append(chainer.Variable(x.xp.zeros(matrix.shape[:2], x.dtype)))
+            right.append(chainer.Variable(x.xp.zeros_like(x.array)))
+        v, *multipliers = self._system.solve(x, right, matrix, *thetas)
+        of_thetas = [i - first for i in indexes if i >= first]
 
         def mixed_product(v: Variable, x: Variable, *thetas: Variable) -> tuple[Variable, ...]:
             """v^T d2f/dx dtheta at fixed x: the reverse pass of (df/dx) . v."""
-            slope = gradients([objective(x, *thetas)], [x])
-            return gradients(slope, [thetas[i] for i in indexes], [v])
+            slope = gradients([self._objective(x, *thetas)], [x])
+            return gradients(slope, [thetas[i] for i in of_thetas], [v])
 
-        return tuple(-g for g in closed(mixed_product, v, x, *thetas))
+        found = iter(closed(mixed_product, v, x, *thetas) if of_thetas else ())
+        out = []
+        for i in indexes:
+            if i >= first:
+                out.append(-next(found))
+            else:
+                out.append(self._of_constraint(i, x, v, multipliers, matrix, thetas))
+        return tuple(out)
+
+    def _of_constraint(
+        self,
+        index: int,
+        x: Variable,
+        v: Variable,
+        multipliers: Sequence[Variable],
+        matrix: Variable,
+        thetas: Sequence[Variable],
+    ) -> Variable:
+        """The gradient in lower (0), upper (1), A (2) or b (3)."""
+        optimum: Any = self._optimum
+        problems, size = self._system.flat(x)
+        if index < 2:
+            held = (optimum.lower, optimum.upper)[index].astype(x.dtype)
+            return F.reshape(multipliers[1], (problems, size)) * held
+        if index == 3:
+            return multipliers[0]
+        y = self._system.equality_multipliers(x, matrix, *thetas)
+        return -outer(y, v, problems, size) - outer(multipliers[0], x, problems, size)
+
+
+def _options(
+    linear_solver: str, preconditioner: Any, linear_tolerance: float | None, damping: float
+) -> LinearOptions:
+    if linear_solver not in ("auto", "dense", "cg"):
+        raise ValueError(f"linear_solver must be 'auto', 'dense' or 'cg', found {linear_solver!r}")
+    if not (preconditioner is None or preconditioner == "diagonal" or callable(preconditioner)):
+        raise ValueError(
+            f"preconditioner must be None, 'diagonal' or callable, found {preconditioner!r}"
+        )
+    if linear_tolerance is not None and not 0 < linear_tolerance < 1:
+        raise ValueError(f"linear_tolerance must be between 0 and 1, found {linear_tolerance!r}")
+    if not (math.isfinite(damping) and damping >= 0):
+        raise ValueError(f"damping must be finite and not negative, found {damping!r}")
+    return LinearOptions(linear_solver, damping, preconditioner, linear_tolerance)
+
+
+def _prepared(
+    objective: Objective, x0: Any, parameters: Any, tolerance: float | None, batched: bool
+) -> tuple[Any, float, list[Variable]]:
+    start = _start(x0)
+    if batched and start.ndim < 1:
+        raise ValueError("x0 must have the problems along its first axis, found a number")
+    if tolerance is None:
+        tolerance = float(np.finfo(start.dtype).eps) ** 0.5
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance must be positive and finite, found {tolerance!r}")
+    if not isinstance(parameters, (tuple, list)):
+        parameters = (parameters,)
+    thetas = [chainer.as_variable(_array_like(p)) for p in parameters]
+    _check_objective(objective, start, thetas, batched)
+    return start, tolerance, thetas
 
 
 def _start(x0: Any) -> Any:
@@ -163,8 +308,10 @@ def _array_like(value: Any) -> Any:
     return value.astype(np.float64) if value.dtype.kind in "iu" else value
 
 
-def _check_objective(objective: Objective, start: Any, thetas: Sequence[Variable]) -> None:
-    """One evaluation: a number, that depends on x, and on nothing with a gradient but thetas."""
+def _check_objective(
+    objective: Objective, start: Any, thetas: Sequence[Variable], batched: bool
+) -> None:
+    """One evaluation: numbers that depend on x, and on nothing with a gradient but thetas."""
     if not callable(objective):
         raise TypeError(f"objective must be callable, found {type(objective).__name__}")
     with chainer.force_backprop_mode():
@@ -173,23 +320,38 @@ def _check_objective(objective: Objective, start: Any, thetas: Sequence[Variable
         value = objective(*own)
     if not isinstance(value, chainer.Variable):
         raise TypeError(f"objective must return a chainer.Variable, found {type(value).__name__}")
-    if value.size != 1:
+    if batched:
+        if value.shape != (len(start),):
+            raise ValueError(
+                f"objective must return one number a problem, shape {(len(start),)}, "
+                f"found {value.shape}"
+            )
+    elif value.size != 1:
         raise ValueError(f"objective must return one number, found shape {value.shape}")
     nodes = {id(variable.node) for variable in own}
-    seen: set[int] = set()
-    pending = [value.node]
-    while pending:
-        node = pending.pop()
-        if id(node) in seen or not node.requires_grad:
+    passed = {id(theta.node) for theta in thetas}
+    reached = variable_nodes(value)
+    for key, node in reached.items():
+        if node.creator_node is not None or key in nodes:
             continue
-        seen.add(id(node))
-        if node.creator_node is not None:
-            pending.extend(node.creator_node.inputs)
-        elif id(node) not in nodes:
+        what = f"a Variable of shape {node.shape} (name {node.name!r})"
+        if key in passed:
             raise ValueError(
-                f"objective depends on a Variable of shape {node.shape} (name {node.name!r}) that "
-                "is not among the parameters, so its gradient would be lost: pass it in "
-                "parameters, or use its .array if it is a constant"
+                f"objective reads {what} itself, which is among the parameters, and not its "
+                f"argument: write it with its arguments; a model is made a function of its "
+                f"parameters by chainrob.differentiation.functional(model)"
             )
-    if id(x.node) not in seen:
+        raise ValueError(
+            f"objective depends on {what} that is not among the parameters, so its gradient would "
+            f"be lost: pass it in parameters, or use its .array if it is a constant"
+        )
+    if id(x.node) not in reached:
         raise ValueError("objective must depend on x, found that it does not")
+    if batched and len(start) > 1:
+        half = start.dtype.type(1) * (value.xp.arange(len(start)) % 2 == 0)
+        (slope,) = gradients([value], [x], [chainer.Variable(half.astype(value.dtype))])
+        if bool((slope.array[1::2] != 0).any()):
+            raise ValueError(
+                "objective must keep the problems of a batch apart, found that the numbers of some "
+                "depend on the x of others"
+            )

@@ -1,79 +1,39 @@
-"""The adjoint view of a deep function: states forward, error vectors back."""
+"""Deep functions: states forward, error vectors back, tangents forward."""
 
 from __future__ import annotations
 
-import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 import chainer
-import chainer.functions as F
-from chainrob.differentiation._closed import gradients
+from chainrob.aggregation import exact_backward
+from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks
+from chainrob.differentiation._operations import graph_operations
+from chainrob.differentiation.adjoint_pass import AdjointPass, LinearNode, PassCosts, TangentPass
+from chainrob.differentiation.node import Node
 
-__all__ = ["AdjointPass", "DeepFunction", "Node"]
+__all__ = ["DeepFunction"]
 
 Array = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """One node of a deep function.
-
-    Attributes:
-        name: Unique; other nodes refer to it.
-        function: ``function(*states, parameters)``: Variables of shape (N, d_k), one an input,
-            and the parameters, of shape (N,) + parameters.shape (each sample has its copy), or
-            nothing for a node without parameters. Returns a Variable of shape (N, d); row i may
-            depend on row i of its arguments alone.
-        inputs: Names of other nodes, or ``'x'`` for the input of the whole.
-        parameters: Array, or None.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    inputs: tuple[str, ...]
-    parameters: Array | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class AdjointPass:
-    """Everything that one forward and one backward propagation compute, for N samples.
-
-    Attributes:
-        states: Node to state, (N, d); ``'x'`` is the input.
-        A: (node, input) to the Jacobian of the node in that input's state, (N, d, d_input).
-        B: Node to the Jacobian in its parameters, (N, d, P), for nodes that have some.
-        errors: Node to error vector epsilon, (N, d): the gradient of a sample's loss in its state.
-        sample_gradients: Node to per-sample gradients g, (N,) + parameters.shape.
-        gradients: Node to their sum over the samples.
-        losses: Loss of each sample, (N,).
-    """
-
-    states: Mapping[str, Array]
-    A: Mapping[tuple[str, str], Array]
-    B: Mapping[str, Array]
-    errors: Mapping[str, Array]
-    sample_gradients: Mapping[str, Array]
-    gradients: Mapping[str, Array]
-    losses: Array
+Variable = Any
 
 
 class DeepFunction:
     r"""A directed acyclic graph of vector functions; a chain of layers is the simplest.
 
-    .. math:: x_m = f_m(x_{p(m)}, w_m), \quad A_{mp} = \partial f_m / \partial x_p, \quad
-        B_m = \partial f_m / \partial w_m
+    .. math:: x_m = f_m(x_{p(m)}, w_m), \qquad
+        \varepsilon_p = \sum_{m : p \to m} \varepsilon_m^\top \partial f_m / \partial x_p, \qquad
+        g_m = \varepsilon_m^\top \partial f_m / \partial w_m
 
-    .. math:: \varepsilon_p = \sum_{m : p \to m} A_{mp}^\top \varepsilon_m, \qquad
-        g_m = B_m^\top \varepsilon_m
-
-    The sum over all nodes m that use p is fan-out; several p for one m are fan-in.
+    The sum over all nodes m that use p is fan-out; several p for one m are fan-in. A node takes an
+    error vector back by its adjoint function G, so no Jacobian is formed. One backward pass costs
+    about two forward passes, and the memory is that of the states.
 
     Args:
-        nodes: The nodes in an order in which every node comes after its inputs; the last one's
-            state is the output.
+        nodes: The nodes in an order in which every node comes after its inputs.
+        inputs: Names of the inputs of the whole. Default: ``('x',)``.
+        outputs: Names of the states that the loss takes. Default: those of the last node.
 
     Raises:
         ValueError: If a name is used twice or refers to nothing that comes earlier.
@@ -81,123 +41,243 @@ class DeepFunction:
     Example:
         >>> import numpy as np, chainer.functions as F
         >>> def layer(x, w):
-        ...     return F.tanh(F.matmul(w, x[:, :, None])[:, :, 0])
+        ...     return F.tanh(F.linear(x, w))
         >>> network = DeepFunction.chain([(layer, np.eye(2)), (layer, np.ones((1, 2)))])
         >>> result = network.adjoint(
         ...     np.array([[0.1, 0.2], [0.3, 0.4]]), lambda y: F.sum((y - 1) ** 2, axis=1)
         ... )
+        >>> result.gradients["layer2"].shape, result.errors["layer1"].shape
+        ((1, 2), (2, 2))
         >>> result.A["layer2", "layer1"].shape, result.sample_gradients["layer2"].shape
         ((2, 1, 2), (2, 1, 2))
+
+    References:
+        Y. LeCun, A theoretical framework for back-propagation, Connectionist Models Summer School
+        (1988).
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        inputs: Sequence[str] = ("x",),
+        outputs: Sequence[str] | None = None,
+    ) -> None:
         if not nodes:
             raise ValueError("nodes must hold at least one node, found none")
-        known = {"x"}
+        known = set(inputs)
+        if len(known) != len(inputs) or not known:
+            raise ValueError(f"inputs must be unique names, at least one, found {list(inputs)}")
         for node in nodes:
-            if node.name in known:
-                raise ValueError(f"nodes must have unique names, found {node.name!r} again")
             missing = [name for name in node.inputs if name not in known]
             if missing or not node.inputs:
                 raise ValueError(
                     f"node {node.name!r} must have inputs that come before it, found "
                     f"{list(node.inputs)}"
                 )
-            known.add(node.name)
+            for name in node.outputs:
+                if name in known:
+                    raise ValueError(f"nodes must have unique names, found {name!r} again")
+                known.add(name)
         self.nodes = tuple(nodes)
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs) if outputs is not None else nodes[-1].outputs
+        missing = [name for name in self.outputs if name not in known]
+        if missing or not self.outputs:
+            raise ValueError(f"outputs must be names of states, found {list(self.outputs)}")
 
     @classmethod
-    def chain(cls, layers: Sequence[tuple[Callable[..., Any], Array | None]]) -> DeepFunction:
-        """A layered network: ``(function, parameters)`` a layer, named layer1, layer2, ..."""
+    def chain(cls, layers: Sequence[Any]) -> DeepFunction:
+        """A layered network, its layers named layer1, layer2, ...
+
+        Args:
+            layers: For each layer a Chainer function or link, or a tuple of what :class:`Node`
+                takes behind its inputs: ``(function, parameters, adjoint, tangent)``.
+
+        Example:
+            >>> import chainer.functions as F, chainer.links as L
+            >>> network = DeepFunction.chain([L.Linear(3, 4), F.tanh, L.Linear(4, 2)])
+        """
         names = ["x", *(f"layer{m + 1}" for m in range(len(layers)))]
-        return cls(
-            [
-                Node(names[m + 1], function, (names[m],), parameters)
-                for m, (function, parameters) in enumerate(layers)
-            ]
-        )
+        nodes = []
+        for m, layer in enumerate(layers):
+            function, *more = layer if isinstance(layer, tuple) else (layer,)
+            nodes.append(Node(names[m + 1], function, (names[m],), *more))
+        return cls(nodes)
 
-    def __call__(self, x: Any) -> Any:
-        """The output as a Variable, by plain forward propagation."""
-        states = {"x": chainer.as_variable(x)}
+    def __call__(self, *x: Any) -> Any:
+        """The output as a Variable (a tuple for several), by plain forward propagation."""
+        states = {
+            name: chainer.as_variable(one)
+            for name, one in zip(self.inputs, self._given(x if len(x) != 1 else x[0]), strict=True)
+        }
         for node in self.nodes:
-            arguments = [states[name] for name in node.inputs]
-            if node.parameters is not None:
-                arguments.append(_copies(node.parameters, len(x)))
-            states[node.name] = node.function(*arguments)
-        return states[self.nodes[-1].name]
+            results, _ = node.run([states[name] for name in node.inputs])
+            states.update(zip(node.outputs, results, strict=True))
+        outputs = tuple(states[name] for name in self.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
 
-    def adjoint(self, x: Array, loss: Callable[[Any], Any]) -> AdjointPass:
+    def adjoint(self, x: Any, loss: Callable[..., Any]) -> AdjointPass:
         """Forward propagation of states, back propagation of error vectors.
 
         Args:
-            x: Inputs, (N, d_0).
-            loss: Takes the output Variable (N, d_M), returns each sample's loss, (N,).
+            x: Input, (N, ...); for several inputs a tuple or a mapping of names to arrays.
+            loss: Takes the output Variables, returns each sample's loss, (N,).
 
         Returns:
             An :class:`AdjointPass`.
 
         Raises:
-            ValueError: If a state or the losses have the wrong shape.
+            ValueError: If the losses have the wrong shape, or a node has no derivative there (see
+                :func:`subgradient`).
         """
-        if x.ndim != 2:
-            raise ValueError(f"x must be a matrix (samples, features), found shape {x.shape}")
-        count = len(x)
-        states: dict[str, Array] = {"x": x}
-        a: dict[tuple[str, str], Array] = {}
-        b: dict[str, Array] = {}
+        start = time.process_time()
+        linear, states = self._linearize(x)
+        losses, outputs = self._losses(states, loss)
+        middle = time.process_time()
+        errors = self._errors_of_outputs(losses, outputs)
+        gradients: dict[str, Any] = {}
+        with exact_backward():
+            for one in reversed(linear):
+                epsilons = [errors.get(name) for name in one.node.outputs]
+                pulled = one.pull(epsilons)
+                for name, error in zip(one.node.inputs, pulled, strict=False):
+                    errors[name] = errors[name] + error if name in errors else error
+                slopes = pulled[len(one.node.inputs) :]
+                if slopes:
+                    gradients[one.node.name] = one.node.structured(slopes)
+                one.forget()
+        end = time.process_time()
+        for name, state in states.items():
+            if name not in errors:  # nothing that leads to the loss uses it
+                errors[name] = chainer.backend.get_array_module(state).zeros_like(state)
+        seconds = (middle - start, end - middle)
+        return AdjointPass(self.nodes, states, errors, gradients, losses.array, seconds)
+
+    def tangent(
+        self, x: Any, directions: Any = None, parameters: Mapping[str, Any] | None = None
+    ) -> TangentPass:
+        r"""Forward propagation of states and of their derivatives along one direction.
+
+        .. math:: \dot x_m = \sum_p \frac{\partial f_m}{\partial x_p} \dot x_p
+            + \frac{\partial f_m}{\partial w_m} \dot w_m
+
+        Args:
+            x: As for :meth:`adjoint`.
+            directions: Of the inputs, in the structure of ``x``. Default: zeros.
+            parameters: Node to the direction of its parameters, in their structure. Default: zeros.
+
+        Returns:
+            A :class:`TangentPass`.
+
+        Raises:
+            ValueError: If a shape is wrong, or a name that of no node with parameters.
+            NotImplementedError: If a node has an ``adjoint`` but no ``tangent``.
+        """
+        moving = dict(parameters or {})
+        linear, states = self._linearize(x)
+        given = [None] * len(self.inputs) if directions is None else self._given(directions)
+        tangents: dict[str, Array] = {}
+        for name, direction in zip(self.inputs, given, strict=True):
+            tangents[name] = _like(states[name], direction, f"the direction of {name!r}")
+        with exact_backward():
+            for one in linear:
+                along = [tangents[name] for name in one.node.inputs]
+                along += one.directions(moving.pop(one.node.name, None))
+                pushed = one.push(along)
+                tangents.update(zip(one.node.outputs, pushed, strict=True))
+                one.forget()
+        if moving:
+            raise ValueError(f"parameters must be names of nodes that have some, found {[*moving]}")
+        return TangentPass(states, tangents)
+
+    def costs(self, x: Any, loss: Callable[..., Any], *, repeats: int = 5) -> PassCosts:
+        """Count and time the forward and the backward pass.
+
+        Operations are counted in the recorded graphs: additions, products and elementary functions,
+        one a number; nodes with an ``adjoint`` of their own are timed but not counted. Times are
+        processor time, the least of several runs.
+
+        Args:
+            x: As for :meth:`adjoint`.
+            loss: As for :meth:`adjoint`.
+            repeats: Number of timed runs.
+
+        Returns:
+            A :class:`PassCosts`.
+        """
+        taken = [self.adjoint(x, loss).seconds for _ in range(max(repeats, 1))]
+        linear, states = self._linearize(x)
+        errors = self._errors_of_outputs(*self._losses(states, loss))
+        forward = backward = 0
+        with exact_backward():
+            for one in reversed(linear):
+                forward += graph_operations(one.outputs)
+                epsilons = [errors.get(name) for name in one.node.outputs]
+                pulled = one.pull(epsilons, keep=True)
+                backward += graph_operations(one.pulled, without=one.outputs)
+                for name, error in zip(one.node.inputs, pulled, strict=False):
+                    errors[name] = errors[name] + error if name in errors else error
+        return PassCosts(
+            forward,
+            backward,
+            min(seconds for seconds, _ in taken),
+            min(seconds for _, seconds in taken),
+            sum(state.nbytes for state in states.values()),
+        )
+
+    def _given(self, x: Any) -> list[Any]:
+        """The inputs in their order."""
+        if isinstance(x, Mapping):
+            if set(x) != set(self.inputs):
+                raise ValueError(f"x must name the inputs {list(self.inputs)}, found {list(x)}")
+            return [x[name] for name in self.inputs]
+        given = list(x) if isinstance(x, (tuple, list)) else [x]
+        if len(given) != len(self.inputs):
+            raise ValueError(f"x must hold {len(self.inputs)} inputs, found {len(given)}")
+        return given
+
+    def _linearize(self, x: Any) -> tuple[list[LinearNode], dict[str, Array]]:
+        """All states, and every node at its states."""
+        states: dict[str, Array] = {}
+        for name, one in zip(self.inputs, self._given(x), strict=True):
+            array = getattr(one, "array", one)
+            if getattr(array, "ndim", 0) < 1:
+                raise ValueError(f"{name} must be an array (samples, ...), found shape ()")
+            states[name] = array
+        linear = []
         for node in self.nodes:
-            state, jacobians = _linearise(node, [states[name] for name in node.inputs], count)
-            states[node.name] = state
-            for name, jacobian in zip(node.inputs, jacobians, strict=False):
-                key = (node.name, name)  # an input used twice has the sum of both Jacobians
-                a[key] = a[key] + jacobian if key in a else jacobian
-            if node.parameters is not None:
-                b[node.name] = jacobians[-1]
+            one = LinearNode(node, [states[name] for name in node.inputs])
+            states.update(zip(node.outputs, [y.array for y in one.outputs], strict=True))
+            linear.append(one)
+        return linear, states
 
-        output = chainer.Variable(states[self.nodes[-1].name])
-        with chainer.force_backprop_mode():
-            losses = loss(output)
-            if losses.shape != (count,):
-                raise ValueError(f"loss must return shape ({count},), found {losses.shape}")
-            (final,) = gradients([losses], [output])
-        errors = {name: np.zeros_like(state) for name, state in states.items()}
-        errors[self.nodes[-1].name] = final.array
-        sample_gradients: dict[str, Array] = {}
-        for node in reversed(self.nodes):
-            epsilon = errors[node.name]
-            for name in dict.fromkeys(node.inputs):
-                errors[name] = errors[name] + _transposed_product(a[node.name, name], epsilon)
-            if node.parameters is not None:
-                g = _transposed_product(b[node.name], epsilon)
-                sample_gradients[node.name] = g.reshape(count, *node.parameters.shape)
-        summed = {name: g.sum(axis=0) for name, g in sample_gradients.items()}
-        return AdjointPass(states, a, b, errors, sample_gradients, summed, losses.array)
+    def _losses(
+        self, states: Mapping[str, Array], loss: Callable[..., Any]
+    ) -> tuple[Variable, list[Variable]]:
+        outputs = [chainer.Variable(states[name]) for name in self.outputs]
+        count = len(states[self.inputs[0]])
+        with chainer.force_backprop_mode(), KinkHook():
+            losses = loss(*outputs)
+        if losses.shape != (count,):
+            raise ValueError(f"loss must return shape ({count},), found {losses.shape}")
+        return losses, outputs
+
+    def _errors_of_outputs(self, losses: Variable, outputs: Sequence[Variable]) -> dict[str, Array]:
+        ones = chainer.Variable(losses.xp.ones_like(losses.array))
+        errors: dict[str, Array] = {}
+        found = gradients_at_kinks([losses], outputs, [ones], False)
+        for name, error in zip(self.outputs, found, strict=True):
+            if error is not None:
+                errors[name] = error.array
+        return errors
 
 
-def _linearise(node: Node, states: list[Array], count: int) -> tuple[Array, list[Array]]:
-    """State of a node, and its Jacobians in each input and then in its parameters."""
-    arguments = [chainer.Variable(state) for state in states]
-    if node.parameters is not None:
-        arguments.append(chainer.Variable(_copies(node.parameters, count)))
-    with chainer.force_backprop_mode():
-        y = node.function(*arguments)
-        if y.ndim != 2 or len(y) != count:
-            raise ValueError(f"node {node.name!r} must return shape ({count}, d), found {y.shape}")
-        y = F.identity(y)
-        rows: list[list[Array]] = [[] for _ in arguments]
-        for j in range(y.shape[1]):  # all samples at once: they do not mix
-            unit = np.zeros_like(y.array)
-            unit[:, j] = 1
-            for k, g in enumerate(gradients([y], arguments, [chainer.Variable(unit)])):
-                rows[k].append(g.array.reshape(count, -1))
-    return y.array, [np.stack(row, axis=1) for row in rows]
-
-
-def _copies(parameters: Array, count: int) -> Array:
-    return np.broadcast_to(parameters, (count, *parameters.shape)).copy()
-
-
-def _transposed_product(jacobians: Array, vectors: Array) -> Array:
-    """A_i^T e_i for every sample i."""
-    return np.einsum("ijk,ij->ik", jacobians, vectors)
+def _like(state: Array, direction: Any, name: str) -> Array:
+    xp = chainer.backend.get_array_module(state)
+    if direction is None:
+        return xp.zeros_like(state)
+    direction = xp.asarray(getattr(direction, "array", direction), dtype=state.dtype)
+    if direction.shape != state.shape:
+        raise ValueError(f"{name} must have shape {state.shape}, found {direction.shape}")
+    return direction

@@ -9,6 +9,7 @@ import numpy as np
 
 from chainrob.differentiation._evaluation import Evaluator, as_point, as_step, representable
 from chainrob.differentiation.complex_step import complex_step
+from chainrob.differentiation.finite_differences import Convention, check_convention
 
 __all__ = ["directional_derivative"]
 
@@ -23,6 +24,7 @@ def directional_derivative(
     *,
     method: str = "central",
     step: float | None = None,
+    convention: Convention = "half-width",
     return_info: bool = False,
 ) -> Any:
     r"""Derivative of ``function`` at ``x`` along ``direction``, for two evaluations.
@@ -38,6 +40,8 @@ def directional_derivative(
         method: ``'central'``, ``'forward'``, ``'backward'`` or ``'complex'`` (complex step).
         step: Positive t. Default: the rule of the method for the dtype of x, so that the largest
             entry of t v is ``eps ** (1/3) * max(1, |x|)`` (1/2 for one-sided differences).
+        convention: Of the central difference, as for :func:`central_difference`: ``'half-width'``
+            goes from x - t v to x + t v, ``'width'`` from x - t v / 2 to x + t v / 2.
         return_info: Return ``(derivative, info)``.
 
     Returns:
@@ -61,6 +65,9 @@ def directional_derivative(
             f"direction must broadcast to the shape {x.shape} of x, found {direction.shape}"
         ) from None
     length = abs(direction).max()
+    check_convention(convention)
+    if convention == "width" and method != "central":
+        raise ValueError(f"convention must be 'half-width' where method is {method!r}")
     if method == "complex":
         real_step = None if step is None else float(step)
 
@@ -74,7 +81,10 @@ def directional_derivative(
     if method not in _SCHEMES:
         raise ValueError(f"method must be one of {[*_SCHEMES, 'complex']}, found {method!r}")
     left, right, power = _SCHEMES[method]
+    factor = 2 if convention == "width" else 1
     t = as_step(xp, x, step, power, scalar=True)
+    if step is not None:
+        t = t / factor
     if step is None and float(length) > 0:
         t = (t / length).astype(x.dtype)
     moving = direction != 0
@@ -87,4 +97,4 @@ def directional_derivative(
     derivative = ((values[0] - values[1]) / ((right - left) * t)).astype(x.dtype, copy=False)
     if xp is np:
         derivative = derivative[()]
-    return (derivative, evaluate.info(t)) if return_info else derivative
+    return (derivative, evaluate.info(t * factor)) if return_info else derivative

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,42 +9,17 @@ from typing import Any
 import numpy as np
 
 import chainer
+from chainrob.differentiation import _recorded, _trace_text
 from chainrob.differentiation._closed import as_array, gradients
-from chainrob.differentiation._dot import to_dot
-from chainrob.differentiation._graph import function_nodes
+from chainrob.differentiation._dot import render_dot, to_dot
+from chainrob.differentiation._formulas import partials
+from chainrob.differentiation._kinks import KinkHook, every_choice
+from chainrob.differentiation._operations import operations
+from chainrob.differentiation._recorded import OperationCounts, Step
 
-__all__ = ["EvaluationTrace", "Step", "evaluation_trace"]
+__all__ = ["EvaluationTrace", "OperationCounts", "Step", "evaluation_trace"]
 
 Variable = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One line of the table: ``name = expression``.
-
-    Attributes:
-        name: ``u1``, ``u2``, ...
-        expression: What was computed from which names.
-        inputs: Names of the arguments; a constant is written out as its value.
-        rank: Length of the longest path from the inputs.
-    """
-
-    name: str
-    expression: str
-    inputs: tuple[str, ...]
-    rank: int
-
-
-class _Recorder(chainer.FunctionHook):
-    """Keeps the nodes in the order in which they were computed, and the arrays they were given."""
-
-    name = "chainrob.evaluation_trace"
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def forward_postprocess(self, function: Any, in_data: Any) -> None:
-        self.calls.append((function, tuple(in_data)))
 
 
 class EvaluationTrace:
@@ -81,7 +53,7 @@ class EvaluationTrace:
         if id(output.node) not in self._labels:
             raise ValueError("function must compute its result from its inputs")
         self.output = self._labels[id(output.node)]
-        self.values = {name: _plain(array) for name, array in self._arrays.items()}
+        self.values = {name: _recorded.plain(array) for name, array in self._arrays.items()}
         self.values["y"] = self.values[self.output]
 
     def _add(self, node: Any, data: Mapping[int, Any]) -> None:
@@ -96,40 +68,64 @@ class EvaluationTrace:
             if y is None or id(y) not in data:
                 continue  # an output that the function does not use
             name = f"u{len(self._arrays) - len(self.inputs) + 1}"
-            expression = _expression(node.label, inputs)
+            expression = _recorded.as_text(node.label, inputs)
             if len(node.outputs) > 1:
                 expression += f"[{k}]"
             self._labels[id(y)] = name
             self._arrays[name] = data[id(y)]
-            self.steps += (Step(name, expression, inputs, node.rank + 1),)
+            elementwise = all(x.shape in ((), y.shape) for x in node.inputs)
+            cost = operations(node)
+            slopes = partials(node, inputs, name, elementwise, cost)
+            moving = [
+                one for one, x in zip(slopes, node.inputs, strict=True) if id(x) in self._labels
+            ]
+            self.steps += (
+                Step(
+                    name,
+                    expression,
+                    inputs,
+                    node.rank + 1,
+                    tuple(text for text, _ in slopes),
+                    _recorded.count(moving, cost, data[id(y)].size),
+                ),
+            )
         self._nodes.append(node)
 
     def _output_names(self, node: Any) -> list[str | None]:
         return [self._labels.get(id(reference())) for reference in node.outputs]
 
-    def forward(self, *tangents: Any) -> dict[str, Any]:
+    def forward(self, *tangents: Any, digits: int | None = None) -> dict[str, Any]:
         r"""Forward mode: the derivative of every value along a direction of the inputs.
 
         .. math:: \dot u_k = \sum_{j \to k} \frac{\partial u_k}{\partial u_j} \dot u_j
 
         Args:
             tangents: One an input, of its shape.
+            digits: Round every derivative to so many digits after the point before it is used, as
+                one does by hand. Default: no rounding.
 
         Returns:
             Name to tangent, for every input, step and ``y``.
 
         Raises:
-            ValueError: If their number is not the number of inputs.
+            ValueError: If their number is not the number of inputs, or if a value has no derivative
+                (see :func:`subgradient`).
         """
         if len(tangents) != len(self.inputs):
             raise ValueError(f"tangents must be {len(self.inputs)}, found {len(tangents)}")
-        table: dict[str, Any] = {}
-        for name, tangent in zip(self.inputs, tangents, strict=True):
-            value = self._arrays[name]
-            table[name] = np.broadcast_to(np.asarray(tangent, value.dtype), value.shape).copy()
-        for node in self._nodes:
-            table.update(self._push(node, table))
-        plain = {name: _plain(value) for name, value in table.items()}
+
+        def sweep() -> dict[str, Any]:
+            table: dict[str, Any] = {}
+            for name, tangent in zip(self.inputs, tangents, strict=True):
+                value = self._arrays[name]
+                table[name] = np.broadcast_to(np.asarray(tangent, value.dtype), value.shape).copy()
+            for node in self._nodes:
+                pushed = self._push(node, table)
+                table.update({name: _recorded.rounded(one, digits) for name, one in pushed.items()})
+            return table
+
+        table = every_choice(self._nodes, sweep)
+        plain = {name: _recorded.plain(value) for name, value in table.items()}
         return {**plain, "y": plain[self.output]}
 
     def _push(self, node: Any, table: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +139,7 @@ class EvaluationTrace:
         # (maximum's) can be differentiated only all at once.
         indexes = list(range(len(node.inputs)))
         with chainer.force_backprop_mode():
-            pulled = _backward(node, indexes, weights)
+            pulled = _recorded.node_backward(node, indexes, weights)
             pairs = [
                 (
                     chainer.functions.identity(g),
@@ -159,7 +155,7 @@ class EvaluationTrace:
         used_names = [name for name in names if name is not None]
         return {name: g.array for name, g in zip(used_names, pushed, strict=True)}
 
-    def reverse(self, adjoint: Any = None) -> dict[str, Any]:
+    def reverse(self, adjoint: Any = None, *, digits: int | None = None) -> dict[str, Any]:
         r"""Reverse mode: the derivative of the output in every value.
 
         .. math:: \bar u_j = \sum_{k : j \to k} \bar u_k \frac{\partial u_k}{\partial u_j}
@@ -168,10 +164,43 @@ class EvaluationTrace:
 
         Args:
             adjoint: That of the output. Default: ones.
+            digits: As for :meth:`forward`.
 
         Returns:
             Name to adjoint, output first, as reverse mode finds them.
+
+        Raises:
+            ValueError: If the output has no derivative in a value (see :func:`subgradient`).
         """
+        return self._reverse(adjoint, digits, bundled=False)
+
+    def bundled_reverse(self) -> dict[str, Any]:
+        r"""A wrong reverse mode, to be compared with :meth:`reverse`: layer by layer.
+
+        It bundles all values of one rank into a vector and multiplies the Jacobians of neighboring
+        bundles, :math:`\bar u^{(r-1)} = \bar u^{(r)} \, \partial u^{(r)} / \partial u^{(r-1)}`.
+        That is right for a network of layers. A value that is used further up than in the next
+        bundle loses those uses, without a word.
+
+        Returns:
+            As :meth:`reverse`.
+
+        Example:
+            >>> import chainer.functions as F
+            >>> trace = evaluation_trace(lambda x: F.exp(x) * x, 0.0)  # x jumps over exp(x)
+            >>> trace.reverse()["u0"], trace.bundled_reverse()["u0"]
+            (1.0, 0.0)
+        """
+        return self._reverse(None, None, bundled=True)
+
+    def _reverse(self, adjoint: Any, digits: int | None, bundled: bool) -> dict[str, Any]:
+        table = every_choice(self._nodes, lambda: self._pull(adjoint, digits, bundled))
+        order = [step.name for step in reversed(self.steps)] + list(reversed(self.inputs))
+        plain = {name: _recorded.plain(table[name]) for name in order}
+        return {"y": plain[self.output], **plain}
+
+    def _pull(self, adjoint: Any, digits: int | None, bundled: bool) -> dict[str, Any]:
+        ranks = dict.fromkeys(self.inputs, 0) | {step.name: step.rank for step in self.steps}
         table = {name: np.zeros_like(array) for name, array in self._arrays.items()}
         final = self._arrays[self.output]
         table[self.output] = (
@@ -180,20 +209,21 @@ class EvaluationTrace:
             else np.broadcast_to(np.asarray(adjoint, final.dtype), final.shape).copy()
         )
         for node in reversed(self._nodes):
+            names = self._output_names(node)
+            for name in names:
+                if name is not None:  # all that use it have been met
+                    table[name] = _recorded.rounded(table[name], digits)
             weights = tuple(
-                None if name is None else chainer.Variable(table[name])
-                for name in self._output_names(node)
+                None if name is None else chainer.Variable(table[name]) for name in names
             )
             moved = [i for i, x in enumerate(node.inputs) if id(x) in self._labels]
             with chainer.no_backprop_mode():
-                pulled = _backward(node, moved, weights)
+                pulled = _recorded.node_backward(node, moved, weights)
             for i, g in zip(moved, pulled, strict=True):
-                if g is not None:
-                    name = self._labels[id(node.inputs[i])]
+                name = self._labels[id(node.inputs[i])]
+                if g is not None and not (bundled and ranks[name] != node.rank):
                     table[name] = np.asarray(table[name] + g.array)  # 0-d sums are no arrays
-        order = [step.name for step in reversed(self.steps)] + list(reversed(self.inputs))
-        plain = {name: _plain(table[name]) for name in order}
-        return {"y": plain[self.output], **plain}
+        return {name: _recorded.rounded(value, digits) for name, value in table.items()}
 
     def expression(self, name: str) -> str:
         """What a name stands for."""
@@ -204,58 +234,107 @@ class EvaluationTrace:
                 return step.expression
         return f"x{self.inputs.index(name) + 1}"
 
-    def table(self, mode: str = "evaluation", *arguments: Any, digits: int = 4) -> str:
+    def formula(self, name: str, mode: str = "evaluation") -> str:
+        """The right-hand side of one line of a table.
+
+        Args:
+            name: ``u1``, ``y`` and so on.
+            mode: ``'evaluation'``, ``'forward'`` or ``'reverse'``.
+
+        Returns:
+            Text; in it ``u2'`` is the tangent of u2, ``u2~`` its adjoint, ``du3/du1`` a derivative
+            that has no formula here, and ``[u1 > 0]`` is 1 where that is true and 0 elsewhere.
+
+        Example:
+            >>> import chainer.functions as F
+            >>> trace = evaluation_trace(lambda a, b: a**3 / b + F.sin(a * b), 1.5, 3.0)
+            >>> trace.formula("u4", "forward"), trace.formula("u0", "reverse")
+            ("cos(u2) u2'", 'u2~ u-1 - u3~ (u1 / u0**2)')
+        """
+        return _trace_text.formula(self, name, mode)
+
+    def operations(self) -> OperationCounts:
+        """Operations of all steps together, and of the additions where paths meet.
+
+        Example:
+            >>> import chainer.functions as F
+            >>> evaluation_trace(lambda a, b: a**3 / b + F.sin(a * b), 1.5, 3.0).operations()
+            OperationCounts(evaluation=5, forward=16, reverse=15)
+        """
+        uses: dict[str, int] = {}
+        for step in self.steps:
+            for name in step.inputs:
+                uses[name] = uses.get(name, 0) + 1
+        meet = sum(
+            (uses[name] - 1) * self._arrays[name].size for name in uses if name in self.values
+        )
+        counts = [step.operations for step in self.steps]
+        return OperationCounts(
+            sum(one.evaluation for one in counts),
+            sum(one.forward for one in counts),
+            sum(one.reverse for one in counts) + meet,
+        )
+
+    def table(
+        self, mode: str = "evaluation", *arguments: Any, digits: int = 4, rounded: bool = False
+    ) -> str:
         """One table as text.
 
         Args:
             mode: ``'evaluation'``, ``'forward'`` (arguments: the tangents) or ``'reverse'``.
             arguments: Of that mode.
             digits: Digits after the point.
+            rounded: Calculate on with the rounded numbers that are shown, as the tutorial's Table 3
+                does, instead of with all digits.
 
         Returns:
-            One line a value: its name, the expression, the number.
+            One line a value: its name, the formula, the number.
+
+        Raises:
+            ValueError: If the mode is unknown, or there is no derivative.
+
+        Example:
+            >>> import chainer.functions as F
+            >>> trace = evaluation_trace(lambda a, b: a**3 / b + F.sin(a * b), 1.5, 3.0)
+            >>> print(trace.table("forward", 1, 0))
+            u-1' | x1'                       | 1.0000
+            u0'  | x2'                       | 0.0000
+            u1'  | 3 u-1**2 u-1'             | 6.7500
+            u2'  | u0 u-1' + u-1 u0'         | 3.0000
+            u3'  | u1' / u0 - (u1 / u0**2) u0' | 2.2500
+            u4'  | cos(u2) u2'               | -0.6324
+            u5'  | u3' + u4'                 | 1.6176
+            y'   | u5'                       | 1.6176
         """
-        if mode == "evaluation":
-            values: Mapping[str, Any] = self.values
-        elif mode == "forward":
-            values = self.forward(*arguments)
-        elif mode == "reverse":
-            values = self.reverse(*arguments)
-        else:
-            raise ValueError(f"mode must be 'evaluation', 'forward' or 'reverse', found {mode!r}")
-        mark = {"evaluation": "", "forward": "'", "reverse": "~"}[mode]
-        rows = [
-            (name + mark, self.expression(name), _show(values[name], digits)) for name in values
-        ]
-        widths = [max(len(row[k]) for row in rows) for k in range(2)]
-        return "\n".join(f"{n:<{widths[0]}} | {e:<{widths[1]}} | {v}" for n, e, v in rows)
+        return _trace_text.table(self, mode, arguments, digits, rounded)
 
     def __str__(self) -> str:
-        parts = ["Evaluation", self.table()]
-        for k, name in enumerate(self.inputs):
-            tangents = [float(k == j) for j in range(len(self.inputs))]
-            parts += ["", f"Forward mode, derivatives in {self.expression(name)} ({name})"]
-            parts.append(self.table("forward", *tangents))
-        return "\n".join([*parts, "", "Reverse mode, derivatives of y", self.table("reverse")])
+        return _trace_text.everything(self)
 
     def to_dot(self, mode: str = "evaluation", *arguments: Any) -> str:
-        """The graph in Graphviz's language, with the numbers of ``mode`` in its nodes.
+        """The graph in Graphviz's language, with value and derivative in its nodes.
 
         Args:
-            mode: As for :meth:`table`; ``'reverse'`` turns the arrows round.
+            mode: As for :meth:`table`; ``'evaluation'`` has the values alone, ``'reverse'`` turns
+                the arrows round.
             arguments: Of that mode.
 
         Returns:
             Text for ``dot``.
         """
-        values = {
-            "evaluation": lambda: self.values,
-            "forward": lambda: self.forward(*arguments),
-            "reverse": lambda: self.reverse(*arguments),
-        }
-        if mode not in values:
-            raise ValueError(f"mode must be one of {list(values)}, found {mode!r}")
-        return to_dot(self, values[mode](), reverse=mode == "reverse")
+        return to_dot(self, mode == "reverse", self.node_numbers(mode, *arguments))
+
+    def node_numbers(self, mode: str = "evaluation", *arguments: Any) -> dict[str, list[str]]:
+        """What the nodes of a graph carry, as lines of text.
+
+        Args:
+            mode: As for :meth:`to_dot`.
+            arguments: Of that mode.
+
+        Returns:
+            Name to lines: the value, and in two modes the derivative, as ``'u2~ = -0.2108'``.
+        """
+        return _trace_text.node_numbers(self, mode, arguments)
 
     def render(self, path: str | Path, mode: str = "evaluation", *arguments: Any) -> Path:
         """Draw the graph by Graphviz; the ending of ``path`` (svg, png, pdf) is the format.
@@ -263,18 +342,7 @@ class EvaluationTrace:
         Raises:
             RuntimeError: If Graphviz is not installed, or fails.
         """
-        path = Path(path)
-        program = shutil.which("dot")
-        if program is None:
-            raise RuntimeError("Graphviz is not installed (no program 'dot'); use to_dot() instead")
-        part = path.with_name(path.name + ".part")
-        command = [program, f"-T{path.suffix[1:]}", "-o", str(part)]
-        text = self.to_dot(mode, *arguments)
-        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
-        if done.returncode:
-            part.unlink(missing_ok=True)
-            raise RuntimeError(f"dot failed: {done.stderr.strip()}")
-        return part.replace(path)
+        return render_dot(self.to_dot(mode, *arguments), path)
 
 
 def evaluation_trace(function: Callable[..., Any], *inputs: Any) -> EvaluationTrace:
@@ -314,41 +382,9 @@ def evaluation_trace(function: Callable[..., Any], *inputs: Any) -> EvaluationTr
         if array.dtype.kind != "f":
             raise TypeError(f"inputs must be of a floating-point dtype, found {array.dtype}")
         names[f"u{k + 1 - len(inputs)}"] = chainer.Variable(array)
-    recorder = _Recorder()
-    with chainer.force_backprop_mode(), recorder:
+    recorder = _recorded.Recorder()
+    with chainer.force_backprop_mode(), recorder, KinkHook():
         output = function(*names.values())
     if not isinstance(output, chainer.Variable):
         raise TypeError(f"function must return a chainer.Variable, found {type(output).__name__}")
-    return EvaluationTrace(names, _ancestors(output, recorder.calls), output)
-
-
-def _ancestors(output: Variable, calls: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """The recorded calls that the output comes from, in their order."""
-    needed = {id(node) for node in function_nodes(output)}
-    return [call for call in calls if id(call[0]) in needed]
-
-
-def _backward(node: Any, indexes: list[int], weights: tuple[Any, ...]) -> Any:
-    """A node's own backward; Chainer lets it answer for all inputs instead of those asked for."""
-    pulled = node.backward(tuple(indexes), weights)
-    if len(pulled) == len(node.inputs):
-        return [pulled[i] for i in indexes]
-    return pulled
-
-
-def _expression(label: str, inputs: tuple[str, ...]) -> str:
-    if label.count("_") == len(inputs) and (" " in label or label.startswith("-")):
-        for name in inputs:
-            label = label.replace("_", name, 1)
-        return label
-    return f"{label}({', '.join(inputs)})"
-
-
-def _plain(array: Any) -> Any:
-    return float(array) if array.ndim == 0 else array
-
-
-def _show(value: Any, digits: int) -> str:
-    if isinstance(value, float):
-        return f"{value:.{digits}f}"
-    return np.array2string(np.asarray(value), precision=digits, separator=", ").replace("\n", "")
+    return EvaluationTrace(names, _recorded.ancestors(output, recorder.calls), output)

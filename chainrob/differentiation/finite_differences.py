@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from chainrob.differentiation._evaluation import Evaluator, as_point, as_step, representable
 
 __all__ = ["backward_difference", "central_difference", "forward_difference"]
 
 Array = Any
+
+Convention = Literal["half-width", "width"]
+"""What the step of a central difference is: half the distance of its two points, or all of it."""
 
 
 def forward_difference(
@@ -83,24 +89,55 @@ def central_difference(
     x: Any,
     *,
     step: Any = None,
+    convention: Convention = "half-width",
     vectorized: bool = False,
     elementwise: bool = False,
     return_info: bool = False,
 ) -> Any:
     r"""Gradient by central differences, with an error of O(h^2).
 
-    .. math:: \partial_j f(x) \approx (f(x + h_j e_j) - f(x - h_j e_j)) / (2 h_j)
+    .. math:: \partial_j f(x) \approx \frac{f(x + h_j e_j) - f(x - h_j e_j)}{2 h_j}
+        \quad \text{or} \quad
+        \frac{f(x + \tfrac{h_j}{2} e_j) - f(x - \tfrac{h_j}{2} e_j)}{h_j}
+
+    Both are in use. The step of the first is half of the distance of the two points
+    (``convention='half-width'``), the step of the second is all of it (``'width'``).
 
     Args, Returns and Raises as for :func:`forward_difference`, but for the default step, which is
-    ``eps ** (1/3) * max(1, abs(x))``.
+    ``eps ** (1/3) * max(1, abs(x))`` (twice that as a width), and for ``convention``.
 
     Example:
         >>> import numpy as np
         >>> points = np.linspace(0, 1, 3)
         >>> print(central_difference(np.sin, points, elementwise=True).round(6))
         [1.       0.877583 0.540302]
+        >>> cube = lambda x: x**3  # off by h^2, or by h^2 / 4
+        >>> print(central_difference(cube, 1.0, step=0.5))
+        3.25
+        >>> print(central_difference(cube, 1.0, step=0.5, convention="width"))
+        3.0625
     """
-    return _difference(function, x, (1, -1), step, vectorized, elementwise, return_info)
+    check_convention(convention)
+    factor = 2 if convention == "width" else 1
+    half = None if step is None else _divided(step, factor)
+    gradient, info = _difference(function, x, (1, -1), half, vectorized, elementwise, True)
+    if factor != 1:
+        info = dataclasses.replace(info, step=info.step * factor)
+    return (gradient, info) if return_info else gradient
+
+
+def check_convention(convention: str) -> None:
+    """Raise ValueError for a convention that there is not."""
+    if convention not in ("half-width", "width"):
+        raise ValueError(f"convention must be 'half-width' or 'width', found {convention!r}")
+
+
+def _divided(step: Any, factor: int) -> Any:
+    """The step divided, where it is a number or numbers; what is none is refused further on."""
+    try:
+        return step if factor == 1 else np.divide(step, factor)
+    except TypeError:
+        return step
 
 
 def _difference(

@@ -10,9 +10,10 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
+from chainrob.aggregation import exact_backward
 from chainrob.differentiation._closed import as_array
-from chainrob.differentiation._kinks import require_differentiable, require_finite
-from chainrob.functions.exact import exact_backward
+from chainrob.differentiation._graph import require_dependence
+from chainrob.differentiation._kinks import KinkHook, gradients_at_kinks, require_finite
 
 __all__ = ["hessian", "hessian_vector_product", "jacobian", "jvp", "vjp"]
 
@@ -34,12 +35,14 @@ def vjp(
         enable_double_backprop: Return Variables that can be differentiated further.
 
     Returns:
-        ``(output, product)``; the product has the structure of ``inputs``. An input that the
-        output does not depend on gets zeros.
+        ``(output, product)``; the product has the structure of ``inputs``. Where the output depends
+        on some inputs only, the others get zeros.
 
     Raises:
-        ValueError: If the cotangent's shape is not the output's, or the function has no derivative
-            there: an absolute value of 0, a maximum of equals, a derivative that is not finite.
+        ValueError: If the cotangent's shape is not the output's; if the function depends on none of
+            its inputs, or reads one of the Variables itself instead of its argument (see
+            :func:`functional` for models); or if it has no derivative there: an absolute value of
+            0, a maximum of equals, a derivative that is not finite.
 
     Example:
         >>> import numpy as np
@@ -232,10 +235,13 @@ def _as_variables(inputs: Any) -> tuple[list[Variable], bool]:
 
 
 def _call(function: Function, xs: Sequence[Variable]) -> Variable:
-    y = function(*xs)
+    with KinkHook():
+        y = function(*xs)
     if not isinstance(y, chainer.Variable):
         raise TypeError(f"function must return a chainer.Variable, found {type(y).__name__}")
-    return F.identity(y)  # a function may return its input, and a node is no function of itself
+    y = F.identity(y)  # a function may return its input, and a node is no function of itself
+    require_dependence(y, xs)
+    return y
 
 
 def _check_scalar(y: Variable) -> None:
@@ -267,12 +273,11 @@ def _grad(
     if not reached:
         return [chainer.Variable(x.xp.zeros_like(x.array)) for x in inputs]
     ys, ws = zip(*reached, strict=True)
-    for y in ys:
-        require_differentiable(y)
-    slopes = chainer.grad(ys, inputs, ws, enable_double_backprop=keep)
+    with KinkHook():  # the gradient's own kinks matter to the next derivative
+        found = gradients_at_kinks(ys, inputs, ws, keep)
     slopes = [
         chainer.Variable(x.xp.zeros_like(x.array)) if slope is None else slope
-        for x, slope in zip(inputs, slopes, strict=True)
+        for x, slope in zip(inputs, found, strict=True)
     ]
     for y in ys:
         require_finite(y, inputs, slopes)

@@ -16,15 +16,20 @@ brings. The lines of a ChainerMN program that change::
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-from chainrob.distributed.checkpoint import create_multi_node_checkpointer
-from chainrob.distributed.failure import abort_on_exception
 from chainrob.distributed.gradients import DistributedGradients
-from chainrob.distributed.iterator import GlobalBatchIterator
-from chainrob.distributed.optimizer import create_multi_node_optimizer
 from chainrob.distributed.robustifier import Distributed, distribute, undistribute
 from chainrob.distributed.traffic import CountingComm, Traffic
+
+_OF_CHAINER = {
+    "GlobalBatchIterator": "iterator",
+    "abort_on_exception": "failure",
+    "create_multi_node_checkpointer": "checkpoint",
+    "create_multi_node_optimizer": "optimizer",
+}
+"""What needs Chainer, which the operators and robustifiers of many ranks do without."""
 
 __all__ = [
     "CountingComm",
@@ -39,6 +44,12 @@ __all__ = [
     "distribute",
     "undistribute",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OF_CHAINER:
+        return getattr(import_module(f"{__name__}.{_OF_CHAINER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def create_communicator(name: str = "naive", mpi_comm: Any = None, **options: Any) -> Any:

@@ -17,10 +17,8 @@ from chainrob.distributed.redistribution import (
     shares,
 )
 from chainrob.distributed.spread_values import SpreadValues
-from chainrob.sample_gradients import EmbeddingGradients, Joined, SampleGradients
+from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares
-from chainrob.sample_gradients.normalized import magnitude, scaled_down
-from chainrob.sample_gradients.output_units import OutputUnits
 
 __all__ = ["EXCHANGES", "DistributedGradients", "Exchange", "distributed_gradients"]
 
@@ -93,23 +91,6 @@ class DistributedGradients(SampleGradients):
         weights = self.xp.full((*self.replicas, n_local), 1.0 / self.n_samples, self.compute_dtype)
         return self._added_up(weights)
 
-    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
-        # Each rank's sum of squares is about its own mean, and is moved to the common one.
-        dtype, n_local = self.compute_dtype, self.local.n_samples
-        local = self._scaled(self.local)
-        zero = self.xp.zeros((*self.replicas, *self.shape), dtype)
-        own, variance = local.moments() if n_local else (zero, zero)
-        mean = self.ranks.allreduce(own * dtype.type(n_local / self.n_samples))
-        squares = variance + (own - mean) ** 2
-        divisor = max(self.n_samples - ddof, 1)
-        return mean, self.ranks.allreduce(squares * dtype.type(n_local / divisor))
-
-    def squared_norms(self) -> Array:
-        norms = self.xp.zeros((*self.replicas, 0))
-        if self.local.n_samples:  # an operator need not know what to do without rows
-            norms = self._scaled(self.local).squared_norms()
-        return self.ranks.gather(norms, self.split_of_samples.counts, -1)
-
     # -- Gram matrices: everybody's samples at some coordinates, or at all
 
     def gram(self) -> Array:
@@ -136,10 +117,9 @@ class DistributedGradients(SampleGradients):
     # -- coordinate-wise reductions
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Array:
-        if isinstance(self.local, OutputUnits):
-            # Coordinates know nothing of units; squares are added up a unit.
-            local = self.local.base if squares is None else self.local.by_replica()
-            return self._over(local).reduce(reduction, dtype, squares)
+        layer = self.local.as_layer()
+        if layer is not self.local and squares is None and not reduction.by_replica:
+            return self._over(layer).reduce(reduction, dtype)
         # Squares are added up where all values of a coordinate are in one place.
         if squares is None and not self._by_factors():
             try:
@@ -148,7 +128,7 @@ class DistributedGradients(SampleGradients):
                 # A formula that asks for more than spread values can do, on all ranks alike. An
                 # error of its own it will make again.
                 pass
-        if isinstance(self.local, EmbeddingGradients):
+        if self.local.sparse:
             # Few of its coordinates are not zero, and the operator of all rows knows which.
             return self._scaled(self.gathered()).reduce(reduction, dtype, squares)
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
@@ -174,10 +154,8 @@ class DistributedGradients(SampleGradients):
     def _by_factors(self) -> bool:
         if self.exchange != "auto":
             return self.exchange == "factors"
-        sparse = isinstance(self.local, EmbeddingGradients)
-        numbers = (gathered_numbers if sparse else shared_numbers)(
-            self.local, self.split_of_samples
-        )
+        asked = gathered_numbers if self.local.sparse else shared_numbers
+        numbers = asked(self.local, self.split_of_samples)
         size = self.ranks.size
         allreduce = 2.0 * prod(self.replicas) * self.size * (size - 1) / size
         return numbers <= min(max(WORTH * allreduce, FEW), MOST)
@@ -217,9 +195,6 @@ class DistributedGradients(SampleGradients):
     def units(self) -> DistributedGradients:
         return self._over(self.local.units())
 
-    def by_replica(self) -> DistributedGradients:
-        return self._over(self.local.by_replica())
-
     def finite_rows(self) -> Array:
         finite = self.xp.zeros((*self.replicas, 0), bool)
         if self.local.n_samples:
@@ -234,6 +209,16 @@ class DistributedGradients(SampleGradients):
     def surely_finite(self) -> Array:
         return self.xp.asarray(self.all_finite())
 
+    def magnitude(self) -> int:
+        exponent = int(self.local.magnitude()) if self.local.n_samples else NO_ROWS
+        return int(self.ranks.allreduce(np.array([exponent]), "max")[0]) - self.exponent
+
+    def scaled_down(self, exponent: int) -> SampleGradients:
+        scaled = self._over(self.local)
+        scaled.exponent += exponent
+        scaled._gathered = self._gathered
+        return scaled
+
     # -- inside
 
     def _added_up(self, weights: Array) -> Array:
@@ -246,7 +231,7 @@ class DistributedGradients(SampleGradients):
 
     def _scaled(self, gradients: SampleGradients) -> SampleGradients:
         if self.exponent and gradients.n_samples:
-            return scaled_down(gradients, self.exponent)
+            return gradients.scaled_down(self.exponent)
         return gradients
 
     def _over(self, local: SampleGradients, split: Split | None = None) -> DistributedGradients:
@@ -259,20 +244,5 @@ def distributed_gradients(
     local: SampleGradients, split: Split, exchange: Exchange = "auto"
 ) -> SampleGradients:
     """The operator of all ranks' rows; joined parameters are distributed one by one."""
-    if isinstance(local, Joined):
-        return Joined([distributed_gradients(part, split, exchange) for part in local.parts])
-    return DistributedGradients(local, split, exchange)
-
-
-@magnitude.register
-def _(gradients: DistributedGradients) -> int:
-    exponent = int(magnitude(gradients.local)) if gradients.local.n_samples else NO_ROWS
-    return int(gradients.ranks.allreduce(np.array([exponent]), "max")[0]) - gradients.exponent
-
-
-@scaled_down.register
-def _(gradients: DistributedGradients, exponent: int) -> SampleGradients:
-    scaled = gradients._over(gradients.local)
-    scaled.exponent += exponent
-    scaled._gathered = gradients._gathered
-    return scaled
+    spread = local.each(lambda part: DistributedGradients(part, split, exchange))
+    return Joined(spread) if isinstance(spread, tuple) else spread

@@ -12,7 +12,7 @@ import numpy as np
 from chainrob.kernels import array_module, to_host
 from chainrob.sample_gradients.base import Array
 
-__all__ = ["Ranks", "Split"]
+__all__ = ["Ranks", "Split", "ranks_of"]
 
 
 class Ranks:
@@ -101,6 +101,11 @@ class Ranks:
             [incoming, [count * width for count in counts], MPI.BYTE],
         )
         return array_module(array).asarray(np.moveaxis(incoming, (0, 1), (axis, along)))
+
+
+def ranks_of(comm: Any) -> Ranks:
+    """The ranks of a communicator; ranks of another kind, as PyTorch's, as they are."""
+    return comm if isinstance(comm, Ranks) else Ranks(comm)
 
 
 class Split:

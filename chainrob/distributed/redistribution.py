@@ -10,24 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import singledispatch
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 
 from chainrob.distributed.ranks import Split
-from chainrob.sample_gradients import (
-    Dense,
-    EmbeddingGradients,
-    OuterProducts,
-    PatchProducts,
-    SampleGradients,
-    Tiled,
-)
+from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients
 from chainrob.sample_gradients.base import Array, Index
-from chainrob.sample_gradients.output_units import OutputUnits
-from chainrob.sample_gradients.tiled import OneUnit, Units
 
 __all__ = ["Share", "common_tiles", "gather", "gathered_numbers", "shared_numbers", "shares"]
 
@@ -45,84 +35,21 @@ class Share:
     """The axis, negative, of an estimate of ``part`` along which it is dealt out."""
 
 
-@singledispatch
 def gather(local: SampleGradients, split: Split) -> SampleGradients:
-    """The operator of all samples, on every rank; rows as they are where nothing smaller is known.
+    """The operator of all samples, on every rank.
 
     Args:
         local: the operator of this rank's samples.
         split: how the samples are split.
     """
-    rows = split.ranks.gather(local.materialize(), split.counts, -2)
-    rows = rows.reshape((*local.replicas, split.total, *local.shape))
-    return Dense(rows.astype(local.dtype, copy=False), len(local.replicas))
-
-
-@gather.register
-def _(local: OuterProducts, split: Split) -> SampleGradients:
-    ranks, counts = split.ranks, split.counts
-    return type(local)(ranks.gather(local.x, counts, -3), ranks.gather(local.gy, counts, -3))
-
-
-@gather.register
-def _(local: Dense, split: Split) -> SampleGradients:
-    axis = -1 - len(local.shape)
-    return Dense(split.ranks.gather(local.rows, split.counts, axis), len(local.replicas))
-
-
-@gather.register
-def _(local: PatchProducts, split: Split) -> SampleGradients:
-    patched = split.ranks.gather(local.patched, split.counts, -local.patched.ndim)
-    plain = split.ranks.gather(local.plain, split.counts, -local.plain.ndim)
-    return type(local)(patched, plain, local.geometry)
-
-
-@gather.register
-def _(local: EmbeddingGradients, split: Split) -> SampleGradients:
-    ids = split.ranks.gather(local.ids, split.counts, -2)
-    return EmbeddingGradients(ids, split.ranks.gather(local.gy, split.counts, -3), local.shape[0])
-
-
-@gather.register
-def _(local: OutputUnits, split: Split) -> SampleGradients:
-    base = gather(local.base, split)
-    assert isinstance(base, OuterProducts)
-    return OutputUnits(base)
-
-
-@gather.register
-def _(local: Units, split: Split) -> SampleGradients:
-    base = gather(local.base, split)
-    # Rows without a smaller form come back as an array, whose units are its own.
-    return (
-        Units(base, local.start, local.stop)
-        if isinstance(base, Tiled)
-        else base.units().replica((slice(local.start, local.stop),))
-    )
-
-
-@gather.register
-def _(local: OneUnit, split: Split) -> SampleGradients:
-    base = gather(local.base, split)
-    return (
-        OneUnit(base, local.unit.start)
-        if isinstance(base, Tiled)
-        else base.units().replica((local.unit.start,))
-    )
+    gathered = split.ranks.gather
+    return local.map_factors(lambda one, axis: gathered(one, split.counts, axis - one.ndim))
 
 
 def gathered_numbers(local: SampleGradients, split: Split) -> float:
     """How many numbers a rank sends, on average, for ``gather``."""
     ring = split.total * (split.ranks.size - 1) / split.ranks.size
-    if isinstance(local, OutputUnits | Units | OneUnit):
-        return gathered_numbers(local.base, split)
-    if isinstance(local, OuterProducts):
-        return ring * sum(map(_per_sample, (local.x, local.gy)))
-    if isinstance(local, PatchProducts):
-        return ring * (prod(local.patched.shape[1:]) + prod(local.plain.shape[1:]))
-    if isinstance(local, EmbeddingGradients):
-        return ring * (prod(local.ids.shape[1:]) + prod(local.gy.shape[1:]))
-    return ring * prod(local.replicas) * local.size
+    return ring * local.numbers_per_sample()
 
 
 def shares(local: SampleGradients, split: Split) -> Iterator[Share]:
@@ -132,17 +59,18 @@ def shares(local: SampleGradients, split: Split) -> Iterator[Share]:
         local: the operator of this rank's samples.
         split: how the samples are split.
     """
-    if type(local) is OuterProducts and _factors_are_smaller(local, split):
-        ranks, counts = split.ranks, split.counts
+    factors = local.outer_factors
+    if factors is not None and _factors_are_smaller(local, split):
+        (x, gy), ranks, counts = factors, split.ranks, split.counts
         whole = (slice(0, local.shape[0]), slice(0, local.shape[1]))
-        if _per_sample(local.gy) >= _per_sample(local.x):
+        if _per_sample(gy) >= _per_sample(x):
             dealt = split.even(local.shape[0])
-            gy = ranks.transpose(local.gy, counts, -3, dealt, -1)
-            yield Share(OuterProducts(ranks.gather(local.x, counts, -3), gy), whole, dealt, -2)
+            gy = ranks.transpose(gy, counts, -3, dealt, -1)
+            yield Share(OuterProducts(ranks.gather(x, counts, -3), gy), whole, dealt, -2)
         else:
             dealt = split.even(local.shape[1])
-            x = ranks.transpose(local.x, counts, -3, dealt, -1)
-            yield Share(OuterProducts(x, ranks.gather(local.gy, counts, -3)), whole, dealt, -1)
+            x = ranks.transpose(x, counts, -3, dealt, -1)
+            yield Share(OuterProducts(x, ranks.gather(gy, counts, -3)), whole, dealt, -1)
         return
     for index, values in common_tiles(local, split):
         dealt = split.even(values.shape[-1])
@@ -154,18 +82,18 @@ def shared_numbers(local: SampleGradients, split: Split) -> float:
     """How many numbers a rank sends, on average, for ``shares``."""
     size = split.ranks.size
     rows = split.total * prod(local.replicas) * local.size * (size - 1) / size**2
-    if type(local) is OuterProducts:
-        return min(rows, _factor_numbers(local, split))
-    return rows
+    return min(rows, _factor_numbers(local, split))
 
 
-def _factor_numbers(local: OuterProducts, split: Split) -> float:
+def _factor_numbers(local: SampleGradients, split: Split) -> float:
+    if local.outer_factors is None:
+        return inf
     size = split.ranks.size
-    small, large = sorted(map(_per_sample, (local.x, local.gy)))
+    small, large = sorted(map(_per_sample, local.outer_factors))
     return split.total / size * (size - 1) * (small + large / size)
 
 
-def _factors_are_smaller(local: OuterProducts, split: Split) -> bool:
+def _factors_are_smaller(local: SampleGradients, split: Split) -> bool:
     return shared_numbers(local, split) == _factor_numbers(local, split)
 
 

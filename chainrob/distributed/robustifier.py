@@ -6,18 +6,20 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import chainer
 from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_gradients
-from chainrob.distributed.ranks import Ranks, Split
+from chainrob.distributed.ranks import Split, ranks_of
 from chainrob.robustifiers.base import Estimate, Robustifier, as_operator
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
+
+if TYPE_CHECKING:
+    import chainer
 
 __all__ = ["Distributed", "distribute", "undistribute"]
 
@@ -39,7 +41,7 @@ class Distributed(Robustifier):
     Args:
         robustifier: a Robustifier (a whole pipeline, not a part of one), or any callable (N, D) ->
             (D,), which is given all rows on every rank.
-        comm: a communicator of ChainerMN or mpi4py.
+        comm: a communicator of ChainerMN or mpi4py, or a ``Ranks``.
         exchange: what coordinate-wise robustifiers send: ``'factors'`` (inputs and output gradients
             of the layer, which grows with N), ``'reductions'`` (sums and counts a coordinate,
             which does not, but takes longer by far until N is very large), or ``'auto'``, the one
@@ -73,7 +75,7 @@ class Distributed(Robustifier):
             robustifier = FromFunction(robustifier)
         if exchange not in EXCHANGES:
             raise ValueError(f"exchange must be one of {EXCHANGES}, found {exchange!r}")
-        Ranks(comm)
+        ranks_of(comm)
         object.__setattr__(self, "robustifier", robustifier)
         object.__setattr__(self, "comm", comm)
         object.__setattr__(self, "exchange", exchange)
@@ -87,13 +89,13 @@ class Distributed(Robustifier):
         split, watch = self._split(operator, watch)
         if split.total == 0:
             weights = operator.xp.zeros((*operator.replicas, 0), np.float64) if watch else None
-            return Estimate(_zeros(operator), weights)
+            return Estimate(operator.zeros(), weights)
         found = self.robustifier.estimate(self._all_rows(operator, split), watch)
         return found if found.weights is None else found._replace(weights=split.mine(found.weights))
 
     def count_samples(self, n_local: int) -> int:
         """How many samples all ranks have together; collective."""
-        return int(Ranks(self.comm).allreduce(np.array([n_local]))[0])
+        return int(ranks_of(self.comm).allreduce(np.array([n_local]))[0])
 
     def of(self, robustifier: Callable[[Any], Any]) -> Distributed:
         """Another robustifier over the same ranks."""
@@ -109,9 +111,9 @@ class Distributed(Robustifier):
         """Who has how many samples, once all ranks agree on what they are doing; and whether one of
         them watches.
         """
-        ranks = Ranks(self.comm)
-        parts = operator.parts if isinstance(operator, Joined) else (operator,)
-        shapes = [(part.replicas, part.shape, str(part.dtype)) for part in parts]
+        ranks = ranks_of(self.comm)
+        shapes: list[Any] = []
+        operator.each(lambda one: shapes.append((one.replicas, one.shape, str(one.dtype))))
         what = re.sub(r" at 0x[0-9a-f]+", "", repr(self.robustifier))  # addresses of functions
         task = f"{what} by {self.exchange} of {shapes}"
         # Whether all rows are finite will be asked next: the answer costs no message of its own.
@@ -148,7 +150,7 @@ class Distributed(Robustifier):
 
     def __repr__(self) -> str:
         options = "" if self.exchange == "auto" else f", exchange={self.exchange!r}"
-        return f"Distributed({self.robustifier!r}, ranks={Ranks(self.comm).size}{options})"
+        return f"Distributed({self.robustifier!r}, ranks={ranks_of(self.comm).size}{options})"
 
 
 def distribute(model: chainer.Link, comm: Any, *, exchange: Exchange = "auto") -> chainer.Link:
@@ -185,12 +187,6 @@ def undistribute(model: chainer.Link) -> chainer.Link:
         if isinstance(getattr(link, "robustifier", None), Distributed):
             link.robustifier = link.robustifier.robustifier
     return model
-
-
-def _zeros(operator: SampleGradients) -> Any:
-    if isinstance(operator, Joined):
-        return tuple(map(_zeros, operator.parts))
-    return operator.xp.zeros((*operator.replicas, *operator.shape), operator.dtype)
 
 
 def _itself(robustifier: Robustifier) -> Robustifier:

@@ -6,6 +6,6 @@ An experiment that the command offers is a module with ``add_arguments(parser)``
 
 from __future__ import annotations
 
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["UsageError"]

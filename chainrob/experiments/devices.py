@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import chainer
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["get_device"]
 
@@ -15,7 +15,7 @@ def get_device(name: str) -> Any:
     """The Chainer device of that name, after making sure that it can be used.
 
     Args:
-        name (str): ``'@numpy'`` or ``'@cupy:0'``, ``'@cupy:1'``, ...
+        name: ``'@numpy'`` or ``'@cupy:0'``, ``'@cupy:1'``, ...
 
     Returns:
         chainer.backend.Device: The device.

@@ -18,27 +18,30 @@ from chainrob import links, training
 from chainer.training import extensions
 from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
-from chainrob.experiments.errors import UsageError
 from chainrob.experiments.files import prepare_folder, write_json
+from chainrob.experiments.options import add_settings, given, made
 from chainrob.experiments.specs import GRAMMAR, parse_layers
+from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
 __all__ = ["DigitsSettings", "add_arguments", "digits_data", "make_model", "run", "train"]
 
 N_TRAIN = 1437
 
+_OFFERED = ("epochs", "batch_size", "hidden", "learning_rate", "flips", "seed", "robustifier")
+
 
 @dataclass(frozen=True)
 class DigitsSettings:
     """What a run depends on.
 
-    Attributes:
+    Args:
         epochs: passes over the training data.
         batch_size: samples of all ranks together in one step.
         hidden: units of each of the two hidden layers.
         learning_rate: step of SGD with momentum 0.9.
         flips: share of the training labels that are replaced by wrong ones.
-        robustifier: texts as ``chainrob.experiments.specs.parse_layers`` reads them.
+        robustifier: LAYER=ROBUSTIFIER, as ``chainrob.experiments.specs.parse_layers`` reads it.
         seed: of split, flips, initial weights and order.
     """
 
@@ -67,31 +70,18 @@ class DigitsSettings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob digits``."""
-    defaults = DigitsSettings()
     parser.description = (
         "Train a network with two hidden layers on scikit-learn's 8 x 8 digits, some of whose "
         "training labels are wrong, and test it on clean ones. With --distributed, under mpiexec, "
         "the batch is split over the ranks, and the steps are those of one process. Writes log, "
         "model.npz and summary.json."
     )
-    add = parser.add_argument
-    for name, kind, text in (
-        ("epochs", int, "passes over the 1437 training digits"),
-        ("batch-size", int, "samples of all ranks together in one step"),
-        ("hidden", int, "units of each hidden layer"),
-        ("learning-rate", float, "step of SGD with momentum 0.9"),
-        ("flips", float, "share of the training labels that are wrong"),
-        ("seed", int, "of split, flips, initial weights and order"),
-    ):
-        default = getattr(defaults, name.replace("-", "_"))
-        add(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
-    add(
-        "--robustifier",
-        action="append",
-        metavar="LAYER=ROBUSTIFIER",
-        help="robustifier of a layer, l1, l2, l3 or all: none (the plain sum), "
-        f"{GRAMMAR}; may be repeated (default: {' '.join(defaults.robustifier)})",
+    parser.epilog = (
+        "A robustifier is given as LAYER=ROBUSTIFIER: LAYER is l1, l2, l3 or all, ROBUSTIFIER is "
+        f"none (the plain sum), {GRAMMAR}"
     )
+    add_settings(parser, DigitsSettings, _OFFERED, repeated=["robustifier"])
+    add = parser.add_argument
     add(
         "--distributed",
         action="store_true",
@@ -115,12 +105,8 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         int: The exit status.
     """
-    names = ("epochs", "batch_size", "hidden", "learning_rate", "flips", "seed")
+    settings = made(DigitsSettings, **given(args, _OFFERED))
     try:
-        settings = DigitsSettings(
-            **{name: getattr(args, name) for name in names},
-            robustifier=tuple(args.robustifier or DigitsSettings.robustifier),
-        )
         if args.checkpoint_every < 1:
             raise ValueError(f"checkpoint-every must be at least 1, found {args.checkpoint_every}")
         comm = _communicator(args.communicator) if args.distributed else None
@@ -161,12 +147,12 @@ def train(
     """Train, test and write the results.
 
     Args:
-        settings (DigitsSettings): What to train.
-        out (path): Folder of the results; all ranks on one machine share it.
+        settings: What to train.
+        out: Folder of the results; all ranks on one machine share it.
         comm: A communicator of ChainerMN, or None for this process alone.
-        resume (bool): Go on from the last checkpoint in ``out``.
-        checkpoint_every (int): Iterations between checkpoints.
-        quiet (bool): Print nothing.
+        resume: Go on from the last checkpoint in ``out``.
+        checkpoint_every: Iterations between checkpoints.
+        quiet: Print nothing.
 
     Returns:
         dict: The summary: accuracy on the clean test digits, ranks, seconds.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainrob.atomic_files import atomic_path
-from chainrob.experiments.errors import UsageError
+from chainrob.experiments.usage import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

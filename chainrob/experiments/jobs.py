@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from chainrob.experiments.errors import UsageError
 from chainrob.experiments.partial import PartialResults
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["Job", "check_workers", "run_jobs"]
 
@@ -36,6 +36,7 @@ def run_jobs(
     kept: PartialResults | None = None,
     workers: int = 1,
     bar: Any = None,
+    stepwise: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """Compute all jobs, one thread each, several processes at once.
 
@@ -44,12 +45,14 @@ def run_jobs(
     one worker needs the usual ``if __name__ == "__main__":``.
 
     Args:
-        function (callable): At the top of a module; called with a job's arguments, returns an
+        function: At the top of a module; called with a job's arguments, returns an
             array.
-        jobs (sequence of Job): Those of one name are computed once.
-        kept (PartialResults or None): Where finished results are kept, and looked for first.
-        workers (int): Processes; 1 computes in this one.
-        bar (tqdm or None): Advanced by a job's size when it is finished.
+        jobs: Those of one name are computed once.
+        kept: Where finished results are kept, and looked for first.
+        workers: Processes; 1 computes in this one.
+        bar: Advanced by a job's size when it is finished.
+        stepwise: With one worker only: the function advances the bar itself. It gets the
+            keyword ``advance``, to be called with a number, and uses the threads that it likes.
 
     Returns:
         dict: Name to result.
@@ -74,7 +77,14 @@ def run_jobs(
         if kept:
             kept.save(job.name, result)
         results[job.name] = result
-        _advance(bar, job)
+        if not stepwise:
+            _advance(bar, job)
+
+    if stepwise:
+        advance = (lambda number: None) if bar is None else bar.update
+        for job in todo.values():
+            finished(job, function(*job.arguments, advance=advance))
+        return results
 
     if workers == 1 or len(todo) < 2:
         with threadpool_limits(1):

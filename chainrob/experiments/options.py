@@ -1,17 +1,119 @@
-"""Command line options that all long runs have in common."""
+"""Command line options from the fields of a settings dataclass."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from chainrob.experiments.usage import UsageError
+
+__all__ = ["add_run_options", "add_settings", "described", "given", "made"]
+
+T = TypeVar("T")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--resume`` and ``--progress`` / ``--no-progress``."""
-    parser.add_argument(
-        "--resume", action="store_true", help="go on where an interrupted run in --out stopped"
-    )
-    parser.add_argument(
+def add_settings(
+    parser: argparse.ArgumentParser,
+    settings: type,
+    names: Iterable[str],
+    *,
+    defaults: Any = None,
+    repeated: Iterable[str] = (),
+) -> None:
+    """Add one option a field: its kind from the annotation, its help from the docstring.
+
+    Options that are not given are None, so that ``given`` tells them from the others.
+
+    Args:
+        parser: Where to add them.
+        settings: A dataclass whose docstring describes its fields under ``Args:``.
+        names: Fields to offer, in the order of the help.
+        defaults: An instance whose values the help shows; None makes one.
+        repeated: Fields that hold several texts and are given by repeating the option; others that
+            hold several values take them all at once.
+
+    Example:
+        >>> import argparse
+        >>> from chainrob.experiments.iris import IrisSettings
+        >>> from chainrob.experiments.options import add_settings, given
+        >>> parser = argparse.ArgumentParser()
+        >>> add_settings(parser, IrisSettings, ["trials", "record_every"])
+        >>> given(parser.parse_args(["--record-every", "5"]), ["trials", "record_every"])
+        {'record_every': 5}
+    """
+    hints, texts = get_type_hints(settings), described(settings)
+    defaults = settings() if defaults is None else defaults
+    for name in names:
+        hint, value = hints[name], getattr(defaults, name)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        text = f"{texts[name]} (default: {'empty' if shown in ('', None) else shown})"
+        options: dict[str, Any] = {"help": text.replace("%", "%%")}
+        if get_origin(hint) is tuple and name in repeated:
+            options |= {"action": "append", "metavar": "TEXT"}
+        elif get_origin(hint) is tuple:
+            options |= {"nargs": "+", "metavar": "X", "type": get_args(hint)[0]}
+        elif get_origin(hint) is Literal:
+            choices = get_args(hint)
+            options |= {"choices": choices, "type": type(choices[0])}
+        elif hint is str:
+            options["metavar"] = "TEXT"
+        else:
+            options |= {"type": hint, "metavar": "N" if hint is int else "X"}
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
+    """Add ``--out``, ``--resume`` and ``--progress`` / ``--no-progress``."""
+    add = parser.add_argument
+    if out is not None:
+        add("--out", default=out, metavar="FOLDER", help="for the results (default: %(default)s)")
+    add("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show a progress bar (default: on a terminal)",
     )
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options among these that were given, by name."""
+    found = {name: getattr(args, name) for name in names}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def made(make: Callable[..., T], *arguments: Any, **fields: Any) -> T:
+    """What a maker of settings makes; what it refuses is the user's to put right.
+
+    Raises:
+        UsageError: Where the maker raises ValueError or TypeError.
+    """
+    try:
+        return make(*arguments, **fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def described(settings: type) -> Mapping[str, str]:
+    """The entries of the docstring's ``Args:``, each in one line without its full stop.
+
+    Example:
+        >>> from chainrob.experiments.iris import IrisSettings
+        >>> from chainrob.experiments.options import described
+        >>> described(IrisSettings)["seed"]
+        'trial t depends on (seed, t) alone'
+    """
+    text = inspect.getdoc(settings) or ""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.M)
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.M)
+    result = {}
+    for name, entry in entries:
+        line = " ".join(entry.split()).rstrip(".").replace("``", "")
+        result[name] = line[:1].lower() + line[1:] if line[1:2].islower() else line
+    return result

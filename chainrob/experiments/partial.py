@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrob.experiments.errors import UsageError
 from chainrob.experiments.files import atomic_path, read_json, write_json
+from chainrob.experiments.usage import UsageError
 
 __all__ = ["PartialResults", "check_same_settings"]
 
@@ -22,9 +22,9 @@ class PartialResults:
     """One array a finished part, in ``FOLDER/partial``, beside the settings that made them.
 
     Args:
-        folder (path): Folder of the run's results; it exists.
-        settings (mapping): What the results depend on, as JSON can hold it.
-        resume (bool): Go on from what is there; otherwise start with nothing.
+        folder: Folder of the run's results; it exists.
+        settings: What the results depend on, as JSON can hold it.
+        resume: Go on from what is there; otherwise start with nothing.
 
     Raises:
         UsageError: On ``resume``, if the parts that are there were made with other settings or
@@ -97,9 +97,9 @@ def check_same_settings(
     """Raise UsageError, naming what changed, unless the kept settings are these.
 
     Args:
-        kept (mapping): As read from JSON.
-        settings (mapping): The settings now.
-        folder (path): For the message.
+        kept: As read from JSON.
+        settings: The settings now.
+        folder: For the message.
     """
     # Through JSON and back, so that a tuple equals the list that it was written as.
     now = json.loads(json.dumps(settings))

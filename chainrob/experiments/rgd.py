@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import chainer
-from chainrob.experiments.files import prepare_folder, save_figure, write_json
+from chainrob.experiments.descent import descend
+from chainrob.experiments.engine import Run
+from chainrob.experiments.files import save_figure, write_json
 from chainrob.experiments.tables import write_csv
-from chainrob.experiments.versions import machine, versions
 from chainrob.links import Ensemble, Linear
 from chainrob.plotting import learning_curves, new_figure
 from chainrob.robustifiers import MEstimator
@@ -33,17 +33,17 @@ class RgdSettings:
     """Settings; the defaults are the published ones.
 
     Args:
-        trials (int): Data sets for each kind of noise.
-        n (int): Points in a data set.
-        d (int): Parameters.
-        iterations (int): Updates.
-        step (float): Of the gradient descent.
-        start (float): All trials start at one point, uniform within so much of the optimum.
-        sigma (float): Standard deviation of the normal noise.
-        log_sigma (float): Standard deviation of the logarithm of the log-normal noise, which is
-            centred at its mean.
-        delta (float): Confidence parameter of the M-estimator.
-        seed (int): Of everything.
+        trials: Data sets for each kind of noise.
+        n: Points in a data set.
+        d: Parameters.
+        iterations: Updates.
+        step: Of the gradient descent.
+        start: All trials start at one point, uniform within so much of the optimum.
+        sigma: Standard deviation of the normal noise.
+        log_sigma: Standard deviation of the logarithm of the log-normal noise, which is
+            centered at its mean.
+        delta: Confidence parameter of the M-estimator.
+        seed: Of everything.
 
     Raises:
         ValueError: If a number is out of range.
@@ -114,8 +114,8 @@ def run_rgd(
     are trained in one graph. The oracle knows the gradient of the risk, w - w*.
 
     Args:
-        settings (RgdSettings or None): None is as published.
-        out (path or None): Folder for ``rgd.csv``, ``rgd.json`` and the figure ``rgd``.
+        settings: None is as published.
+        out: Folder for ``rgd.csv``, ``rgd.json`` and the figure ``rgd``.
 
     Returns:
         RgdResults: All excess risks.
@@ -134,9 +134,8 @@ def run_rgd(
         Learning 108, 2019, section on controlled tests, and the authors' demonstration program,
         whose start, inputs and delta are used here.
     """
-    begun = time.monotonic()
     settings = settings or RgdSettings()
-    folder = None if out is None else prepare_folder(out)
+    the_run = Run(asdict(settings), out)
     excess = {}
     streams = np.random.SeedSequence(settings.seed).spawn(1 + len(NOISES))
     start = np.random.default_rng(streams[0]).uniform(-settings.start, settings.start, settings.d)
@@ -148,7 +147,7 @@ def run_rgd(
         for method in METHODS:
             excess[noise, method] = 0.5 * (learned[method] ** 2).sum(axis=-1)
     results = RgdResults(settings, excess)
-    if folder is not None:
+    if the_run.folder is not None and the_run.kept is not None:
         columns = ("noise", "method", "trial", "iteration", "excess_risk")
         rows = (
             (*key, trial, time, value)
@@ -156,17 +155,10 @@ def run_rgd(
             for trial, curve in enumerate(curves.tolist())
             for time, value in enumerate(curve)
         )
-        write_csv(folder / "rgd.csv", columns, rows)
-        record = {
-            "settings": asdict(settings),
-            "device": "@numpy",
-            "versions": versions(),
-            "machine": machine(),
-            "seconds": round(time.monotonic() - begun, 1),
-            "final": results.final(),
-        }
-        write_json(folder / "rgd.json", record)
-        save_figure(figure_rgd(results), folder / "rgd")
+        write_csv(the_run.folder / "rgd.csv", columns, rows)
+        write_json(the_run.folder / "rgd.json", {**the_run.record(), "final": results.final()})
+        save_figure(figure_rgd(results), the_run.folder / "rgd")
+        the_run.kept.remove()
     return results
 
 
@@ -196,13 +188,15 @@ def _descend(settings: RgdSettings, x: Array, epsilon: Array, start: Array) -> d
     optimizer = chainer.optimizers.SGD(settings.step).setup(model)
     W = model.model.W
     passed = [W.array[:, 0].copy()]
-    for _ in range(settings.iterations):
-        model.cleargrads()
-        y = model(inputs)
+
+    def backward(_: int, y: chainer.Variable) -> None:
         y.grad = (y.array - targets) / settings.n  # of the mean over samples of half the square
         y.backward()
-        optimizer.update()
-        passed.append(W.array[:, 0].copy())
+
+    descend(
+        optimizer, settings.iterations, lambda _: model(inputs), backward,
+        updated=lambda _: passed.append(W.array[:, 0].copy()),
+    )  # fmt: skip
     split = np.stack(passed, axis=1).reshape(len(methods), settings.trials, -1, settings.d)
     return dict(zip(methods, split, strict=True))
 

@@ -22,8 +22,8 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
     seen to diverge and does not stop the others.
 
     Args:
-        text (str): In the grammar of ``chainrob.robustifiers.grammar``, or ``none``.
-        extra (mapping or None): Further names, and what makes their robustifiers.
+        text: In the grammar of ``chainrob.robustifiers.grammar``, or ``none``.
+        extra: Further names, and what makes their robustifiers.
 
     Returns:
         chainrob.Robustifier or None: The robustifier.
@@ -63,10 +63,10 @@ def parse_layers(
     """The robustifiers of all layers from texts ``LAYER=ROBUSTIFIER``.
 
     Args:
-        texts (iterable of str): LAYER is ``l1`` (the first), ``l2``, ... or ``all``; later texts
+        texts: LAYER is ``l1`` (the first), ``l2``, ... or ``all``; later texts
             win, and layers that are not named have None, the plain sum.
-        n_layers (int): How many layers there are.
-        extra (mapping or None): As for ``parse_robustifier``.
+        n_layers: How many layers there are.
+        extra: As for ``parse_robustifier``.
 
     Returns:
         tuple: One robustifier, or None, a layer.

@@ -8,9 +8,11 @@ import platform
 import re
 from pathlib import Path
 
+from threadpoolctl import threadpool_info
+
 import chainrob
 
-__all__ = ["machine", "versions"]
+__all__ = ["blas", "machine", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -47,3 +49,23 @@ def machine() -> str:
         listed = None
     number = os.cpu_count()
     return f"{listed[1] if listed else name}, {number} processor{'' if number == 1 else 's'}"
+
+
+def blas() -> list[str]:
+    """The BLAS libraries that are loaded, with the kernel that each has chosen for the processor.
+
+    Kernels sum in different orders, so their results differ in the last digits, and what a trial
+    makes of those digits may differ visibly.
+
+    Example:
+        >>> import numpy
+        >>> from chainrob.experiments.versions import blas
+        >>> any(line.split()[0] for line in blas())
+        True
+    """
+    found = [one for one in threadpool_info() if one["user_api"] == "blas"]
+    lines = (
+        " ".join(str(one.get(key) or "?") for key in ("internal_api", "version", "architecture"))
+        for one in found
+    )
+    return sorted(set(lines))

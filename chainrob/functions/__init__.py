@@ -1,19 +1,23 @@
 """Function nodes: forward as in Chainer, backward through a robustifier; and losses."""
 
-from chainrob.functions.activation import prelu, swish
-from chainrob.functions.convolution import convolution_2d, convolution_nd
+from chainrob.aggregation import Aggregation, exact_backward
+from chainrob.functions.activation_functions import prelu, swish
+from chainrob.functions.convolution_functions import (
+    convolution_2d,
+    convolution_nd,
+    deconvolution_2d,
+    deconvolution_nd,
+)
 from chainrob.functions.cross_entropy import CrossEntropy, cross_entropy
-from chainrob.functions.deconvolution import deconvolution_2d, deconvolution_nd
-from chainrob.functions.embed_id import embed_id
-from chainrob.functions.exact import exact_backward
-from chainrob.functions.gradient_node import Aggregation, GradientNode
+from chainrob.functions.embedding_function import embed_id
+from chainrob.functions.gradient_node import GradientNode
 from chainrob.functions.huber import Huber, huber
-from chainrob.functions.linear import LinearFunction, linear
+from chainrob.functions.linear_function import LinearFunction, linear
 from chainrob.functions.mean_absolute_error import MeanAbsoluteError, mean_absolute_error
 from chainrob.functions.mean_squared_error import MeanSquaredError, mean_squared_error
-from chainrob.functions.normalization import group_normalization, layer_normalization
+from chainrob.functions.normalization_functions import group_normalization, layer_normalization
 from chainrob.functions.sample_loss import SampleLoss
-from chainrob.functions.scale_bias import bias, scale
+from chainrob.functions.scale_bias_functions import bias, scale
 
 __all__ = [
     "Aggregation",

@@ -1,4 +1,4 @@
-"""Multicategory cross entropy of probabilities, sample by sample."""
+"""Multicategory cross entropy, sample by sample."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import chainer
 import chainer.functions as F
 from chainer.utils import type_check
-from chainrob.functions.sample_loss import Reduce, SampleLoss
+from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
+from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import Array
-
-_OFF_THE_SIMPLEX = 0.01  # room for half precision's rounding and for finite differences
 
 
 class CrossEntropy(SampleLoss):
@@ -23,9 +22,9 @@ class CrossEntropy(SampleLoss):
         type_check.expect(in_types[0].ndim == 2)
 
     def losses(self, y: Array, t: Array) -> Array:
-        _check_probabilities("y", y)
-        _check_probabilities("t", t)
-        xp = chainer.backend.get_array_module(y)
+        _check_not_negative("y", y)
+        _check_not_negative("t", t)
+        xp = array_module(y)
         used = t != 0  # 0 log 0 = 0
         with np.errstate(divide="ignore"):  # a class taken for impossible costs infinity
             logarithm = xp.log(xp.where(used, y, 1))
@@ -46,22 +45,30 @@ class CrossEntropy(SampleLoss):
         return tuple(errors)
 
 
-def cross_entropy(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
+def cross_entropy(
+    y: Any, t: Any, reduce: Reduce = "mean", *, reduction: Reduction = "sum"
+) -> chainer.Variable:
     r"""Cross entropy of predicted probabilities y relative to targets t.
 
     .. math::
         l_n = -\sum_{k=1}^{K} t_{nk} \log y_{nk}, \qquad
         \varepsilon_{nk} = -\frac{t_{nk}}{y_{nk}}
 
-    On the simplex, where y_n sums to 1, it is least at y_n = t_n. The gradient in y_n is not zero
-    there: it is -1 in every coordinate of positive t, perpendicular to the simplex. Only behind
-    what keeps y_n on the simplex (a softmax) does it vanish. For scores before a softmax take
+    The formula asks only that y is not negative. Without another condition it has no minimum: it
+    falls forever as y grows, so y = 2 costs less than y = 1. On the simplex, where y_n sums to 1,
+    it is least at y_n = t_n / sum(t_n). The gradient in y_n is not zero there: it is -sum(t_n) in
+    every coordinate of positive t, perpendicular to the simplex. Only behind what keeps y_n on the
+    simplex (a softmax) does it vanish; there the error vector in the scores is
+    sum(t_n) softmax - t_n. For scores before a softmax take
     ``chainer.functions.softmax_cross_entropy``, which is exact where probabilities underflow.
 
     Args:
-        y: probabilities, (N, K); rows are not normalised here, and must sum to 1 within 0.01.
-        t: target probabilities in the shape and dtype of y, or classes (N,) of an integer dtype.
+        y: predictions, (N, K), not negative; rows are used as they are and need not sum to 1.
+        t: targets in the shape and dtype of y, not negative; rows need not sum to 1 (counts, or
+            weights of the samples). Or classes (N,) of an integer dtype.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
+        reduction: over the K numbers of a sample: ``'sum'`` as above, which is Chainer's form too,
+            or ``'mean'`` with 1 / K.
 
     Returns:
         chainer.Variable: the mean, a scalar, or the loss of every sample, (N,); infinite where
@@ -69,15 +76,17 @@ def cross_entropy(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
 
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
-        ValueError: unknown ``reduce``, rows of y or t that are no probabilities, classes outside
-            0, ..., K - 1. On a device only Chainer's debug mode looks, for that is to wait; else
-            such a class has a loss of 0.
+        ValueError: unknown ``reduce`` or ``reduction``, a negative number in y or t, classes
+            outside 0, ..., K - 1. On a device only Chainer's debug mode looks, because a look
+            waits for the device; else such a class has a loss of 0.
 
     Example:
         >>> import numpy as np, chainrob
         >>> y = np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
         >>> chainrob.functions.cross_entropy(y, np.array([0, 1]), reduce="no").array.round(4)
         array([0.6931, 0.2231])
+        >>> chainrob.functions.cross_entropy(4 * y, np.array([0, 1]), reduce="no").array.round(4)
+        array([-0.6931, -1.1632])
 
     References:
         C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
@@ -86,7 +95,7 @@ def cross_entropy(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
     t = chainer.as_variable(t)
     if t.dtype.kind in "iu":
         t = _one_hot(t.array, y)
-    return CrossEntropy(reduce).apply((y, t))[0]
+    return CrossEntropy(reduce, reduction).apply((y, t))[0]
 
 
 def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
@@ -104,19 +113,14 @@ def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
 
 def _is_looked_at(array: Array) -> bool:
     """Whether the numbers are to be checked: on a device that is to wait for it."""
-    on_host = chainer.backend.get_array_module(array) is np
+    on_host = array_module(array) is np
     return bool(array.size) and (on_host or chainer.is_debug())
 
 
-def _check_probabilities(name: str, rows: Array) -> None:
-    """Refuse scores in the place of probabilities; NaN goes on as NaN."""
-    if not _is_looked_at(rows):
-        return
-    least, gap = float(rows.min()), float(abs(rows.sum(axis=1) - 1).max())
-    if least < 0:
-        raise ValueError(f"{name} must be probabilities, found {least:g} among them")
-    if gap > _OFF_THE_SIMPLEX:
+def _check_not_negative(name: str, rows: Array) -> None:
+    """Refuse what has no logarithm, as scores in the place of probabilities; NaN goes on as NaN."""
+    if _is_looked_at(rows) and float(rows.min()) < 0:
         raise ValueError(
-            f"rows of {name} must sum to 1 within {_OFF_THE_SIMPLEX}, found one {gap:g} off; "
-            "scores go through chainer.functions.softmax first"
+            f"{name} must not be negative, found {float(rows.min()):g}; scores go through "
+            "chainer.functions.softmax first"
         )

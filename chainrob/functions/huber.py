@@ -7,20 +7,21 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
-from chainrob.functions.sample_loss import Reduce, SampleLoss
+from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
 from chainrob.sample_gradients.base import Array
 
 
 class Huber(SampleLoss):
-    """l = sum_d rho(y_d - t_d) / D, with the error vector clip(y - t, -delta, delta) / D.
+    """l = sum_d rho(y_d - t_d), with the error vector clip(y - t, -delta, delta).
 
     Args:
         delta: where the square turns into a line, in units of y.
         reduce: ``'mean'`` or ``'no'``.
+        reduction: ``'mean'`` or ``'sum'``.
     """
 
-    def __init__(self, delta: float, reduce: Reduce) -> None:
-        super().__init__(reduce)
+    def __init__(self, delta: float, reduce: Reduce, reduction: Reduction = "mean") -> None:
+        super().__init__(reduce, reduction)
         if not (isfinite(delta) and delta > 0):
             raise ValueError(f"delta must be positive and finite, found {delta!r}")
         self.delta = float(delta)
@@ -29,16 +30,23 @@ class Huber(SampleLoss):
         error = abs(y - t)
         inner = error.clip(None, self.delta)
         # inner^2 / 2 + delta (error - inner), without a branch
-        return (inner * (error - 0.5 * inner)).sum(axis=1) / max(y.shape[1], 1)
+        return (inner * (error - 0.5 * inner)).sum(axis=1)
 
     def error_vectors(
         self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
     ) -> tuple[chainer.Variable, ...]:
-        error = F.clip(y - t, -self.delta, self.delta) / max(y.shape[1], 1)
+        error = F.clip(y - t, -self.delta, self.delta)
         return tuple(-error if index else error for index in indexes)
 
 
-def huber(y: Any, t: Any, delta: float = 1.0, reduce: Reduce = "mean") -> chainer.Variable:
+def huber(
+    y: Any,
+    t: Any,
+    delta: float = 1.0,
+    reduce: Reduce = "mean",
+    *,
+    reduction: Reduction = "mean",
+) -> chainer.Variable:
     r"""Huber's loss of outputs and targets: a square near zero, a line further out.
 
     .. math::
@@ -54,13 +62,15 @@ def huber(y: Any, t: Any, delta: float = 1.0, reduce: Reduce = "mean") -> chaine
         t: targets, in the shape and dtype of y.
         delta: where the square turns into a line, in units of y; positive.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
+        reduction: over the D numbers of a sample: ``'mean'`` as above, or ``'sum'`` without 1 / D.
+            ``chainer.functions.huber_loss`` has the sum.
 
     Returns:
         chainer.Variable: the mean, a scalar, or the loss of every sample, (N,).
 
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
-        ValueError: unknown ``reduce``, or a delta that is not positive and finite.
+        ValueError: unknown ``reduce`` or ``reduction``, or a delta that is not positive and finite.
 
     Example:
         >>> import numpy as np, chainrob
@@ -72,4 +82,4 @@ def huber(y: Any, t: Any, delta: float = 1.0, reduce: Reduce = "mean") -> chaine
         P. J. Huber, Robust estimation of a location parameter, Annals of Mathematical Statistics
         35 (1964).
     """
-    return Huber(delta, reduce).apply((y, t))[0]
+    return Huber(delta, reduce, reduction).apply((y, t))[0]

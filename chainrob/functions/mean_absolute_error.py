@@ -6,24 +6,26 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
-from chainrob.functions.sample_loss import Reduce, SampleLoss
+from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
 from chainrob.sample_gradients.base import Array
 
 
 class MeanAbsoluteError(SampleLoss):
-    """l = |y - t|_1 / D, with the error vector sign(y - t) / D."""
+    """l = |y - t|_1, with the error vector sign(y - t)."""
 
     def losses(self, y: Array, t: Array) -> Array:
-        return abs(y - t).sum(axis=1) / max(y.shape[1], 1)
+        return abs(y - t).sum(axis=1)
 
     def error_vectors(
         self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
     ) -> tuple[chainer.Variable, ...]:
-        error = F.sign(y - t) / max(y.shape[1], 1)
+        error = F.sign(y - t)
         return tuple(-error if index else error for index in indexes)
 
 
-def mean_absolute_error(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
+def mean_absolute_error(
+    y: Any, t: Any, reduce: Reduce = "mean", *, reduction: Reduction = "mean"
+) -> chainer.Variable:
     r"""Mean absolute error of outputs and targets.
 
     .. math::
@@ -36,13 +38,15 @@ def mean_absolute_error(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Vari
         y: outputs, (N, ...), D numbers a sample.
         t: targets, in the shape and dtype of y.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
+        reduction: over the D numbers of a sample: ``'mean'`` as above, or ``'sum'`` without 1 / D.
+            Chainer's function of this name has the mean; textbooks often have the sum.
 
     Returns:
         chainer.Variable: the mean, a scalar, or the loss of every sample, (N,).
 
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
-        ValueError: unknown ``reduce``.
+        ValueError: unknown ``reduce`` or ``reduction``.
 
     Example:
         >>> import numpy as np, chainrob
@@ -53,4 +57,4 @@ def mean_absolute_error(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Vari
     References:
         P. Bloomfield and W. L. Steiger, Least Absolute Deviations (1983).
     """
-    return MeanAbsoluteError(reduce).apply((y, t))[0]
+    return MeanAbsoluteError(reduce, reduction).apply((y, t))[0]

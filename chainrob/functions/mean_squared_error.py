@@ -5,24 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.sample_loss import Reduce, SampleLoss
+from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
 from chainrob.sample_gradients.base import Array
 
 
 class MeanSquaredError(SampleLoss):
-    """l = |y - t|^2 / D, with the error vector 2 (y - t) / D."""
+    """l = |y - t|^2, with the error vector 2 (y - t)."""
 
     def losses(self, y: Array, t: Array) -> Array:
-        return ((y - t) ** 2).sum(axis=1) / max(y.shape[1], 1)
+        return ((y - t) ** 2).sum(axis=1)
 
     def error_vectors(
         self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
     ) -> tuple[chainer.Variable, ...]:
-        error = (y - t) * (2 / max(y.shape[1], 1))
+        error = (y - t) * 2
         return tuple(-error if index else error for index in indexes)
 
 
-def mean_squared_error(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Variable:
+def mean_squared_error(
+    y: Any, t: Any, reduce: Reduce = "mean", *, reduction: Reduction = "mean"
+) -> chainer.Variable:
     r"""Mean squared error of outputs and targets.
 
     .. math::
@@ -35,21 +37,26 @@ def mean_squared_error(y: Any, t: Any, reduce: Reduce = "mean") -> chainer.Varia
         y: outputs, (N, ...), D numbers a sample.
         t: targets, in the shape and dtype of y.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
+        reduction: over the D numbers of a sample: ``'mean'`` as above, or ``'sum'`` without 1 / D.
+            Chainer's function of this name has the mean; textbooks often have the sum.
 
     Returns:
         chainer.Variable: the mean, a scalar, or the loss of every sample, (N,).
 
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
-        ValueError: unknown ``reduce``.
+        ValueError: unknown ``reduce`` or ``reduction``.
 
     Example:
         >>> import numpy as np, chainrob
         >>> y, t = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 10.0]])
         >>> chainrob.functions.mean_squared_error(y, t, reduce="no").array
         array([ 2., 50.])
+        >>> loss = chainrob.functions.mean_squared_error(y, t, reduce="no", reduction="sum")
+        >>> loss.array
+        array([  4., 100.])
 
     References:
         C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 5.2.
     """
-    return MeanSquaredError(reduce).apply((y, t))[0]
+    return MeanSquaredError(reduce, reduction).apply((y, t))[0]

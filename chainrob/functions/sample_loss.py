@@ -11,30 +11,40 @@ import chainer
 import chainer.functions as F
 from chainer import function_node
 from chainer.utils import type_check
+from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import Array
 
-__all__ = ["Reduce", "SampleLoss"]
+__all__ = ["Reduce", "Reduction", "SampleLoss"]
 
 Reduce = Literal["mean", "no"]
+"""Over the samples."""
+
+Reduction = Literal["mean", "sum"]
+"""Over the D numbers of one sample."""
 
 
 class SampleLoss(function_node.FunctionNode):
     r"""The loss l_n of every sample from its outputs y_n and its target t_n, or their mean.
 
     Shapes: y and t (N, \*D); the loss is () or (N,). A subclass says what one sample loses
-    (``losses``) and its error vector, the gradient of l_n in y_n and in t_n (``error_vectors``, of
-    Chainer operations, which makes the second derivatives right too). Half precision is computed
-    in single precision and rounded once.
+    (``losses``, a sum over its D numbers) and its error vector, the gradient of that sum in y_n and
+    in t_n (``error_vectors``, of Chainer operations, which makes the second derivatives right too).
+    Half precision is computed in single precision and rounded once.
 
     Args:
-        reduce: ``'mean'`` or ``'no'``.
+        reduce: ``'mean'`` over the samples, or ``'no'``.
+        reduction: over the D numbers of one sample: ``'mean'`` divides their sum by D, ``'sum'``
+            does not.
     """
 
-    def __init__(self, reduce: Reduce) -> None:
+    def __init__(self, reduce: Reduce, reduction: Reduction = "mean") -> None:
         super().__init__()
         if reduce not in ("mean", "no"):
             raise ValueError(f"reduce must be 'mean' or 'no', found {reduce!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', found {reduction!r}")
         self.reduce = reduce
+        self.reduction = reduction
 
     def check_type_forward(self, in_types: Any) -> None:
         type_check._argname(in_types, ("y", "t"))
@@ -47,23 +57,23 @@ class SampleLoss(function_node.FunctionNode):
         )
 
     def losses(self, y: Array, t: Array) -> Array:
-        """Losses (N,) of outputs and targets (N, D)."""
+        """Losses (N,) of outputs and targets (N, D), summed over the D numbers."""
         raise NotImplementedError
 
     def error_vectors(
         self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
     ) -> tuple[chainer.Variable, ...]:
-        """Gradients of every sample's loss in y (index 0) and in t (index 1), as (N, D)."""
+        """Gradients of every sample's sum in y (index 0) and in t (index 1), as (N, D)."""
         raise NotImplementedError
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1))
         dtype, n = inputs[0].dtype, len(inputs[0])
         rows = [a.reshape(n, prod(a.shape[1:])).astype(_wide(dtype), copy=False) for a in inputs]
-        loss = self.losses(*rows)
+        loss = self.losses(*rows) / self._divisor(rows[0].shape[1])
         if self.reduce == "mean":
             loss = loss.sum() / max(n, 1)  # of no sample: zero, as in Chainer's losses
-        return (chainer.backend.get_array_module(loss).asarray(loss, dtype=dtype),)
+        return (array_module(loss).asarray(loss, dtype=dtype),)
 
     def backward(
         self, indexes: tuple[int, ...], grad_outputs: tuple[chainer.Variable, ...]
@@ -75,11 +85,15 @@ class SampleLoss(function_node.FunctionNode):
         gy = F.cast(grad_outputs[0], _wide(dtype))
         if self.reduce == "mean":
             gy = gy / max(shape[0], 1)
+        gy = gy / self._divisor(matrix[1])
         gy = F.broadcast_to(F.reshape(gy, (-1, 1)), matrix)
         return tuple(
             F.cast(F.reshape(gy * error, shape), dtype)
             for error in self.error_vectors(indexes, y, t)
         )
+
+    def _divisor(self, width: int) -> int:
+        return max(width, 1) if self.reduction == "mean" else 1
 
 
 def _wide(dtype: Any) -> Any:

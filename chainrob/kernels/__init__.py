@@ -9,6 +9,7 @@ code, which is the definition that the kernel has to meet. ``cpu`` holds what Nu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -16,8 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-import chainer
+from scipy.special import ndtr
 
 __all__ = [
     "array_module",
@@ -29,6 +29,7 @@ __all__ = [
     "largest_eigenpair",
     "mixed_gram",
     "nearest_sums",
+    "normal_cdf",
     "smallest",
     "to_host",
 ]
@@ -37,19 +38,25 @@ __all__ = [
 def array_module(*arrays: Any) -> ModuleType:
     """NumPy or CuPy, whichever the arrays belong to."""
     for array in arrays:
-        if type(array) is not np.ndarray:
-            return chainer.backend.get_array_module(*arrays)
-    return np  # without a question to Chainer: small layers ask this a dozen times a step
+        if type(array) is not np.ndarray and _on_device(array):
+            return sys.modules["cupy"]
+    return np
 
 
 def is_array(value: Any) -> bool:
-    """True for a NumPy or CuPy array (a Chainer variable or a list is none)."""
-    return isinstance(value, (chainer.get_cpu_array_types(), chainer.get_array_types()))
+    """True for a NumPy or CuPy array (a Chainer variable, a tensor or a list is none)."""
+    return isinstance(value, np.ndarray) or _on_device(value)
 
 
 def to_host(array: Any) -> Any:
     """The array as NumPy's; a device array is copied and the device waited for."""
-    return chainer.backends.cuda.to_cpu(array)
+    return array.get() if _on_device(array) else np.asarray(array)
+
+
+def _on_device(value: Any) -> bool:
+    """Whether it is CuPy's array; where nobody has imported CuPy, there is none."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
 
 
 HOST = {
@@ -184,3 +191,10 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
     if array_module(gram) is not np:
         return None
     return _host("centered_clipping")(gram, radius, iterations, tie)
+
+
+def normal_cdf(values: Any) -> Any:
+    """The standard normal distribution function, elementwise, in the values' dtype."""
+    if array_module(values) is np:
+        return ndtr(values)
+    return import_module("cupyx.scipy.special").ndtr(values)

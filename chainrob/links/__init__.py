@@ -7,13 +7,11 @@ from chainrob.links.convolution import (
     Convolution2D,
     Convolution3D,
     ConvolutionND,
-    DilatedConvolution2D,
-)
-from chainrob.links.deconvolution import (
     Deconvolution1D,
     Deconvolution2D,
     Deconvolution3D,
     DeconvolutionND,
+    DilatedConvolution2D,
 )
 from chainrob.links.embed_id import EmbedID
 from chainrob.links.ensemble import Ensemble

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.activation import activate_prelu, activate_swish
+from chainrob.functions.activation_functions import prelu, swish
 from chainrob.links.robust_link import RobustLink
 
 
@@ -33,7 +33,7 @@ class PReLU(RobustLink, chainer.links.PReLU):
 
     def forward(self, x: Any) -> chainer.Variable:
         """y, of the shape of x."""
-        return activate_prelu(x, self.W, self.aggregation)
+        return prelu(x, self.W, robustifier=self.aggregation)
 
 
 class Swish(RobustLink, chainer.links.Swish):
@@ -59,4 +59,4 @@ class Swish(RobustLink, chainer.links.Swish):
         """y, of the shape of x."""
         if self.beta.array is None:
             self.beta.initialize(x.shape[1:])
-        return activate_swish(x, self.beta, self.aggregation)
+        return swish(x, self.beta, robustifier=self.aggregation)

@@ -8,11 +8,15 @@ from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
+from chainrob.aggregation import Reduction, Scope, check_options
 from chainrob.links.robust_link import RobustLink, robust_forms
+from chainrob.robustifiers import AdaptiveMean
 
 Model = TypeVar("Model", bound=chainer.Link)
 Predicate = Callable[[str, chainer.Link], bool]
+
+DEFAULT = AdaptiveMean()
+"""What a model gets that is made robust with no word of how."""
 
 MIXES_SAMPLES = (
     chainer.links.BatchNormalization,
@@ -35,7 +39,7 @@ class UnsupportedLinkWarning(UserWarning):
 
 def robustify(
     model: Model,
-    robustifier: Callable[[Any], Any] | None,
+    robustifier: Callable[[Any], Any] | None = DEFAULT,
     *,
     layers: str | int | Iterable[str | int] | Predicate | None = None,
     scope: Scope = "layer",
@@ -60,8 +64,9 @@ def robustify(
 
     Args:
         model: a Link, Chain, ChainList or Sequential.
-        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None makes the links
-            robust ones that run plainly until ``link.robustifier`` is set.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default
+            ``chainrob.AdaptiveMean``, which has nothing to tune. None makes the links robust ones
+            that run plainly until ``link.robustifier`` is set.
         layers: which links: names as ``model.namedlinks()`` gives them, with or without the leading
             slash (a name of a chain means all links below it); numbers, counting the links that
             hold parameters in the order in which the model defines them, from the end where
@@ -107,11 +112,17 @@ def robustify(
             f"that hold parameters are {[name for name, _ in named_layers(model)]}"
         )
     reasons = {name: _unsupported(model, name, link, scope) for name, link in chosen}
-    found = [
-        f"{name} ({type(link).__name__}): {reasons[name]}" for name, link in chosen if reasons[name]
-    ]
-    if found:
-        message = f"{len(found)} of {len(chosen)} links have no robust form: {'; '.join(found)}"
+    unsupported: dict[tuple[str, str], list[str]] = {}
+    for name, link in chosen:
+        if reasons[name]:
+            unsupported.setdefault((type(link).__name__, reasons[name]), []).append(name)
+    if unsupported:
+        count = sum(len(names) for names in unsupported.values())
+        found = [
+            f"{', '.join(names)} ({kind}): {reason}"
+            for (kind, reason), names in unsupported.items()
+        ]
+        message = f"{count} of {len(chosen)} links have no robust form: {'; '.join(found)}"
         if on_unsupported == "raise":
             raise ValueError(
                 f"robustify: {message}; choose others with layers, or pass on_unsupported='skip'"

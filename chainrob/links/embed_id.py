@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.embed_id import embed
+from chainrob.functions.embedding_function import embed_id
 from chainrob.links.robust_link import RobustLink
 
 
@@ -33,4 +33,4 @@ class EmbedID(RobustLink, chainer.links.EmbedID):
 
     def forward(self, x: Any) -> chainer.Variable:
         """Rows of W, (N, ..., Q), for ids (N, ...)."""
-        return embed(x, self.W, self.ignore_label, self.aggregation)
+        return embed_id(x, self.W, self.ignore_label, robustifier=self.aggregation)

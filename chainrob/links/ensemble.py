@@ -16,12 +16,10 @@ class Ensemble(chainer.Chain):
     """T models of one shape side by side: every parameter (...) becomes one of shape (T, ...).
 
     A small network leaves most of a processor idle, and all of a GPU. Here T of them, with T data
-    sets, seeds or
-    robustifiers, take the steps of one: element t of the ensemble gets the numbers that model t
-        would get alone. The
-    model's own ``forward`` runs unchanged on inputs (T, N, ...), so it may use links of
-    ``chainrob.links.Linear`` and functions that treat leading axes alike (ReLU, dropout, sums,
-    ...).
+    sets, seeds or robustifiers, take the steps of one: element t of the ensemble gets the numbers
+    that model t would get alone. The model's own ``forward`` runs unchanged on inputs (T, N, ...),
+    so it may use links of ``chainrob.links.Linear`` and functions that treat leading axes alike
+    (ReLU, dropout, sums, ...).
 
     Args:
         models: T models of the same class and shapes, whose parameters all belong to
@@ -30,7 +28,7 @@ class Ensemble(chainer.Chain):
 
     Raises:
         ValueError: no models, models that differ in class or shapes, parameters that are not
-            initialised, or links that have no replica axis.
+            initialized, or links that have no replica axis.
 
     Example:
         >>> import numpy as np, chainrob
@@ -125,7 +123,7 @@ def _check_alike(models: list[chainer.Link]) -> None:
         {name for model in models for name, one in model.namedparams() if one.array is None}
     )
     if missing:
-        raise ValueError(f"Ensemble: parameters must be initialised, found none in {missing}")
+        raise ValueError(f"Ensemble: parameters must be initialized, found none in {missing}")
     shapes = {name: parameter.shape for name, parameter in first.namedparams()}
     for number, model in enumerate(models):
         if type(model) is not type(first):

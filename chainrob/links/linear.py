@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope
-from chainrob.functions.linear import affine
+from chainrob.aggregation import Reduction, Scope
+from chainrob.functions.linear_function import linear
 from chainrob.links.robust_link import RobustLink
 
 
@@ -22,11 +22,10 @@ class Linear(RobustLink, chainer.links.Linear):
         in_size: P, or None to take it from the first input.
         out_size: Q.
         nobias: whether to leave b out.
-        initialW: initialiser of W.
-        initial_bias: initialiser of b.
+        initialW: initializer of W.
+        initial_bias: initializer of b.
         robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum. It may be
-            exchanged at any time: ``link.robustifier = ...``.
+            sum. It may be exchanged at any time: ``link.robustifier = ...``.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see
             ``chainrob.functions.linear``.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
@@ -71,4 +70,4 @@ class Linear(RobustLink, chainer.links.Linear):
             for extent in x.shape[n_batch_axes:]:
                 in_size *= extent
             self._initialize_params(in_size)
-        return affine(x, self.W, self.b, n_batch_axes, self.aggregation)
+        return linear(x, self.W, self.b, n_batch_axes, robustifier=self.aggregation)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope
+from chainrob.aggregation import Reduction, Scope
 from chainrob.links.linear import Linear
 
 
@@ -20,8 +20,8 @@ class MLP(chainer.Chain):
             three layers.
         robustifiers: None, one robustifier for all layers, or a sequence with one (or None) a
             layer.
-        initialW: initialiser of every W.
-        initial_bias: initialiser of every b.
+        initialW: initializer of every W.
+        initial_bias: initializer of every b.
         loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``, see
             ``chainrob.links.Linear``.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.normalization import normalize_groups, normalize_layer
+from chainrob.functions.gradient_node import runs_plainly
+from chainrob.functions.normalization_functions import group_normalization, layer_normalization
 from chainrob.links.robust_link import RobustLink
 
 
@@ -33,12 +34,11 @@ class LayerNormalization(RobustLink, chainer.links.LayerNormalization):
 
     def forward(self, x: Any) -> chainer.Variable:
         """y, of the shape (N, C) of x."""
-        if self.robustifier is None or self.gamma.array is None:
-            # The stock link initialises itself in its forward pass, from the size that it sees.
-            y = super().forward(x)
-            if self.robustifier is None:
-                return y
-        return normalize_layer(x, self.gamma, self.beta, self.eps, self.aggregation)
+        if runs_plainly(self.aggregation):
+            return super().forward(x)
+        if self.gamma.array is None:
+            super().forward(x)  # which initializes the link from the size that it sees
+        return layer_normalization(x, self.gamma, self.beta, self.eps, robustifier=self.aggregation)
 
 
 class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
@@ -62,8 +62,10 @@ class GroupNormalization(RobustLink, chainer.links.GroupNormalization):
 
     def forward(self, x: Any) -> chainer.Variable:
         """y, of the shape (N, C, ...) of x."""
-        if self.robustifier is None or self.gamma.array is None:
-            y = super().forward(x)
-            if self.robustifier is None:
-                return y
-        return normalize_groups(x, self.groups, self.gamma, self.beta, self.eps, self.aggregation)
+        if runs_plainly(self.aggregation):
+            return super().forward(x)
+        if self.gamma.array is None:
+            super().forward(x)
+        return group_normalization(
+            x, self.groups, self.gamma, self.beta, self.eps, robustifier=self.aggregation
+        )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import chainer
-from chainrob.functions.estimate import Reduction, Scope, check_options
-from chainrob.functions.gradient_node import Aggregation
+from chainrob.aggregation import Aggregation, Reduction, Scope, check_options
 
 _forms: dict[type[chainer.Link], type[RobustLink]] = {}
 
@@ -69,6 +68,27 @@ class RobustLink(chainer.Link):
         self.robustifier = robustifier
         self.loss_reduction = loss_reduction
         self.scope = scope
+
+    @property
+    def printable_specs(self) -> Iterator[tuple[str, Any]]:
+        """What ``print(model)`` shows: the stock link's arguments, then the settings where they
+        matter.
+        """
+        yield from super().printable_specs
+        if self.robustifier is not None:
+            for name in ("robustifier", "loss_reduction", "scope"):
+                yield name, repr(getattr(self, name))
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.robustifier is not None and isinstance(self, chainer.Chain | chainer.ChainList):
+            # A chain prints its children, and no specs of its own.
+            specs = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
+            text = text.replace("(", f"({specs}", 1)
+        return text
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def aggregation(self) -> Aggregation:

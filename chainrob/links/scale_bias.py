@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import chainer
-from chainrob.functions.scale_bias import add, multiply
+from chainrob.functions.gradient_node import runs_plainly
+from chainrob.functions.scale_bias_functions import bias, scale
 from chainrob.links.robust_link import RobustLink
+
+
+def _check_inputs(link: chainer.Link, name: str, xs: tuple[Any, ...]) -> None:
+    """Raise where the number of inputs does not fit; in debug mode what the stock link raises."""
+    expected = 1 if hasattr(link, name) else 2
+    if len(xs) != expected:
+        holds = f"holds {name}" if expected == 1 else f"holds no {name}"
+        error = AssertionError if chainer.is_debug() else TypeError
+        raise error(
+            f"{type(link).__name__}: a link that {holds} takes {expected} input"
+            f"{'s' if expected > 1 else ''}, found {len(xs)}"
+        )
 
 
 class Bias(RobustLink, chainer.links.Bias):
@@ -34,10 +47,11 @@ class Bias(RobustLink, chainer.links.Bias):
 
     def forward(self, *xs: Any) -> chainer.Variable:
         """The sum of x and b, or of two inputs."""
-        if self.robustifier is None or not hasattr(self, "b"):
+        _check_inputs(self, "b", xs)
+        if runs_plainly(self.aggregation) or not hasattr(self, "b"):
             return super().forward(*xs)
         (x,) = xs
-        return add(x, self.b, self.axis, self.aggregation)
+        return bias(x, self.b, self.axis, robustifier=self.aggregation)
 
 
 class Scale(RobustLink, chainer.links.Scale):
@@ -70,8 +84,9 @@ class Scale(RobustLink, chainer.links.Scale):
 
     def forward(self, *xs: Any) -> chainer.Variable:
         """The product of x and W, or of two inputs, and the bias where there is one."""
-        if self.robustifier is None or not hasattr(self, "W"):
+        _check_inputs(self, "W", xs)
+        if runs_plainly(self.aggregation) or not hasattr(self, "W"):
             return super().forward(*xs)
         (x,) = xs
-        y = multiply(x, self.W, self.axis, self.aggregation)
+        y = scale(x, self.W, self.axis, robustifier=self.aggregation)
         return self.bias(y) if hasattr(self, "bias") else y

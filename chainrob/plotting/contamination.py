@@ -12,7 +12,7 @@ from chainrob.plotting.style import axes_of, marker_style
 
 __all__ = ["contamination", "points"]
 
-# The Iris figures' order of colours: blue, orange and green differ most.
+# The Iris figures' order of colors: blue, orange and green differ most.
 _ORDER = (0, 4, 2, 3, 1, 5, 6)
 
 
@@ -24,14 +24,14 @@ def points(
     ring: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw points of several classes, each with its colour and marker.
+    """Draw points of several classes, each with its color and marker.
 
     Args:
-        x (array): Shape (n, 2).
-        t (array): Classes 0, 1, ..., shape (n,).
-        names (sequence of str or None): Of the classes, for the legend.
-        ring (array of int or None): Numbers of the points to put a ring around.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        x: Shape (n, 2).
+        t: Classes 0, 1, ..., shape (n,).
+        names: Of the classes, for the legend.
+        ring: Numbers of the points to put a ring around.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: One collection a class, then the rings.
@@ -72,14 +72,14 @@ def contamination(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw contaminated points, an arrow from where each moved one was, and the clean centre.
+    """Draw contaminated points, an arrow from where each moved one was, and the clean center.
 
     Args:
-        before (array): The points before the contamination, (n, 2).
-        after (array): After it, (n, 2). Points that are equal were not moved.
-        t (array): Classes, (n,).
-        names (sequence of str or None): Of the classes.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        before: The points before the contamination, (n, 2).
+        after: After it, (n, 2). Points that are equal were not moved.
+        t: Classes, (n,).
+        names: Of the classes.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: The picture.

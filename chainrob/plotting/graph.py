@@ -19,8 +19,9 @@ def computation_graph(
 
     Args:
         trace (chainrob.differentiation.EvaluationTrace): What to draw.
-        mode (str): Whose numbers to write: ``'evaluation'``, ``'forward'`` (arguments: the
-            tangents) or ``'reverse'``, whose arrows run backwards.
+        mode (str): What stands in a node: ``'evaluation'``, its value; ``'forward'`` (arguments:
+            the tangents), its value and its tangent; ``'reverse'``, its value and its adjoint, with
+            arrows that run backwards.
         arguments: Of that mode.
         ax (matplotlib.axes.Axes or None): Where to draw.
 
@@ -38,9 +39,7 @@ def computation_graph(
         >>> [text.get_text() for text in ax.texts if text.get_text()]
         ['u₀ = x₁\n3.0000', 'u₁ = u₀ * u₀\n9.0000']
     """
-    if mode not in ("evaluation", "forward", "reverse"):
-        raise ValueError(f"mode must be 'evaluation', 'forward' or 'reverse', found {mode!r}")
-    values = trace.values if mode == "evaluation" else getattr(trace, mode)(*arguments)
+    numbers = trace.node_numbers(mode, *arguments)
     ranks = dict.fromkeys(trace.inputs, 0) | {step.name: step.rank for step in trace.steps}
     places = {}
     for rank in sorted(set(ranks.values())):
@@ -51,15 +50,14 @@ def computation_graph(
     axes.set_axis_off()
     boxes = {}
     for name, place in places.items():
-        value = values[name]
-        number = f"{value:.4f}" if isinstance(value, float) else f"array {value.shape}"
         box = {
             "boxstyle": "square" if name in trace.inputs else "round",
             "facecolor": "white",
             "edgecolor": PALETTE[0],
             "linewidth": 2.0 if name == trace.output else 1.0,
         }
-        text = f"{_subscripted(f'{name} = {trace.expression(name)}')}\n{number}"
+        lines = [f"{name} = {trace.expression(name)}", *numbers[name]]
+        text = "\n".join(_subscripted(line) for line in lines)
         boxes[name] = axes.text(*place, text, ha="center", va="center", fontsize=8, bbox=box)
     backwards = mode == "reverse"
     for step in trace.steps:
@@ -84,6 +82,7 @@ def computation_graph(
 
 
 def _subscripted(text: str) -> str:
-    """Indices below the line: u-1 would read as a difference."""
+    """Indices below the line: u-1 would read as a difference. An adjoint has a bar."""
+    text = re.sub(r"\bu(-?\d+)~", r"ū\1", text)
     digits = str.maketrans("-0123456789", "₋₀₁₂₃₄₅₆₇₈₉")
-    return re.sub(r"\b([ux])(-?\d+)\b", lambda m: m[1] + m[2].translate(digits), text)
+    return re.sub(r"\b([uxū])(-?\d+)\b", lambda m: m[1] + m[2].translate(digits), text)

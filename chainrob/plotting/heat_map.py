@@ -25,11 +25,11 @@ def heat_map(
     """Draw a matrix as a shaded table; darker is larger, and every cell says its number.
 
     Args:
-        values (array): Shape (rows, columns); NaN cells are left white.
-        rows, columns (sequence of str): Their names.
-        intervals (array or None): Shape (2, rows, columns), written below the numbers.
-        darkest (float or None): Values from here on have the darkest shade; None is the largest.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        values: Shape (rows, columns); NaN cells are left white.
+        rows, columns: Their names.
+        intervals: Shape (2, rows, columns), written below the numbers.
+        darkest: Values from here on have the darkest shade; None is the largest.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: The table.
@@ -50,7 +50,7 @@ def heat_map(
             f"values must have shape ({len(rows)}, {len(columns)}), found {table.shape}"
         )
     axes = axes_of(ax, 2.5 + 0.9 * len(columns), 1.2 + 0.42 * len(rows))
-    # A map of one hue whose lightness falls evenly: right in grey and for every kind of eye.
+    # A map of one hue whose lightness falls evenly: right in gray and for every kind of eye.
     least = min(0.0, float(np.nanmin(table)))
     most = float(np.nanmax(table)) if darkest is None else darkest
     image = axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)

@@ -27,12 +27,12 @@ def intervals(
     """Draw means as points with their intervals as bars, one row a name, the first on top.
 
     Args:
-        means (array): Shape (n,).
-        bounds (array): Lower and upper ends, (2, n).
-        names (sequence of str): Of the rows.
-        offset (float): Shift of the rows downwards, to draw a second series in the same axes.
-        label (str or None): For the legend.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        means: Shape (n,).
+        bounds: Lower and upper ends, (2, n).
+        names: Of the rows.
+        offset: Shift of the rows downwards, to draw a second series in the same axes.
+        label: For the legend.
+        ax: Where to draw.
         style: Of the points, such as ``**marker_style(1)``.
 
     Returns:
@@ -48,18 +48,18 @@ def intervals(
         >>> ax.get_yticklabels()[0].get_text()
         'a'
     """
-    centre, ends = np.asarray(means, np.float64), np.asarray(bounds, np.float64)
+    center, ends = np.asarray(means, np.float64), np.asarray(bounds, np.float64)
     n = len(names)
-    if centre.shape != (n,) or ends.shape != (2, n):
+    if center.shape != (n,) or ends.shape != (2, n):
         raise ValueError(
-            f"means must be ({n},) and bounds (2, {n}), found {centre.shape} and {ends.shape}"
+            f"means must be ({n},) and bounds (2, {n}), found {center.shape} and {ends.shape}"
         )
     axes = axes_of(ax, 5.6, 1.0 + 0.25 * n)
     at = np.arange(n) + offset
     chosen = {"color": "black", "marker": "o", **style}
-    reach = np.abs(ends - centre)
+    reach = np.abs(ends - center)
     axes.errorbar(
-        centre, at, xerr=reach, linestyle="", markersize=4, linewidth=1, label=label, **chosen
+        center, at, xerr=reach, linestyle="", markersize=4, linewidth=1, label=label, **chosen
     )
     axes.set_yticks(np.arange(n), names)
     axes.set_ylim(n - 0.4, -0.6)

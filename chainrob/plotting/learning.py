@@ -26,12 +26,12 @@ def learning_curves(
     """Draw means over trials, each with the 95% bootstrap band of the mean.
 
     Args:
-        x (array): Shape (times,).
-        trials (mapping): From the label to an array (trials, times).
-        size (int or None): Draw besides, more faintly, where 95% of the means of so many trials
+        x: Shape (times,).
+        trials: From the label to an array (trials, times).
+        size: Draw besides, more faintly, where 95% of the means of so many trials
             lie.
-        styles (mapping or None): Colour, dashes, ... by label; None chooses them.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        styles: Color, dashes, ... by label; None chooses them.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: With a line a label.

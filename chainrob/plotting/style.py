@@ -1,4 +1,4 @@
-"""Colours, dashes and markers that can be told apart, and figures free of pyplot."""
+"""Colors, dashes and markers that can be told apart, and figures free of pyplot."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from matplotlib.figure import Figure
 __all__ = ["PALETTE", "axes_of", "line_style", "marker_style", "new_figure"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, without the yellow that is too faint for lines."""
+"""Okabe and Ito's colors, without the yellow that is too faint for lines."""
 
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the index-th line; the first 42 pairs differ.
+    """Color and dashes of the index-th line; the first 42 pairs differ.
 
     Example:
         >>> from chainrob.plotting import line_style
         >>> line_style(1)
         {'color': '#D55E00', 'linestyle': '--'}
     """
-    # 7 colours and 6 dash patterns have no common factor, so pairs repeat only after 42.
+    # 7 colors and 6 dash patterns have no common factor, so pairs repeat only after 42.
     return {"color": PALETTE[index % 7], "linestyle": _DASHES[index % 6]}
 
 
 def marker_style(index: int) -> dict[str, Any]:
-    """Colour and marker of the index-th set of points; the first 56 pairs differ.
+    """Color and marker of the index-th set of points; the first 56 pairs differ.
 
     Example:
         >>> from chainrob.plotting import marker_style

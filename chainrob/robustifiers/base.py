@@ -22,11 +22,6 @@ from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
-from chainrob.sample_gradients.pullback import (
-    projections,
-    pullback_coordinates,
-    pullback_weights,
-)
 
 __all__ = [
     "ConvergenceWarning",
@@ -90,12 +85,15 @@ class Robustifier(abc.ABC):
     def __post_init__(self) -> None:
         require_choice(self, "nonfinite", ("drop", "raise", "propagate"))
 
-    def __call__(self, gradients: Array | SampleGradients) -> Any:
+    def __call__(
+        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
+    ) -> Any:
         """The robust estimate of the N rows.
 
         Args:
             gradients: array (N, D), NumPy or CuPy, floating point; or a ``SampleGradients``
                 operator.
+            x: the same by the name that it has in the tutorial's Listing 4, in place of it.
 
         Returns:
             array (D,) of the same dtype on the same device; for an operator, (*R, *shape) of its
@@ -104,9 +102,15 @@ class Robustifier(abc.ABC):
         Raises:
             ValueError: no rows, a wrong shape, parameters that cannot work with N rows, or no
                 finite row.
-            TypeError: not an array of a floating point dtype.
+            TypeError: not an array of a floating point dtype; or both names, or neither.
         """
-        return self.estimate(gradients).value
+        return self.estimate(self._given(gradients, x)).value
+
+    def _given(self, gradients: Any, x: Any) -> Any:
+        """The rows, by whichever of the two names."""
+        if (gradients is None) == (x is None):
+            raise TypeError(f"{type(self).__name__} takes the rows once: as gradients or as x=")
+        return x if gradients is None else gradients
 
     def estimate(self, gradients: Array | SampleGradients, watch: bool = False) -> Estimate:
         """The estimate, and with ``watch`` the samples' weights from the same pass.
@@ -136,7 +140,9 @@ class Robustifier(abc.ABC):
         if self.nonfinite == "raise":
             raise NonFiniteGradientError(f"{found} and nonfinite is 'raise'")
         if not bool(finite.any(axis=-1).all()):
-            raise NonFiniteGradientError(f"{found}; no finite row is left")
+            raise NonFiniteGradientError(
+                f"{found}; no finite row is left (nonfinite='propagate' would let NaN through)"
+            )
         if n_bad:
             warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=3)
         return self._from_finite(gradients, finite, watch)
@@ -275,7 +281,7 @@ class CoordinateWise(Robustifier):
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_coordinates(gradients, self.derivative, cotangent)
+        return gradients.pullback_coordinates(self.derivative, cotangent)
 
     @abc.abstractmethod
     def coordinate_weights(self, values: Array) -> Array:
@@ -332,7 +338,7 @@ class Weighting(Robustifier):
         xp = gradients.xp
         gram = gram_matrix(gradients, centered=self.translation_equivariant)
         scaled = self.scaled_by(gram.exponent)
-        products, along = gram.products, projections(gradients, cotangent)[..., None]
+        products, along = gram.products, gradients.projections(cotangent)[..., None]
         if self.translation_equivariant:
             # About the estimate itself: a point that is known by its weights, and an ordinary one.
             weights = scaled.weights(products)[..., None]
@@ -344,7 +350,7 @@ class Weighting(Robustifier):
             mixing = xp.ldexp(mixing, -2 * gram.exponent)
             if self.translation_equivariant:
                 mixing = xp.matmul(mixing, shift)
-        return pullback_weights(gradients, weights, mixing, cotangent)
+        return gradients.pullback_weights(weights, mixing, cotangent)
 
     def _row_weights(self, gradients: SampleGradients) -> Array:
         gram = gram_matrix(

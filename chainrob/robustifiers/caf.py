@@ -62,7 +62,7 @@ class CAF(BadRows, Weighting):
             if not bool(active.any()):
                 break
             shares = counts / xp.where(total > 0.0, total, 1.0)
-            value, projections = _principal(gram, shares)
+            value, projections = principal(gram, shares)
             better = active & (value < least)
             best = xp.where(better[..., None], shares, best)
             least = xp.where(better, value, least)
@@ -76,7 +76,7 @@ class CAF(BadRows, Weighting):
         return best
 
 
-def _principal(gram: Array, shares: Array) -> tuple[Array, Array]:
+def principal(gram: Array, shares: Array) -> tuple[Array, Array]:
     """Largest eigenvalue of the weighted covariance, and the rows' projections on its eigenvector.
 
     With K the Gram matrix of the centered rows X and C = diag(shares), the covariance X^T C X and

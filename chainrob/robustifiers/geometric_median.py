@@ -142,6 +142,8 @@ class GeometricMedian(Weighting):
         """
         xp = array_module(gram)
         n = gram.shape[-1]
+        if n == 1:  # the row itself
+            return xp.ones(gram.shape[:-1]), None
         along = projections[..., None]
         squares = xp.maximum(xp.diagonal(gram, axis1=-2, axis2=-1), 0.0)
         middle = xp.median(squares, axis=-1, keepdims=True)

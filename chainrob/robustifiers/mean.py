@@ -10,7 +10,6 @@ import numpy as np
 from chainrob.robustifiers.base import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
-from chainrob.sample_gradients.pullback import pullback_weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +31,8 @@ class Mean(Robustifier):
         return Estimate(gradients.mean(), _ones(gradients) if watch else None)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        return pullback_weights(gradients, _ones(gradients) / gradients.n_samples, None, cotangent)
+        weights = _ones(gradients) / gradients.n_samples
+        return gradients.pullback_weights(weights, None, cotangent)
 
 
 def _ones(gradients: SampleGradients) -> Array:

@@ -100,15 +100,18 @@ def default(
     With N = ``n_samples`` and f = ceil(contamination * N), the number of bad rows that a batch
     holds if each share of it is as bad as the whole:
 
-    - f itself for what counts bad rows: ``f=f`` for ``krum``, ``multi_krum``,
-      ``mean_around_median``, ``phocas``, ``minimum_diameter_averaging``, ``caf``, ``smea``,
-      ``nearest_neighbor_mixing`` and ``adaptive_robust_clipping``; ``count=f`` for
+    - ``f=f`` for ``krum``, ``multi_krum``, ``mean_around_median``, ``phocas``,
+      ``minimum_diameter_averaging``, ``caf``, ``smea``, ``monna``, ``spectral_filter``, ``dnc``,
+      ``bulyan``, ``nearest_neighbor_mixing`` and ``adaptive_robust_clipping``; ``count=f`` for
       ``trimmed_mean`` and ``winsorized_mean``;
-    - ``n_blocks=2f+1`` for ``median_of_means``: the fewest of which f bad ones are a minority;
+    - ``n_blocks=2f+1`` for ``median_of_means`` and ``median_of_means_minimization``: the fewest of
+      which f bad ones are a minority;
     - ``size=(N-1)//(2f)`` for ``bucketing``: the largest that leaves f bad buckets a minority (all
       rows in one bucket for f = 0, which is the mean);
-    - ``pilot='median'`` for ``soft_truncation`` and ``m_estimator`` where f > 0, else ``'mean'``;
-    - nothing for ``mean``, ``coordinate_median``, ``geometric_median`` and ``centered_clipping``.
+    - ``pilot='median'`` for ``soft_truncation``, ``multiplicative_noise`` and ``m_estimator`` where
+      f > 0, else ``'mean'``;
+    - nothing for ``mean``, ``adaptive_mean``, ``coordinate_median``, ``geometric_median``,
+      ``centered_clipping`` and ``relative_clipping``.
 
     A random batch of N holds more than f bad samples about every other time. Who wants a margin
     states a higher contamination.
@@ -164,10 +167,11 @@ def _nothing(n: int, f: int) -> dict[str, Any]:
 
 
 _DEFAULTS: dict[str, _Rule] = {
-    **dict.fromkeys(("mean", "coordinate_median", "geometric_median"), _nothing),
-    **dict.fromkeys(("soft_truncation", "m_estimator"), _pilot),
-    "centered_clipping": _nothing,
+    **dict.fromkeys(("mean", "adaptive_mean", "coordinate_median", "geometric_median"), _nothing),
+    **dict.fromkeys(("soft_truncation", "multiplicative_noise", "m_estimator"), _pilot),
+    **dict.fromkeys(("centered_clipping", "relative_clipping"), _nothing),
     "median_of_means": lambda n, f: {"n_blocks": 2 * f + 1},
+    "median_of_means_minimization": lambda n, f: {"n_blocks": 2 * f + 1},
     "bucketing": lambda n, f: {"size": max((n - 1) // (2 * f), 1) if f else n},
 }
 """Those of what does not count bad rows in a parameter."""
@@ -182,8 +186,8 @@ def _rule(cls: type[Any]) -> _Rule | None:
 
 
 def _snake(name: str) -> str:
-    """``MEstimator`` as ``m_estimator``, ``CAF`` as ``caf``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    """``MEstimator`` as ``m_estimator``, ``CAF`` as ``caf``, ``MoNNA`` as ``monna``."""
+    return re.sub(r"(?<=[A-Za-z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _class(name: str, extra: Mapping[str, Any] | None = None) -> Any:

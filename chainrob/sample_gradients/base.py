@@ -1,4 +1,4 @@
-"""What every operator of sample gradients answers.
+"""What every operator of sample gradients answers, and linear combinations of its rows.
 
 Index legend, used in all files of this folder: ``R`` replica axes (none in ordinary use; one row of
 an ensemble, or one output unit, is one replica), ``N`` samples, ``S`` positions within a sample
@@ -9,22 +9,26 @@ gradient (Q * P for a weight matrix).
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import mixed_gram
+from chainrob.sample_gradients.pullback import Derivative, Differentiable
 from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.rows import block_matrix, central_row, squared_distances
 
 __all__ = [
     "MATERIALIZE_LIMIT",
     "TILE_BUDGET",
     "Array",
+    "Blocks",
+    "Derivative",
     "Fused",
     "Index",
+    "Mixed",
     "Reduction",
     "RowSquares",
     "SampleGradients",
@@ -43,7 +47,7 @@ MATERIALIZE_LIMIT = 1 << 28
 """Numbers that ``materialize`` is willing to build (1 GiB in float32)."""
 
 
-class SampleGradients(abc.ABC):
+class SampleGradients(Differentiable, abc.ABC):
     """The matrix G of N sample gradients (rows) of one parameter, as an operator.
 
     Attributes:
@@ -115,12 +119,6 @@ class SampleGradients(abc.ABC):
         output unit.
         """
 
-    def by_replica(self) -> SampleGradients:
-        """The same operator, whose ``reduce`` hands over tiles with their replica axes; others may
-        leave them out, which only a reduction that differs between replicas can tell.
-        """
-        return self
-
     @abc.abstractmethod
     def finite_rows(self) -> Array:
         """(*R, N) booleans: the rows without NaN and infinity."""
@@ -150,13 +148,7 @@ class SampleGradients(abc.ABC):
 
     def squared_norms(self) -> Array:
         """Squared Euclidean norms of the rows: (*R, N), float64."""
-        return self.xp.ascontiguousarray(_diagonal(self.gram()))
-
-    def squared_distances(self) -> Array:
-        """Squared distances between the rows: (*R, N, N), float64, symmetric, never negative, zero
-        on the diagonal.
-        """
-        return squared_distances(self.centered_gram())
+        return self.xp.ascontiguousarray(self.xp.diagonal(self.gram(), axis1=-2, axis2=-1))
 
     def reduce(
         self,
@@ -185,25 +177,8 @@ class SampleGradients(abc.ABC):
             target[...] = reduction.of_values(values, squares).reshape(target.shape)
         return out
 
-    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
-        """Mean and variance of every coordinate, each (*R, *shape), in ``compute_dtype``.
-
-        Args:
-            ddof: the variance divides by N - ddof; with N <= ddof it is zero.
-        """
-        divisor = max(self.n_samples - ddof, 1)
-
-        def variance(values: Array) -> Array:
-            deviations = values - values.mean(axis=-2, keepdims=True)
-            return (deviations * deviations).sum(axis=-2) / divisor
-
-        dtype = self.compute_dtype
-        return self.reduce(lambda values: values.mean(axis=-2), dtype), self.reduce(variance, dtype)
-
     def block_means(self, n_blocks: int) -> SampleGradients:
         """The means of ``n_blocks`` contiguous blocks of rows whose sizes differ by one at most."""
-        from chainrob.sample_gradients.mixed import Blocks  # mixed.py builds on this file
-
         return Blocks(self, n_blocks)
 
     def mix(self, matrix: Array, *, affine: bool = True) -> SampleGradients:
@@ -213,8 +188,6 @@ class SampleGradients(abc.ABC):
             affine: whether every row of the matrix adds up to one, as in averages (but not in
                 clipping).
         """
-        from chainrob.sample_gradients.mixed import Mixed  # mixed.py builds on this file
-
         return Mixed(self, matrix, affine=affine)
 
     def materialize(self, limit: int | None = None) -> Array:
@@ -244,45 +217,220 @@ class SampleGradients(abc.ABC):
         """An estimate (*R, D) in the parameter's own shape."""
         return estimate.reshape((*self.replicas, *self.shape))
 
+    def zeros(self) -> Any:
+        """An estimate of zeros."""
+        return self.xp.zeros((*self.replicas, *self.shape), self.dtype)
 
-def central_row(array: Array) -> Array:
-    """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm,
-    (*R, 1, K).
+    # -- what most operators leave as it is
 
-    It is a data row and no mean, because one row 1e15 times the rest would drag any mean with it.
+    def each(self, answer: Callable[[SampleGradients], Any]) -> Any:
+        """What ``answer`` says of the operator; a tuple, one a part, for joined parameters."""
+        return answer(self)
+
+    def touched(self) -> SampleGradients:
+        """The operator without coordinates that are known to be zero in all samples."""
+        return self
+
+    def grouped(self, n_blocks: int) -> SampleGradients | None:
+        """``block_means`` in a form that compiled reductions know, or None."""
+        return None
+
+    def added_up(self, uses: Sequence[SampleGradients]) -> SampleGradients | None:
+        """One operator for the sum of several of this kind, or None: see ``summed.add_up``."""
+        return None
+
+    def as_layer(self) -> SampleGradients:
+        """The same coordinates, output units side by side: for whom looks at one at a time."""
+        return self
+
+    def join_units(self, estimate: Array) -> Array:
+        """Estimates of all output units (*R, U, ...) in the parameter's own shape."""
+        return estimate.reshape((*self.replicas, *self.shape))
+
+    # -- size
+
+    def magnitude(self) -> Any:
+        """The exponent e for which rows of 2^-e G have ordinary size; see ``normalized``."""
+        return 0
+
+    def scaled_down(self, exponent: Any) -> SampleGradients:
+        """The operator 2^-exponent G."""
+        raise NotImplementedError(f"{type(self).__name__} has no scaled form")
+
+    # -- what an operator is made of
+
+    weights: Any = None
+    """Of a bias: the weights beside it, which answer for both with ``with_bias()``."""
+
+    units_come_first: ClassVar[bool] = True
+    """Whether output units are the entries of the parameter's first axis."""
+
+    sparse: ClassVar[bool] = False
+    """Whether most coordinates are zero in all samples."""
+
+    outer_factors: tuple[Array, Array] | None = None
+    """x and gy, (*R, N, S, P) and (*R, N, S, Q), of ordinary outer products."""
+
+    def map_factors(self, answer: Callable[[Array, int], Array]) -> SampleGradients:
+        """The operator of other samples, from what the rows are made of.
+
+        Args:
+            answer: an array and the number of its sample axis to the array of the other samples.
+        """
+        raise NotImplementedError(f"the rows of {type(self).__name__} are made of no arrays")
+
+    def numbers_per_sample(self) -> int:
+        """How many numbers one sample's rows are made of."""
+        return prod(self.replicas) * self.size
+
+
+class Mixed(SampleGradients):
+    """The operator A G, for an operator G of N rows and a matrix A of M new rows.
+
+    Its Gram matrix is A K A^T and its weighted sum G^T (A^T w), so whatever is mixed costs N x N
+    numbers at most.
+
+    Args:
+        base: the operator G.
+        matrix: A, (*R, M, N) or (M, N).
+        affine: whether the rows of A add up to one.
     """
-    xp = array_module(array)
-    if array.shape[-1] == 0:
-        return array[..., :1, :]
-    norms = xp.abs(array).max(axis=-1)
-    middle = xp.argsort(norms, axis=-1)[..., (array.shape[-2] - 1) // 2]
-    return xp.take_along_axis(array, middle[..., None, None], axis=-2)
+
+    def __init__(self, base: SampleGradients, matrix: Array, *, affine: bool = True) -> None:
+        if matrix.shape[-1] != base.n_samples:
+            raise ValueError(
+                f"Mixed: matrix must have {base.n_samples} columns, one a row of the base, found "
+                f"{matrix.shape[-1]}"
+            )
+        self.base = base
+        self.matrix = matrix.astype(np.float64, copy=False)
+        self.affine = affine
+        self.replicas = base.replicas
+        self.n_samples = matrix.shape[-2]
+        self.shape = base.shape
+        self.dtype = base.dtype
+
+    @property
+    def xp(self) -> Any:
+        return self.base.xp
+
+    def weighted_sum(self, weights: Array) -> Any:
+        combined = self.xp.matmul(weights.astype(np.float64, copy=False)[..., None, :], self.matrix)
+        return self.base.weighted_sum(combined[..., 0, :])
+
+    def gram(self) -> Array:
+        return self._congruent(self.base.gram())
+
+    def centered_gram(self) -> Array:
+        xp = self.xp
+        base = self.base.centered_gram() if self.affine else self.base.gram()
+        if not self.replicas:
+            gram = mixed_gram(self.matrix, base)
+            if gram is not None:
+                return gram
+        gram = self._congruent(base)
+        # Mixed rows may coincide where the rows did not, so they are centred once more; and what
+        # rounding cannot tell from the centre is put there.
+        sizes = xp.abs(self.matrix)
+        rounding = (xp.matmul(sizes, xp.abs(base)) * sizes).sum(axis=-1)
+        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+        middle = xp.argsort(norms, axis=-1)[..., (self.n_samples - 1) // 2][..., None, None]
+        row = xp.take_along_axis(gram, middle, axis=-2)
+        corner = xp.take_along_axis(row, middle, axis=-1)
+        gram = gram - row - row.swapaxes(-1, -2) + corner
+        rounding = rounding + xp.take_along_axis(rounding, middle[..., 0], axis=-1)
+        norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+        apart = norms > 32.0 * np.finfo(np.float64).eps * rounding
+        return gram * (apart[..., :, None] & apart[..., None, :])
+
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        last = reduction.mix
+        mix = self._combine if last is None else lambda values: last(self._combine(values))
+        # Output units that are mixed each in its own way are no longer one layer to their base.
+        by_replica = reduction.by_replica or self.matrix.ndim > 2
+        return self.base.reduce(reduction._replace(mix=mix, by_replica=by_replica), dtype, squares)
+
+    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
+        for index, values in self.base.tiles(budget):
+            yield index, self._combine(values)
+
+    def materialize(self, limit: int | None = None) -> Array:
+        return self._combine(self.base.materialize(limit))
+
+    def split(self, estimate: Array) -> Any:
+        return self.base.split(estimate)
+
+    def take(self, rows: Array) -> Mixed:
+        return Mixed(self.base, self.xp.take(self.matrix, rows, axis=-2), affine=self.affine)
+
+    def replica(self, index: tuple[int | slice, ...]) -> Mixed:
+        matrix = self.matrix if self.matrix.ndim == 2 else self.matrix[index]
+        return Mixed(self.base.replica(index), matrix, affine=self.affine)
+
+    def units(self) -> Mixed:
+        matrix = self.matrix if self.matrix.ndim == 2 else self.matrix[..., None, :, :]
+        return Mixed(self.base.units(), matrix, affine=self.affine)
+
+    def finite_rows(self) -> Array:
+        bad = (~self.base.finite_rows()).astype(np.float64)
+        touched = self.xp.matmul(self.xp.abs(self.matrix), bad[..., None])[..., 0]
+        return touched == 0.0
+
+    def magnitude(self) -> Any:
+        return self.base.magnitude()
+
+    def scaled_down(self, exponent: Any) -> SampleGradients:
+        return Mixed(self.base.scaled_down(exponent), self.matrix, affine=self.affine)
+
+    def each(self, answer: Callable[[SampleGradients], Any]) -> Any:
+        return self.base.each(lambda part: answer(Mixed(part, self.matrix, affine=self.affine)))
+
+    def projections(self, direction: Any) -> Array:
+        return self.xp.matmul(self.matrix, self.base.projections(direction)[..., None])[..., 0]
+
+    def pullback_weights(
+        self, weights: Array, mixing: Array | None, cotangent: Any
+    ) -> tuple[Any, ...]:
+        back = self.matrix.swapaxes(-1, -2)
+        weights = self.xp.matmul(back, weights[..., None].astype(np.float64))[..., 0]
+        if mixing is not None:
+            mixing = self.xp.matmul(self.xp.matmul(back, mixing), self.matrix)
+        return self.base.pullback_weights(weights, mixing, cotangent)
+
+    def pullback_coordinates(self, derivative: Derivative, cotangent: Any) -> tuple[Any, ...]:
+        def through(values: Array) -> Array:
+            matrix = self.matrix.astype(values.dtype, copy=False)
+            mixed = derivative(self.xp.matmul(matrix, values))
+            return self.xp.matmul(matrix.swapaxes(-1, -2), mixed)
+
+        return self.base.pullback_coordinates(through, cotangent)
+
+    def _congruent(self, gram: Array) -> Array:
+        return self.xp.matmul(self.xp.matmul(self.matrix, gram), self.matrix.swapaxes(-1, -2))
+
+    def _combine(self, values: Array) -> Array:
+        return self.xp.matmul(self.matrix.astype(values.dtype, copy=False), values)
 
 
-def squared_distances(gram: Array) -> Array:
-    """Squared distances between rows from their (centred) Gram matrix, both (*R, N, N).
+class Blocks(Mixed):
+    """The means of contiguous blocks of rows.
 
-    Symmetric to the last bit, never negative, zero on the diagonal.
+    Args:
+        base: the operator of the rows.
+        n_blocks: number of blocks, whose sizes differ by one at most.
     """
-    xp = array_module(gram)
-    norms = _diagonal(gram)
-    products = gram + gram.swapaxes(-1, -2)
-    distances = xp.maximum(norms[..., :, None] + norms[..., None, :] - products, 0.0)
-    index = xp.arange(gram.shape[-1])
-    distances[..., index, index] = 0.0
-    return distances
 
+    def __init__(self, base: SampleGradients, n_blocks: int) -> None:
+        super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
 
-@lru_cache(maxsize=32)
-def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
-    """(B, N) float64: row b averages the b-th contiguous block of samples. Not to be changed: the
-    next call is answered with the same array.
-    """
-    edges = (xp.arange(n_blocks + 1) * n_samples) // n_blocks
-    start, stop = edges[:-1, None], edges[1:, None]
-    index = xp.arange(n_samples)
-    return ((index >= start) & (index < stop)) / (stop - start)
+    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        if not reduction.compiled or self.xp is not np:
+            return super()._reduce(reduction, dtype, squares)
 
+        def of_part(part: SampleGradients) -> Array:
+            means = part.grouped(self.n_samples)
+            if means is None:
+                return Mixed._reduce(Blocks(part, self.n_samples), reduction, dtype, squares)
+            return means.reduce(reduction, dtype or part.dtype, squares)
 
-def _diagonal(matrix: Array) -> Array:
-    return array_module(matrix).diagonal(matrix, axis1=-2, axis2=-1)
+        return self.base.each(of_part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -10,30 +10,36 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import (
-    TILE_BUDGET,
     Array,
+    Derivative,
     Index,
     Reduction,
     RowSquares,
     SampleGradients,
+    block_matrix,
     central_row,
 )
+from chainrob.sample_gradients.factored import Factored, products
 
 
-class Dense(SampleGradients):
+class Dense(Factored):
     """Rows given as an array (*R, N, *shape).
 
     Args:
         rows: array (*R, N, *shape); NumPy or CuPy, floating point.
         n_replica_axes: how many leading axes are replicas.
+        weights: the weights beside which the rows are a bias.
     """
 
-    def __init__(self, rows: Array, n_replica_axes: int = 0) -> None:
+    def __init__(
+        self, rows: Array, n_replica_axes: int = 0, weights: SampleGradients | None = None
+    ) -> None:
         self.rows = rows
         self.replicas = rows.shape[:n_replica_axes]
         self.n_samples = rows.shape[n_replica_axes]
         self.shape = rows.shape[n_replica_axes + 1 :]
         self.dtype = rows.dtype
+        self.weights = weights
 
     @property
     def xp(self) -> Any:
@@ -45,31 +51,44 @@ class Dense(SampleGradients):
         rows = self.rows.reshape((*self.replicas, self.n_samples, self.size))
         return rows.astype(self.compute_dtype, copy=False)
 
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        return (self.rows,)
+
+    def with_factors(self, *factors: Array) -> Dense:
+        return Dense(factors[0], len(self.replicas))
+
+    def sample_axis(self, factor: Array) -> int:
+        return len(self.replicas)
+
     def weighted_sum(self, weights: Array) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False)
         total = self.xp.matmul(weights[..., None, :], self.flat)
         return total.reshape((*self.replicas, *self.shape)).astype(self.dtype, copy=False)
 
     def gram(self) -> Array:
-        return _gram(self.flat.astype(np.float64, copy=False))
+        return products(self.flat.astype(np.float64, copy=False))
 
     def centered_gram(self) -> Array:
         rows = self.flat.astype(np.float64, copy=False)
-        return _gram(rows - central_row(rows))
+        return products(rows - central_row(rows))
 
-    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
-        flat = self.flat
-        if len(self.shape) != 1:
-            # Tiles must be addressable by one slice an axis: a tile is a run along the first axis.
-            first, rest = (self.shape[0], prod(self.shape[1:])) if self.shape else (1, 1)
-        else:
-            first, rest = self.shape[0], 1
-        per_row = max(1, prod(self.replicas) * self.n_samples * rest)
-        step = max(1, (budget or TILE_BUDGET) // per_row)
-        for start in range(0, first, step):
-            stop = min(start + step, first)
-            index: Index = (slice(start, stop),) if self.shape else ()
-            yield index, flat[..., start * rest : stop * rest]
+    def rectangles(self, budget: int) -> Iterator[Index]:
+        # Runs along the first axis: a rectangle is one slice an axis.
+        if not self.shape:
+            yield ()
+            return
+        rest = tuple(slice(0, extent) for extent in self.shape[1:])
+        per_entry = max(1, prod(self.replicas) * self.n_samples * prod(self.shape[1:]))
+        step = max(1, budget // per_entry)
+        for start in range(0, self.shape[0], step):
+            yield (slice(start, min(start + step, self.shape[0])), *rest)
+
+    def values(self, index: Index) -> Array:
+        lead = (slice(None),) * (len(self.replicas) + 1)
+        rows = self.rows[lead + index].astype(self.compute_dtype, copy=False)
+        width = prod(one.stop - one.start for one in index)
+        return rows.reshape((*self.replicas, self.n_samples, width))
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
         # Rows are outer products with a single output whose gradient is one.
@@ -81,9 +100,14 @@ class Dense(SampleGradients):
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
 
-    def take(self, rows: Array) -> Dense:
-        axis = len(self.replicas)
-        return Dense(self.xp.take(self.rows, rows, axis=axis), axis)
+    def grouped(self, n_blocks: int) -> Dense:
+        flat = self.flat
+        matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
+        means = self.xp.matmul(matrix, flat)
+        return Dense(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
+
+    def added_up(self, uses: Sequence[Any]) -> Dense:
+        return Dense(sum(one.rows for one in uses), len(self.replicas))
 
     def replica(self, index: tuple[int | slice, ...]) -> Dense:
         rows = self.rows[index]
@@ -93,6 +117,10 @@ class Dense(SampleGradients):
         axis = len(self.replicas)
         return Dense(self.xp.moveaxis(self.rows, axis + 1, axis), axis + 1)
 
+    def pulled_units(self, pulled: tuple[Array, ...]) -> tuple[Array, ...]:
+        axis = len(self.replicas)
+        return tuple(self.xp.moveaxis(one, axis, axis + 1) for one in pulled)
+
     def surely_finite(self) -> Array:
         # One fast pass; an overflow of the sum is a doubt only.
         flat = self.flat
@@ -101,6 +129,27 @@ class Dense(SampleGradients):
     def finite_rows(self) -> Array:
         return self.xp.isfinite(self.flat).all(axis=-1)
 
+    # -- double backward
 
-def _gram(rows: Array) -> Array:
-    return array_module(rows).matmul(rows, rows.swapaxes(-1, -2))
+    def projections(self, direction: Array) -> Array:
+        flat = direction.reshape((*self.replicas, self.size, 1)).astype(np.float64)
+        return self.xp.matmul(self.flat.astype(np.float64, copy=False), flat)[..., 0]
+
+    def pullback_weights(
+        self, weights: Array, mixing: Array | None, cotangent: Array
+    ) -> tuple[Any, ...]:
+        dtype = self.compute_dtype
+        flat = cotangent.reshape((*self.replicas, 1, self.size))
+        rows = weights[..., None].astype(dtype) * flat
+        if mixing is not None:
+            rows = rows + self.xp.matmul(mixing.astype(dtype), self.flat)
+        return (rows.reshape(self.rows.shape),)
+
+    def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:
+        lead = (slice(None),) * len(self.replicas)
+        out = self.xp.empty(self.rows.shape, self.compute_dtype)
+        for index, values in self.tiles():
+            target = out[(*lead, slice(None), *index)]
+            at_tile = cotangent[lead + index].reshape((*self.replicas, 1, -1))
+            target[...] = (derivative(values) * at_tile).reshape(target.shape)
+        return (out,)

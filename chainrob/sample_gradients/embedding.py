@@ -4,8 +4,9 @@ holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from chainrob.sample_gradients.base import (
     RowSquares,
     SampleGradients,
 )
-from chainrob.sample_gradients.normalized import _typical_exponent, magnitude, scaled_down
 from chainrob.sample_gradients.tiled import Tiled
 
 
@@ -45,26 +45,42 @@ class EmbeddingGradients(Tiled):
         n_ids: V.
     """
 
+    sparse: ClassVar[bool] = True
+    units_come_first: ClassVar[bool] = False
+
     def __init__(self, ids: Array, gy: Array, n_ids: int) -> None:
         self.ids = ids
         self.gy = gy
         self.n_samples = ids.shape[0]
-        self.shape = (n_ids, gy.shape[-1])
+        self.shape = self.full_shape = (n_ids, gy.shape[-1])
         self.dtype = gy.dtype
 
     @property
     def xp(self) -> Any:
         return array_module(self.gy)
 
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        return self.ids, self.gy
+
+    def _made_of(self, *factors: Array) -> EmbeddingGradients:
+        ids, gy = factors
+        return EmbeddingGradients(ids, gy, self.full_shape[0])
+
+    def added_up(self, uses: Sequence[Any]) -> EmbeddingGradients:
+        ids = self.xp.concatenate([one.ids for one in uses], axis=1)
+        gy = self.xp.concatenate([one.gy for one in uses], axis=1)
+        return EmbeddingGradients(ids, gy, self.full_shape[0])
+
     @cached_property
     def entries(self) -> Entries:
         xp = self.xp
         ids = self.ids.reshape(-1).astype(np.int64)
         samples = xp.repeat(xp.arange(self.n_samples), self.ids.shape[1])
-        values = self.gy.reshape((-1, self.shape[1])).astype(self.compute_dtype, copy=False)
+        values = self.gy.reshape((-1, self.full_shape[1])).astype(self.compute_dtype, copy=False)
         keys = ids * max(self.n_samples, 1) + samples
         order = xp.argsort(keys, kind="stable")
-        order = order[((ids >= 0) & (ids < self.shape[0]))[order]]
+        order = order[((ids >= 0) & (ids < self.full_shape[0]))[order]]
         starts = _starts(keys[order])
         if not starts.size:
             return Entries(ids[:0], samples[:0], values[:0])
@@ -91,7 +107,7 @@ class EmbeddingGradients(Tiled):
         """The ids that some sample holds, in order."""
         return self.xp.unique(self.entries.ids)
 
-    def values(self, index: Index) -> Array:
+    def _values(self, index: Index) -> Array:
         rows, columns = index
         found = self._run(rows)
         shape = (self.n_samples, rows.stop - rows.start, columns.stop - columns.start)
@@ -99,18 +115,22 @@ class EmbeddingGradients(Tiled):
         out[found.samples, found.ids - rows.start] = found.values[:, columns]
         return out.reshape((self.n_samples, -1))
 
-    def weighted_sum(self, weights: Array) -> Array:
+    def _weighted_sum(self, weights: Array) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False)
         entries = self.entries
         return self._gather(entries.values * weights[entries.samples][:, None])
 
     def gram(self) -> Array:
+        if self.unit is not None:
+            return super().gram()
         n, m = self.n_samples, len(self.entries.ids)
         if m * m > n * n * self.touched().shape[0]:
-            return self.touched()._summed_products(centered=False)
+            return self.touched()._gram_of_tiles(centered=False)
         return self._pairs(self.entries)
 
     def centered_gram(self) -> Array:
+        if self.unit is not None:
+            return super().centered_gram()
         # The centre is the row of a whole sample. Where it is zero the differences are the rows
         # themselves, and only pairs of equal ids meet; where it is not, all samples differ from it,
         # and these few ids are taken as ordinary rows.
@@ -120,7 +140,7 @@ class EmbeddingGradients(Tiled):
         small = self.touched()
         m, touched = len(entries.ids), small.shape[0]
         if m * m > self.n_samples**2 * touched:
-            return small._summed_products(centered=True)
+            return small._gram_of_tiles(centered=True)
         xp = self.xp
         norms = xp.zeros(self.n_samples)
         largest = xp.abs(entries.values).max(axis=-1).astype(np.float64)
@@ -141,6 +161,8 @@ class EmbeddingGradients(Tiled):
         return out
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Array:
+        if self.unit is not None:
+            return super()._reduce(reduction, dtype, squares)
         out = self.xp.zeros(self.shape, dtype or self.dtype)
         small = self.touched()
         if small.shape[0] < self.shape[0] and out.size:
@@ -150,11 +172,9 @@ class EmbeddingGradients(Tiled):
             out[self.touched_ids] = SampleGradients._reduce(small, reduction, dtype, squares)
         return out
 
-    def take(self, rows: Array) -> EmbeddingGradients:
-        take = self.xp.take
-        return EmbeddingGradients(take(self.ids, rows, 0), take(self.gy, rows, 0), self.shape[0])
-
     def finite_rows(self) -> Array:
+        if self.unit is not None:
+            return super().finite_rows()
         entries = self.entries
         bad = ~self.xp.isfinite(entries.values).all(axis=-1)
         out = self.xp.ones(self.n_samples, bool)
@@ -165,18 +185,18 @@ class EmbeddingGradients(Tiled):
 
     @property
     def n_units(self) -> int:
-        return self.shape[1]
+        return self.full_shape[1]
 
     @property
     def unit_shape(self) -> tuple[int, ...]:
-        return self.shape[:1]
+        return self.full_shape[:1]
 
-    def unit_values(self, units: slice, index: Index) -> Array:
-        values = self.values((*index, units))
+    def _unit_values(self, units: slice, index: Index) -> Array:
+        values = self._values((*index, units))
         values = values.reshape((self.n_samples, -1, units.stop - units.start))
         return values.transpose((2, 0, 1))
 
-    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+    def _unit_weighted_sum(self, weights: Array, units: slice) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False).T
         entries = self.entries
         return self._gather(entries.values[:, units] * weights[entries.samples]).T
@@ -194,7 +214,7 @@ class EmbeddingGradients(Tiled):
 
     def _gather(self, values: Array) -> Array:
         """Sum values (M, q) of the entries by id: (V, q), in ``dtype``."""
-        out = self.xp.zeros((self.shape[0], values.shape[1]), self.dtype)
+        out = self.xp.zeros((self.full_shape[0], values.shape[1]), self.dtype)
         starts = _starts(self.entries.ids)
         if starts.size:
             out[self.entries.ids[starts]] = self.xp.add.reduceat(values, starts, axis=0)
@@ -227,14 +247,3 @@ def _starts(keys: Array) -> Array:
     if not keys.size:
         return xp.zeros(0, np.int64)
     return xp.concatenate([xp.zeros(1, np.int64), xp.flatnonzero(keys[1:] != keys[:-1]) + 1])
-
-
-@magnitude.register
-def _(gradients: EmbeddingGradients) -> int:
-    return _typical_exponent(gradients.gy.reshape((gradients.n_samples, -1)))
-
-
-@scaled_down.register
-def _(gradients: EmbeddingGradients, exponent: int) -> EmbeddingGradients:
-    gy = gradients.xp.ldexp(gradients.gy, -exponent)
-    return EmbeddingGradients(gradients.ids, gy, gradients.shape[0])

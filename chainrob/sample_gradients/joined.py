@@ -4,15 +4,22 @@ robustifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
-from operator import add
+from operator import add, and_
 from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares, SampleGradients
-from chainrob.sample_gradients.outer_product import OuterProducts
+from chainrob.sample_gradients.base import (
+    Array,
+    Derivative,
+    Index,
+    Reduction,
+    RowSquares,
+    SampleGradients,
+)
+from chainrob.sample_gradients.normalized import larger
 
 
 class Joined(SampleGradients):
@@ -43,37 +50,39 @@ class Joined(SampleGradients):
     def xp(self) -> Any:
         return self.parts[0].xp
 
+    def each(self, answer: Callable[[SampleGradients], Any]) -> Any:
+        return tuple([answer(part) for part in self.parts])
+
+    def zeros(self) -> Any:
+        return self.each(lambda part: part.zeros())
+
     def weighted_sum(self, weights: Array) -> Any:
         weights = weights.astype(self.compute_dtype, copy=False)  # once, not in every part
-        return tuple([part.weighted_sum(weights) for part in self.parts])
+        return self.each(lambda part: part.weighted_sum(weights))
+
+    def squared_norms(self) -> Array:
+        return reduce(add, [part.squared_norms() for part in self.parts])
 
     def gram(self) -> Array:
-        return self._sum_of_grams(centered=False)
+        return reduce(add, [one.gram() for one in self._products()])
 
     def centered_gram(self) -> Array:
         # Each part may centre on another row: together that is still one common translation of all
         # rows.
-        return self._sum_of_grams(centered=True)
+        return reduce(add, [one.centered_gram() for one in self._products()])
 
-    def _sum_of_grams(self, *, centered: bool) -> Array:
-        left, grams = list(self.parts), []
-        while left:
-            part, gram = left.pop(0), None
-            if isinstance(part, OuterProducts) and left:
-                gram = part.joint_gram(left[0], centered=centered)
-                if gram is not None:
-                    left.pop(0)
-            if gram is None:
-                gram = part.centered_gram() if centered else part.gram()
-            grams.append(gram)
-        return reduce(add, grams)
+    def _products(self) -> list[SampleGradients]:
+        """The parts, a bias as one more input of its weights."""
+        given = {id(part) for part in self.parts}
+        biases = [part for part in self.parts if id(part.weights) in given]
+        if not biases:
+            return list(self.parts)
+        with_bias = {id(part.weights): part.weights.with_bias() for part in biases if part.weights}
+        rest = [part for part in self.parts if part not in biases]
+        return [with_bias.get(id(part), part) for part in rest]
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        return tuple(part.reduce(reduction, dtype, squares) for part in self.parts)
-
-    def moments(self, ddof: int = 0) -> Any:
-        pairs = [part.moments(ddof) for part in self.parts]
-        return tuple(mean for mean, _ in pairs), tuple(variance for _, variance in pairs)
+        return self.each(lambda part: part.reduce(reduction, dtype, squares))
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         """The parts' tiles one after the other, each index with the part's number in front."""
@@ -85,25 +94,19 @@ class Joined(SampleGradients):
         return self.xp.concatenate([part.materialize(limit) for part in self.parts], axis=-1)
 
     def take(self, rows: Array) -> Joined:
-        return Joined([part.take(rows) for part in self.parts])
+        return Joined(self.each(lambda part: part.take(rows)))
 
     def replica(self, index: tuple[int | slice, ...]) -> Joined:
-        return Joined([part.replica(index) for part in self.parts])
+        return Joined(self.each(lambda part: part.replica(index)))
 
     def units(self) -> SampleGradients:
         raise ValueError("Joined: joined parameters have no common output units; use the parts")
 
     def finite_rows(self) -> Array:
-        finite = self.parts[0].finite_rows()
-        for part in self.parts[1:]:
-            finite = finite & part.finite_rows()
-        return finite
+        return reduce(and_, [part.finite_rows() for part in self.parts])
 
     def surely_finite(self) -> Array:
-        sure = self.parts[0].surely_finite()
-        for part in self.parts[1:]:
-            sure = sure & part.surely_finite()
-        return sure
+        return reduce(and_, [part.surely_finite() for part in self.parts])
 
     def split(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""
@@ -113,3 +116,25 @@ class Joined(SampleGradients):
             pieces.append(part.split(piece).astype(part.dtype, copy=False))
             start += part.size
         return tuple(pieces)
+
+    def magnitude(self) -> Any:
+        return larger(*[part.magnitude() for part in self.parts])
+
+    def scaled_down(self, exponent: Any) -> SampleGradients:
+        return Joined(self.each(lambda part: part.scaled_down(exponent)))
+
+    # -- double backward
+
+    def projections(self, direction: Any) -> Array:
+        parts = zip(self.parts, direction, strict=True)
+        return sum(part.projections(piece) for part, piece in parts)
+
+    def pullback_weights(
+        self, weights: Array, mixing: Array | None, cotangent: Any
+    ) -> tuple[Any, ...]:
+        parts = zip(self.parts, cotangent, strict=True)
+        return tuple(part.pullback_weights(weights, mixing, piece) for part, piece in parts)
+
+    def pullback_coordinates(self, derivative: Derivative, cotangent: Any) -> tuple[Any, ...]:
+        parts = zip(self.parts, cotangent, strict=True)
+        return tuple(part.pullback_coordinates(derivative, piece) for part, piece in parts)

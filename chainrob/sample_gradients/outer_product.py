@@ -4,7 +4,7 @@ x_ns^T.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from math import prod
 from typing import Any
@@ -15,19 +15,17 @@ from chainrob.kernels import array_module, centered_gram
 from chainrob.sample_gradients.base import (
     TILE_BUDGET,
     Array,
+    Derivative,
     Index,
     Reduction,
     RowSquares,
-    SampleGradients,
     central_row,
 )
 from chainrob.sample_gradients.dense import Dense
-
-TRUST = 1e-6
-"""Share of the mean square below which a variance found as a difference is found otherwise."""
+from chainrob.sample_gradients.factored import Factored, products
 
 
-class OuterProducts(SampleGradients):
+class OuterProducts(Factored):
     """Row n is sum_s gy[n, s] x[n, s]^T, a (Q, P) matrix, known from N * S * (Q + P) numbers.
 
     A Linear layer has S = 1; further batch axes, the pixels of a convolution and the steps of a
@@ -36,23 +34,42 @@ class OuterProducts(SampleGradients):
     Args:
         x: inputs, (*R, N, S, P); replica axes may be 1 where all replicas share them.
         gy: output gradients, (*R, N, S, Q).
+        bias: whether there is one more input that is 1: Gram matrices are then those of the weights
+            and the bias together. Only ``Joined`` asks for it.
+        by_unit: whether replica q of the last axis is output unit q of a layer: Q is 1, the units
+            share x, and the parameter is the vector of the P inputs. The answer is still one
+            product, (w * gy)^T x, and the ingredients of a pullback are the layer's.
     """
 
-    def __init__(self, x: Array, gy: Array) -> None:
+    def __init__(self, x: Array, gy: Array, *, bias: bool = False, by_unit: bool = False) -> None:
         self.x = x
         self.gy = gy
         self.replicas = gy.shape[:-3]
         if x.shape[:-3] != self.replicas:
             self.replicas = np.broadcast_shapes(x.shape[:-3], self.replicas)
         self.n_samples, self.n_positions = gy.shape[-3:-1]
-        self.shape = (gy.shape[-1], x.shape[-1])
+        self.shape = x.shape[-1:] if by_unit else (gy.shape[-1], x.shape[-1])
         self.dtype = np.promote_types(x.dtype, gy.dtype)
-
-        self._bias: Dense | None = None
+        self.has_bias = bias
+        self.by_unit = by_unit
 
     @property
     def xp(self) -> Any:
         return array_module(self.gy)
+
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        return self.x, self.gy
+
+    def with_factors(self, *factors: Array) -> OuterProducts:
+        return OuterProducts(*factors, bias=self.has_bias, by_unit=self.by_unit)
+
+    def sample_axis(self, factor: Array) -> int:
+        return factor.ndim - 3
+
+    @property
+    def outer_factors(self) -> tuple[Array, Array] | None:  # type: ignore[override]
+        return None if self.by_unit else (self.x, self.gy)
 
     def bias(self) -> Dense:
         """The sample gradients of the bias beside the weights: rows sum_s gy[n, s], (*R, N, Q).
@@ -60,25 +77,27 @@ class OuterProducts(SampleGradients):
         Joined with the weights it costs no Gram matrix of its own.
         """
         rows = self.gy[..., 0, :] if self.n_positions == 1 else self.gy.sum(axis=-2)
-        self._bias = Dense(rows, self.gy.ndim - 3)
-        return self._bias
+        return Dense(rows, self.gy.ndim - 3, self)
+
+    def with_bias(self) -> OuterProducts:
+        return OuterProducts(self.x, self.gy, bias=True, by_unit=self.by_unit)
 
     def weighted_sum(self, weights: Array) -> Array:
-        dtype = self.compute_dtype
-        scaled = self.gy * weights.astype(dtype, copy=False)[..., None, None]
-        return self._contract(scaled).astype(self.dtype, copy=False)
+        weights = weights.astype(self.compute_dtype, copy=False)
+        return self._contract(self.gy * weights[..., None, None])
 
     def mean(self) -> Array:
         # Scaling the sum costs a pass over Q * P numbers, scaling gy one over N * Q: the smaller is
         # scaled.
-        scaled = self.gy.astype(self.compute_dtype, copy=False) * (1.0 / self.n_samples)
-        return self._contract(scaled).astype(self.dtype, copy=False)
+        return self._contract(
+            self.gy.astype(self.compute_dtype, copy=False) * (1.0 / self.n_samples)
+        )
 
     def gram(self) -> Array:
-        if self.n_positions == 1:
-            x, gy = self._matrices()
-            return _products(x) * _products(gy)
-        return self._positions_gram(centered=False)
+        if self.n_positions != 1:
+            return self._positions_gram(centered=False)
+        x, gy = self._matrices()
+        return (products(x) + float(self.has_bias)) * products(gy)
 
     def squared_norms(self) -> Array:
         if self.n_positions != 1:
@@ -86,42 +105,10 @@ class OuterProducts(SampleGradients):
         x, gy = self._matrices()
         return (x * x).sum(axis=-1) * (gy * gy).sum(axis=-1)
 
-    def moments(self, ddof: int = 0) -> tuple[Array, Array]:
-        """As ``SampleGradients.moments``, by two matrix products in float64 where S = 1; tile by
-        tile if a variance lost its digits to a large mean.
-        """
-        if self.n_positions != 1:
-            return super().moments(ddof)
-        x, gy = self._matrices()
-        xp, n = self.xp, self.n_samples
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean = xp.matmul(gy.swapaxes(-1, -2), x) / n
-            second = xp.matmul((gy * gy).swapaxes(-1, -2), x * x) / n
-            variance = second - mean * mean
-        if bool(((variance > TRUST * second) | (second == 0.0)).all()):
-            dtype, share = self.compute_dtype, n / max(n - ddof, 1)
-            return mean.astype(dtype, copy=False), (variance * share).astype(dtype, copy=False)
-        return super().moments(ddof)
-
     def centered_gram(self) -> Array:
         if self.n_positions != 1:
             return self._positions_gram(centered=True)
-        return self._centered_gram(0.0)
-
-    def joint_gram(self, bias: SampleGradients, *, centered: bool) -> Array | None:
-        """The Gram matrix of the weights and their bias together; None if it is not their ``bias``.
-
-        The bias is the weight of one more input that is 1 throughout.
-        """
-        if bias is not self._bias or self.n_positions != 1:
-            return None
-        if centered:
-            return self._centered_gram(1.0)
-        x, gy = self._matrices()
-        return (_products(x) + 1.0) * _products(gy)
-
-    def _centered_gram(self, constant: float) -> Array:
-        """The centred Gram matrix for S = 1, with one more input of the square ``constant``."""
+        constant = float(self.has_bias)
         if not self.replicas:
             gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
             if gram is not None:
@@ -134,25 +121,39 @@ class OuterProducts(SampleGradients):
         dx, dg = x - xc, gy - gc
         along_x = _inner(dx, xc)
         along_g = _inner(dg, gc)
-        dx_dx = _products(dx)
+        dx_dx = products(dx)
         x_dx = dx_dx + along_x[..., None, :]
         x_x = x_dx + (along_x + (_inner(xc, xc) + constant))[..., :, None]
         cross = along_g[..., :, None] * x_dx
         norm = _inner(gc, gc)[..., None]
-        return _products(dg) * x_x + cross + cross.swapaxes(-1, -2) + norm * dx_dx
+        return products(dg) * x_x + cross + cross.swapaxes(-1, -2) + norm * dx_dx
 
-    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
-        n_outputs, n_inputs = self.shape
+    def rectangles(self, budget: int) -> Iterator[Index]:
+        n_outputs, n_inputs = self._matrix
         per_coordinate = max(1, prod(self.replicas) * self.n_samples)
-        count = max(1, (budget or TILE_BUDGET) // per_coordinate)
+        count = max(1, budget // per_coordinate)
         p_step = min(max(n_inputs, 1), count)
         q_step = max(1, count // p_step)
         for q in range(0, n_outputs, q_step):
             for p in range(0, n_inputs, p_step):
-                index = (slice(q, min(q + q_step, n_outputs)), slice(p, min(p + p_step, n_inputs)))
-                yield index, self._values(*index)
+                inputs = slice(p, min(p + p_step, n_inputs))
+                yield (inputs,) if self.by_unit else (slice(q, min(q + q_step, n_outputs)), inputs)
+
+    def values(self, index: Index) -> Array:
+        outputs, inputs = (slice(0, 1), *index) if self.by_unit else index
+        dtype = self.compute_dtype
+        gy = self.gy[..., outputs].astype(dtype, copy=False)
+        x = self.x[..., inputs].astype(dtype, copy=False)
+        if self.n_positions == 1:
+            values = gy[..., 0, :, None] * x[..., 0, None, :]
+        else:
+            values = self.xp.matmul(gy.swapaxes(-1, -2), x)
+        width = values.shape[-2] * values.shape[-1]
+        return values.reshape((*self.replicas, self.n_samples, width))
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        if self._units_share_inputs and squares is None and not reduction.by_replica:
+            return self.as_layer()._reduce(reduction, dtype, squares)
         x, gy = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
         out = reduction.of_outer_products(x, gy, squares)
         if out is None:
@@ -160,32 +161,58 @@ class OuterProducts(SampleGradients):
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
 
-    def grouped(self, n_blocks: int) -> OuterProducts:
+    def grouped(self, n_blocks: int) -> OuterProducts | None:
         """The means of blocks as outer products: the samples of a block become its positions, with
         zeros where a block is one sample short. For S = 1.
         """
+        if self.n_positions != 1:
+            return None
         index, share = map(self.xp.asarray, _blocks(self.n_samples, n_blocks))
         x, gy = self.x[..., 0, :], self.gy[..., 0, :]
         # What pads a block is zero in both factors: infinity times zero would be NaN.
         x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
         share = share.astype(self.compute_dtype, copy=False)[..., None]
-        return OuterProducts(x, self.xp.take(gy, index, axis=-2) * share)
+        return self.with_factors(x, self.xp.take(gy, index, axis=-2) * share)
 
-    def take(self, rows: Array) -> OuterProducts:
-        take = self.xp.take
-        return OuterProducts(take(self.x, rows, axis=-3), take(self.gy, rows, axis=-3))
+    def added_up(self, uses: Sequence[Any]) -> OuterProducts:
+        lead = (*self.replicas, self.n_samples)
+
+        def joined(arrays: list[Array]) -> Array:
+            full = [self.xp.broadcast_to(one, (*lead, *one.shape[-2:])) for one in arrays]
+            return self.xp.concatenate(full, axis=-2)
+
+        return self.with_factors(joined([one.x for one in uses]), joined([one.gy for one in uses]))
 
     def replica(self, index: tuple[int | slice, ...]) -> OuterProducts:
         def pick(array: Array) -> Array:
-            full = self.xp.broadcast_to(array, (*self.replicas, *array.shape[-3:]))
-            return full[index]
+            array = array[(None,) * (len(self.replicas) + 3 - array.ndim)]
+            # What all replicas share stays shared.
+            chosen = tuple(
+                (0 if isinstance(entry, int | np.integer) else slice(None))
+                if array.shape[axis] == 1 != self.replicas[axis]
+                else entry
+                for axis, entry in enumerate(index)
+            )
+            return array[chosen]
 
-        return OuterProducts(pick(self.x), pick(self.gy))
+        return self.with_factors(pick(self.x), pick(self.gy))
 
-    def units(self) -> SampleGradients:
-        from chainrob.sample_gradients.output_units import OutputUnits  # a view of this class
+    # -- output units
 
-        return OutputUnits(self)
+    def units(self) -> OuterProducts:
+        if self.by_unit:
+            raise ValueError("OuterProducts: one output unit has no output units of its own")
+        x = self.x[(..., None, *(slice(None),) * 3)]
+        return OuterProducts(x, self.gy[..., None, :, :, :].swapaxes(-1, -4), by_unit=True)
+
+    @property
+    def _units_share_inputs(self) -> bool:
+        return self.by_unit and self.x.ndim > 3 and self.x.shape[-4] == 1
+
+    def as_layer(self) -> OuterProducts:
+        if not self._units_share_inputs:
+            return self
+        return OuterProducts(self.x[..., 0, :, :, :], _side_by_side(self.gy))
 
     def finite_rows(self) -> Array:
         # The largest entry of a row at one position is the product of the largest factors, so an
@@ -205,29 +232,26 @@ class OuterProducts(SampleGradients):
 
     # -- inside
 
+    @property
+    def _matrix(self) -> tuple[int, int]:
+        """Q and P."""
+        return self.gy.shape[-1], self.x.shape[-1]
+
     def _contract(self, gy: Array) -> Array:
-        """Sum over samples and positions of gy x^T: (*R, Q, P)."""
+        """Sum over samples and positions of gy x^T: (*R, *shape)."""
         x = self.x.astype(gy.dtype, copy=False)
+        if self._units_share_inputs:
+            x, gy = x[..., 0, :, :, :], _side_by_side(gy)
         count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
         x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
         gy = gy.reshape((*gy.shape[:-3], count, gy.shape[-1]))
-        return self.xp.matmul(gy.swapaxes(-1, -2), x)
+        total = self.xp.matmul(gy.swapaxes(-1, -2), x)
+        return total.reshape((*self.replicas, *self.shape)).astype(self.dtype, copy=False)
 
     def _matrices(self) -> tuple[Array, Array]:
         """x (*R, N, P) and gy (*R, N, Q) of a layer with S = 1, in float64."""
         x, gy = self.x[..., 0, :], self.gy[..., 0, :]
         return x.astype(np.float64, copy=False), gy.astype(np.float64, copy=False)
-
-    def _values(self, outputs: slice, inputs: slice) -> Array:
-        """All rows at a rectangle of coordinates: (*R, N, q * p)."""
-        dtype = self.compute_dtype
-        gy = self.gy[..., outputs].astype(dtype, copy=False)
-        x = self.x[..., inputs].astype(dtype, copy=False)
-        if self.n_positions == 1:
-            values = gy[..., 0, :, None] * x[..., 0, None, :]
-        else:
-            values = self.xp.matmul(gy.swapaxes(-1, -2), x)
-        return values.reshape((*self.replicas, self.n_samples, -1))
 
     def _positions_gram(self, *, centered: bool) -> Array:
         """The Gram matrix for S > 1, in the cheaper of two ways.
@@ -236,9 +260,13 @@ class OuterProducts(SampleGradients):
         tile of coordinates at a time, N S P Q + N^2 P Q.
         """
         n, s = self.n_samples, self.n_positions * (2 if centered else 1)
-        q, p = self.shape
+        q, p = self._matrix
+        if self.has_bias:
+            rows = self.bias()
+            weights = OuterProducts(self.x, self.gy)._positions_gram(centered=centered)
+            return weights + (rows.centered_gram() if centered else rows.gram())
         if n * s * s * (p + q) > (self.n_positions + n) * p * q:
-            return self._tiled_gram(centered=centered)
+            return self._gram_of_tiles(centered=centered)
         x, gy = self.x.astype(np.float64, copy=False), self.gy.astype(np.float64, copy=False)
         if centered:
             xc, gc = _central_sample(x), _central_sample(gy)
@@ -259,12 +287,101 @@ class OuterProducts(SampleGradients):
             )
         return out
 
-    def _tiled_gram(self, *, centered: bool) -> Array:
-        out = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)
-        for _, values in self.tiles():
-            rows = values.astype(np.float64, copy=False)
-            out += _products(rows - central_row(rows) if centered else rows)
+    # -- double backward
+
+    def projections(self, direction: Array) -> Array:
+        dtype = self.compute_dtype
+        matrix = direction.reshape((*self.replicas, *self._matrix))
+        matrix = matrix.astype(dtype).swapaxes(-1, -2)[..., None, :, :]
+        mapped = self.xp.matmul(self.x.astype(dtype, copy=False), matrix)
+        return (mapped * self.gy).sum(axis=(-1, -2), dtype=np.float64)
+
+    def pullback_weights(
+        self, weights: Array, mixing: Array | None, cotangent: Array
+    ) -> tuple[Any, ...]:
+        if not self._units_share_inputs:
+            return self._pull_weights(weights, mixing, cotangent)
+        # All units in turn, in chunks: their inputs are shared, so their cotangents of x add up.
+        *lead, n_units = self.replicas
+        weights = self.xp.broadcast_to(weights, (*self.replicas, self.n_samples))
+        cotangent = cotangent.reshape((*self.replicas, *self.shape))
+        step = max(1, TILE_BUDGET // max(1, prod(lead) * self.x[..., 0, :].size * self.n_samples))
+        d_x, d_gy = 0.0, []
+        for start in range(0, n_units, step):
+            some = (*(slice(None),) * len(lead), slice(start, min(start + step, n_units)))
+            piece = mixing if mixing is None else mixing[some]
+            part = self.replica(some)
+            some_x, some_gy = part._pull_weights(weights[some], piece, cotangent[some])
+            d_x = d_x + some_x[..., 0, :, :, :]
+            d_gy.append(_side_by_side(some_gy))
+        return d_x, self.xp.concatenate(d_gy, axis=-1)
+
+    def _pull_weights(
+        self, weights: Array, mixing: Array | None, cotangent: Array
+    ) -> tuple[Any, ...]:
+        xp, dtype = self.xp, self.compute_dtype
+        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        matrix = cotangent.reshape((*self.replicas, 1, *self._matrix)).astype(dtype)
+        share = weights.astype(dtype)[..., None, None]
+        d_gy = xp.matmul(share * x, matrix.swapaxes(-1, -2))
+        d_x = xp.matmul(share * gy, matrix)
+        if mixing is not None:
+            mixing = mixing.astype(dtype)
+            d_gy = d_gy + self._mixed_positions(mixing, x, gy)
+            d_x = d_x + self._mixed_positions(mixing, gy, x)
+        return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
+
+    def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:
+        if self._units_share_inputs:
+            return self.as_layer().pullback_coordinates(derivative, cotangent)
+        xp, dtype = self.xp, self.compute_dtype
+        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        replicas, n = self.replicas, self.n_samples
+        matrix = cotangent.reshape((*replicas, *self._matrix)).astype(dtype)
+        d_x = xp.zeros((*replicas, *x.shape[-3:]), dtype)
+        d_gy = xp.zeros((*replicas, *gy.shape[-3:]), dtype)
+        for index, values in self.tiles():
+            outputs, inputs = (slice(0, 1), *index) if self.by_unit else index
+            piece = matrix[..., outputs, inputs]
+            rows = derivative(values) * piece.reshape((*replicas, 1, -1))
+            rows = rows.reshape((*replicas, n, *piece.shape[-2:]))
+            d_gy[..., outputs] += xp.matmul(x[..., inputs], rows.swapaxes(-1, -2))
+            d_x[..., inputs] += xp.matmul(gy[..., outputs], rows)
+        return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
+
+    def _mixed_positions(self, mixing: Array, key: Array, value: Array) -> Array:
+        """sum_m,t M_nm <key_ns, key_mt> value_mt: the mixed rows applied to one factor."""
+        xp, n, s, replicas = self.xp, self.n_samples, self.n_positions, self.replicas
+        keys = key.reshape((*key.shape[:-3], n * s, key.shape[-1]))
+        values = value.reshape((*value.shape[:-3], n * s, value.shape[-1]))
+        out = xp.empty((*replicas, n, s, value.shape[-1]), key.dtype)
+        step = max(1, TILE_BUDGET // max(1, prod(replicas) * n * s * s))
+        for start in range(0, n, step):
+            stop = min(start + step, n)
+            here = keys[..., start * s : stop * s, :]
+            dots = xp.matmul(here, keys.swapaxes(-1, -2))
+            dots = dots.reshape((*dots.shape[:-2], stop - start, s, n, s))
+            dots = dots * mixing[..., start:stop, None, :, None]
+            dots = dots.reshape((*replicas, (stop - start) * s, n * s))
+            mixed = xp.matmul(dots, values)
+            mixed = mixed.reshape((*replicas, stop - start, s, value.shape[-1]))
+            out[..., start:stop, :, :] = mixed
         return out
+
+
+def _side_by_side(gy: Array) -> Array:
+    """Output gradients (..., U, N, S, 1) of the units of a layer as (..., N, S, U)."""
+    return gy.swapaxes(-1, -4)[..., 0, :, :, :]
+
+
+def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
+    """Sum over the replica axes that the ingredient shares or lacks."""
+    array = xp.broadcast_to(array, np.broadcast_shapes(array.shape, shape))
+    extra = array.ndim - len(shape)
+    if extra:
+        array = array.sum(axis=tuple(range(extra)))
+    shared = tuple(axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1)
+    return array.sum(axis=shared, keepdims=True) if shared else array
 
 
 @lru_cache(maxsize=32)
@@ -286,10 +403,6 @@ def _largest(array: Array) -> Array:
     """The largest absolute value along the last axis; 0 where it is empty."""
     xp = array_module(array)
     return xp.abs(array).max(axis=-1) if array.shape[-1] else xp.zeros(array.shape[:-1])
-
-
-def _products(rows: Array) -> Array:
-    return array_module(rows).matmul(rows, rows.swapaxes(-1, -2))
 
 
 def _inner(rows: Array, row: Array) -> Array:

@@ -12,7 +12,6 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index
-from chainrob.sample_gradients.normalized import _typical_exponent, magnitude, scaled_down
 from chainrob.sample_gradients.tiled import Tiled, blocks
 
 
@@ -38,9 +37,6 @@ class PatchProducts(Tiled):
         geometry: filter size, stride, dilation and groups.
     """
 
-    units_in_plain = True
-    """Whether the output channels are those of ``plain``."""
-
     def __init__(self, patched: Array, plain: Array, geometry: Geometry) -> None:
         self.patched = patched
         self.plain = plain
@@ -48,18 +44,27 @@ class PatchProducts(Tiled):
         self.n_samples = plain.shape[0]
         self.n_positions = prod(plain.shape[2:])
         self.shape = (plain.shape[1], patched.shape[1] // geometry.groups, *geometry.ksize)
+        self.full_shape = self.shape
         self.dtype = np.promote_types(patched.dtype, plain.dtype)
 
     @property
     def xp(self) -> Any:
         return array_module(self.plain)
 
-    def values(self, index: Index) -> Array:
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        return self.patched, self.plain
+
+    def _made_of(self, *factors: Array) -> PatchProducts:
+        patched, plain = factors
+        return type(self)(patched, plain, self.geometry)
+
+    def _values(self, index: Index) -> Array:
         outputs, channels, *kernel = index
         dtype = self.compute_dtype
         parts = []
-        for group, part in self._by_group(outputs, self.shape[0]):
-            offset = group * self.shape[1]
+        for group, part in self._by_group(outputs, self.full_shape[0]):
+            offset = group * self.full_shape[1]
             picked = slice(offset + channels.start, offset + channels.stop)
             patches = self._patches((slice(None), picked, *kernel)).astype(dtype, copy=False)
             patches = patches.reshape((self.n_samples, -1, self.n_positions))
@@ -70,35 +75,36 @@ class PatchProducts(Tiled):
         return values.reshape((self.n_samples, -1))
 
     def rectangles(self, budget: int) -> Iterator[Index]:
+        if self.unit is not None:
+            yield from super().rectangles(budget)
+            return
         # All outputs of few filter taps: each patch is then copied once for all of them.
         per_tap = max(1, self.n_samples)
-        step = max(1, min(self.shape[0], budget // per_tap))
+        step = max(1, min(self.full_shape[0], budget // per_tap))
         count = max(1, budget // (per_tap * max(step, self.n_positions)))
         for rest in blocks(self.shape[1:], count):
-            for start in range(0, self.shape[0], step):
-                yield (slice(start, min(start + step, self.shape[0])), *rest)
+            for start in range(0, self.full_shape[0], step):
+                yield (slice(start, min(start + step, self.full_shape[0])), *rest)
 
-    def weighted_sum(self, weights: Array) -> Array:
+    def _weighted_sum(self, weights: Array) -> Array:
         column = weights.astype(self.compute_dtype, copy=False)
         return self._contract(column.reshape((-1, *(1,) * (self.plain.ndim - 1))), None)
 
     def mean(self) -> Array:
+        if self.unit is not None:
+            return super().mean()
         return self._contract(self.compute_dtype.type(1.0 / self.n_samples), None)
 
-    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+    def _unit_weighted_sum(self, weights: Array, units: slice) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False).T
         weights = weights.reshape((*weights.shape, *(1,) * (self.plain.ndim - 2)))
         if units != slice(0, self.n_units):
             full = self.xp.zeros((self.n_samples, self.n_units, *weights.shape[2:]), weights.dtype)
             full[:, units] = weights
             weights = full
-        if self.units_in_plain:
+        if self.units_come_first:
             return self._contract(weights, None)[units]
         return self._split_units(self._contract(None, weights))[units]
-
-    def take(self, rows: Array) -> PatchProducts:
-        take = self.xp.take
-        return type(self)(take(self.patched, rows, 0), take(self.plain, rows, 0), self.geometry)
 
     def surely_finite(self) -> Array:
         if not (self.patched.size and self.plain.size):
@@ -141,13 +147,13 @@ class PatchProducts(Tiled):
     def _contract(self, scale_plain: Any, scale_patched: Any) -> Array:
         """The sum over all samples, one array scaled: (A, C/G, *ksize), a few samples at a time."""
         dtype, groups = self.compute_dtype, self.geometry.groups
-        out = self.xp.zeros(self.shape, dtype)
-        per_sample = max(1, self.n_positions * prod(self.shape[1:]))
+        out = self.xp.zeros(self.full_shape, dtype)
+        per_sample = max(1, self.n_positions * prod(self.full_shape[1:]))
         step = max(1, 2 * TILE_BUDGET // per_sample)
         spatial = len(self.geometry.ksize)
         over_plain = (0, *range(2, 2 + spatial))
         over_patches = (0, *range(2 + spatial, 2 + 2 * spatial))
-        n_plain, n_patched = self.shape[0] // groups, self.shape[1]
+        n_plain, n_patched = self.full_shape[0] // groups, self.full_shape[1]
         for start in range(0, self.n_samples, step):
             samples = slice(start, min(start + step, self.n_samples))
             for group in range(groups):
@@ -174,7 +180,7 @@ class TransposedPatchProducts(PatchProducts):
     (C_in/G, *ksize) and lie across the first axis.
     """
 
-    units_in_plain = False
+    units_come_first = False
 
     @property
     def n_units(self) -> int:
@@ -182,15 +188,17 @@ class TransposedPatchProducts(PatchProducts):
 
     @property
     def unit_shape(self) -> tuple[int, ...]:
-        return (self.shape[0] // self.geometry.groups, *self.shape[2:])
+        return (self.full_shape[0] // self.geometry.groups, *self.full_shape[2:])
 
-    def unit_values(self, units: slice, index: Index) -> Array:
+    def _unit_values(self, units: slice, index: Index) -> Array:
         inputs, *kernel = index
         parts = []
         for group, part in self._by_group(units, self.n_units):
             first = group * self.unit_shape[0]
-            channels = slice(part.start - group * self.shape[1], part.stop - group * self.shape[1])
-            values = self.values(
+            channels = slice(
+                part.start - group * self.full_shape[1], part.stop - group * self.full_shape[1]
+            )
+            values = self._values(
                 (slice(first + inputs.start, first + inputs.stop), channels, *kernel)
             )
             count, width = inputs.stop - inputs.start, part.stop - part.start
@@ -201,11 +209,11 @@ class TransposedPatchProducts(PatchProducts):
     def join_units(self, estimate: Array) -> Array:
         groups = self.geometry.groups
         split = estimate.reshape((groups, -1, *self.unit_shape)).swapaxes(1, 2)
-        return split.reshape(self.shape)
+        return split.reshape(self.full_shape)
 
     def _split_units(self, array: Array) -> Array:
         groups = self.geometry.groups
-        split = array.reshape((groups, -1, *self.shape[1:])).swapaxes(1, 2)
+        split = array.reshape((groups, -1, *self.full_shape[1:])).swapaxes(1, 2)
         return split.reshape((self.n_units, *self.unit_shape))
 
 
@@ -233,23 +241,3 @@ def _part(scale: Any, samples: slice, channels: slice) -> Any:
     if getattr(scale, "ndim", 0) == 0:
         return scale
     return scale[samples] if scale.shape[1] == 1 else scale[samples, channels]
-
-
-@magnitude.register
-def _(gradients: PatchProducts) -> Any:
-    return sum(_typical_exponent(_flat(one)) for one in (gradients.patched, gradients.plain))
-
-
-@scaled_down.register
-def _(gradients: PatchProducts, exponent: Any) -> PatchProducts:
-    ldexp = gradients.xp.ldexp
-    of_patched = _typical_exponent(_flat(gradients.patched))
-    return type(gradients)(
-        ldexp(gradients.patched, -of_patched),
-        ldexp(gradients.plain, of_patched - exponent),
-        gradients.geometry,
-    )
-
-
-def _flat(array: Array) -> Array:
-    return array.reshape((array.shape[0], -1))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels import array_module
-from chainrob.kernels import fused as compiled
-
-if TYPE_CHECKING:
-    from chainrob.sample_gradients.base import SampleGradients
+from chainrob.kernels import array_module, fused, is_array
 
 Array = Any
 """A NumPy or CuPy array."""
@@ -35,25 +31,32 @@ class Reduction(NamedTuple):
     """The compiled form of ``reduce``, where there is one."""
     mix: Callable[[Array], Array] | None = None
     """(*R, N, d) -> (*R, M, d): what is done to the values first; see ``Mixed``."""
+    by_replica: bool = False
+    """Whether tiles must have their replica axes; else an operator may leave them out, which only a
+    reduction that differs between replicas can tell."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether there is a compiled form for outer products as they are."""
+        return self.fused is not None and self.mix is None
 
     def of_values(self, values: Array, squares: RowSquares | None = None) -> Array:
         """The estimate (*R, d) from a tile (*R, N, d), whose squares are added to ``squares``.
 
-        On a device a compiled form is used, which never waits: values are outer products with a
-        single output whose gradient is one.
+        A compiled form takes values as outer products with a single output whose gradient is one.
         """
         if self.mix is not None:
             values = self.mix(values)
-        out = None
-        if self.fused is not None and array_module(values) is not np:
+        if self.fused is not None and is_array(values):
             ones = array_module(values).ones((*values.shape[:-1], 1, 1), values.dtype)
-            out = compiled(*self.fused, values[..., None, :], ones)
-        estimate = self.reduce(values) if out is None else out[..., 0, :]
+            out = fused(*self.fused, values[..., None, :], ones, squares)
+            if out is not None:
+                return out[..., 0, :]
         if squares is not None:
             if self.weights is None:
                 raise TypeError("reduce: squares need the reduction's weights, found none")
             squares.add_tile(values, self.weights(values))
-        return estimate
+        return self.reduce(values)
 
     def of_outer_products(self, x: Array, gy: Array, squares: RowSquares | None) -> Array | None:
         """The compiled estimate (*R, Q, P) of outer products, or None where there is none.
@@ -63,9 +66,9 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or self.mix is not None:
+        if self.fused is None or not self.compiled:
             return None
-        return compiled(*self.fused, x, gy, squares)
+        return fused(*self.fused, x, gy, squares)
 
 
 class RowSquares:
@@ -92,12 +95,10 @@ class RowSquares:
         self.total: Array = xp.zeros(shape, np.float64)
 
     @classmethod
-    def of(cls, gradients: SampleGradients) -> RowSquares:
+    def of(cls, gradients: Any) -> RowSquares:
         """Empty sums for the rows of an operator."""
-        from chainrob.sample_gradients.normalized import magnitude  # builds on the operators
-
         # Squares of float32 numbers are at home in float64; float64 is brought to ordinary size.
-        exponent = magnitude(gradients) if gradients.compute_dtype == np.float64 else 0
+        exponent = gradients.magnitude() if gradients.compute_dtype == np.float64 else 0
         return cls(gradients.xp, (*gradients.replicas, gradients.n_samples), exponent)
 
     def like(self) -> RowSquares:

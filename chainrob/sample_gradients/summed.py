@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from chainrob.sample_gradients.base import Array, Index, SampleGradients
-from chainrob.sample_gradients.dense import Dense
-from chainrob.sample_gradients.embedding import EmbeddingGradients
-from chainrob.sample_gradients.normalized import larger, magnitude, scaled_down
-from chainrob.sample_gradients.outer_product import OuterProducts
+from chainrob.sample_gradients.factored import Factored
+from chainrob.sample_gradients.normalized import larger
 from chainrob.sample_gradients.tiled import Tiled
 
 
@@ -38,32 +36,9 @@ def add_up(parts: Sequence[SampleGradients]) -> SampleGradients:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if all(type(part) is OuterProducts for part in parts):
-        return _one_outer_product([part for part in parts if isinstance(part, OuterProducts)])
-    if all(type(part) is EmbeddingGradients for part in parts):
-        return _one_embedding([part for part in parts if isinstance(part, EmbeddingGradients)])
-    if all(type(part) is Dense for part in parts):
-        arrays = [part.rows for part in parts if isinstance(part, Dense)]
-        return Dense(sum(arrays[1:], arrays[0]), len(first.replicas))
-    return Summed(parts)
-
-
-def _one_outer_product(parts: Sequence[OuterProducts]) -> OuterProducts:
-    xp = parts[0].xp
-    lead = (*parts[0].replicas, parts[0].n_samples)
-
-    def joined(arrays: list[Array]) -> Array:
-        full = [xp.broadcast_to(one, (*lead, *one.shape[-2:])) for one in arrays]
-        return xp.concatenate(full, axis=-2)
-
-    return OuterProducts(joined([one.x for one in parts]), joined([one.gy for one in parts]))
-
-
-def _one_embedding(parts: Sequence[EmbeddingGradients]) -> EmbeddingGradients:
-    xp = parts[0].xp
-    ids = xp.concatenate([one.ids for one in parts], axis=1)
-    gy = xp.concatenate([one.gy for one in parts], axis=1)
-    return EmbeddingGradients(ids, gy, parts[0].shape[0])
+    alike_in_kind = all(type(part) is type(first) for part in parts)
+    total = first.added_up(parts) if alike_in_kind else None
+    return Summed(parts) if total is None else total
 
 
 class Summed(Tiled):
@@ -75,49 +50,47 @@ class Summed(Tiled):
 
     def __init__(self, parts: Sequence[SampleGradients]) -> None:
         for part in parts:
-            if part.replicas or not isinstance(part, Tiled | OuterProducts | Dense):
+            if part.replicas or not isinstance(part, Factored):
                 raise TypeError(f"Summed: cannot add a {type(part).__name__} of {part.replicas}")
-        self.parts = tuple(parts)
+        self.parts: list[Any] = list(parts)
         self.n_samples = parts[0].n_samples
-        self.shape = parts[0].shape
+        self.shape = self.full_shape = parts[0].shape
         self.dtype = np.result_type(*(part.dtype for part in parts))
 
     @property
     def xp(self) -> Any:
         return self.parts[0].xp
 
-    def values(self, index: Index) -> Array:
-        total = _values(self.parts[0], index).astype(self.compute_dtype)
+    @property
+    def factors(self) -> tuple[Array, ...]:
+        return tuple(factor for part in self.parts for factor in part.factors)
+
+    def numbers_per_sample(self) -> int:
+        return sum(part.numbers_per_sample() for part in self.parts)
+
+    def map_factors(self, answer: Callable[[Array, int], Array]) -> Summed:
+        return Summed([part.map_factors(answer) for part in self.parts])
+
+    def magnitude(self) -> Any:
+        return larger(*[part.magnitude() for part in self.parts])
+
+    def scaled_down(self, exponent: Any) -> Summed:
+        return Summed([part.scaled_down(exponent) for part in self.parts])
+
+    def _values(self, index: Index) -> Array:
+        total = self.parts[0].values(index).astype(self.compute_dtype)
         for part in self.parts[1:]:
-            total += _values(part, index)
+            total += part.values(index)
         return total
 
-    def weighted_sum(self, weights: Array) -> Array:
+    def _weighted_sum(self, weights: Array) -> Array:
         return sum(part.weighted_sum(weights) for part in self.parts)
 
-    def take(self, rows: Array) -> Summed:
-        return Summed([part.take(rows) for part in self.parts])
-
-    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+    def units(self) -> SampleGradients:
         raise ValueError("Summed: the rows of several uses have no output units in common")
 
+    def _made_of(self, *factors: Array) -> Tiled:
+        raise NotImplementedError("Summed: the parts know what they are made of")
 
-def _values(part: SampleGradients, index: Index) -> Array:
-    """All rows of any operator at a rectangle of coordinates: (N, d)."""
-    if isinstance(part, Tiled):
-        return part.values(index)
-    if isinstance(part, OuterProducts):
-        return part._values(*index)
-    assert isinstance(part, Dense)
-    values = part.rows[(slice(None), *index)].astype(part.compute_dtype, copy=False)
-    return values.reshape((part.n_samples, -1))
-
-
-@magnitude.register
-def _(gradients: Summed) -> Any:
-    return larger(*(magnitude(part) for part in gradients.parts))
-
-
-@scaled_down.register
-def _(gradients: Summed, exponent: Any) -> Summed:
-    return Summed([scaled_down(part, exponent) for part in gradients.parts])
+    def _unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+        raise ValueError("Summed: the rows of several uses have no output units in common")

@@ -9,151 +9,71 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
+from copy import copy
 from math import prod
-from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index, SampleGradients, central_row
-from chainrob.sample_gradients.normalized import magnitude, scaled_down
+from chainrob.sample_gradients.base import Array, Index, SampleGradients
+from chainrob.sample_gradients.dense import Dense
+from chainrob.sample_gradients.factored import Factored
 
 
-class Tiled(SampleGradients):
-    """An operator without replica axes, given by ``values``, ``weighted_sum`` and ``take``.
+class Tiled(Factored):
+    """An operator without replica axes, given by ``_values``, ``_weighted_sum`` and its factors.
 
-    Its output units, for ``scope='unit'``, are the entries of the parameter's first axis; a
-    subclass whose units lie elsewhere overrides the four ``unit``-methods.
+    Its output units are the entries of the parameter's first axis; a subclass whose units lie
+    elsewhere overrides ``n_units``, ``unit_shape``, ``_unit_values`` and ``join_units``. The units
+    in ``unit`` are the replicas, or, where it is a number, one of them is the whole operator.
     """
 
     replicas: tuple[int, ...] = ()
+    unit: slice | int | None = None
+    """Which output units the rows are of; None: the rows of the whole parameter."""
+    full_shape: tuple[int, ...]
+    """Shape of the whole parameter."""
 
     @abc.abstractmethod
-    def values(self, index: Index) -> Array:
-        """All rows at a rectangle of coordinates: (N, d), in ``compute_dtype``."""
-
-    def rectangles(self, budget: int) -> Iterator[Index]:
-        """Rectangles that cover the parameter, each of at most ``budget`` numbers in all rows."""
-        return blocks(self.shape, max(1, budget // max(1, self.n_samples)))
-
-    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
-        for index in self.rectangles(budget or TILE_BUDGET):
-            yield index, self.values(index)
-
-    def gram(self) -> Array:
-        return self._summed_products(centered=False)
-
-    def centered_gram(self) -> Array:
-        # Each tile may centre on another row: together that is one common translation of all rows.
-        return self._summed_products(centered=True)
-
-    def squared_norms(self) -> Array:
-        out = self.xp.zeros(self.n_samples, np.float64)
-        for _, values in self.tiles():
-            rows = values.astype(np.float64, copy=False)
-            out += (rows * rows).sum(axis=-1)
-        return out
-
-    def finite_rows(self) -> Array:
-        out = self.xp.ones(self.n_samples, bool)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for _, values in self.tiles():
-                out &= self.xp.isfinite(values).all(axis=-1)
-        return out
-
-    def replica(self, index: tuple[int | slice, ...]) -> SampleGradients:
-        if index:
-            raise IndexError(f"{type(self).__name__} has no replica axes, found index {index}")
-        return self
-
-    # -- output units
-
-    def units(self) -> SampleGradients:
-        return Units(self, 0, self.n_units)
-
-    @property
-    def n_units(self) -> int:
-        return self.shape[0]
-
-    @property
-    def unit_shape(self) -> tuple[int, ...]:
-        """Shape of the parameters of one output unit."""
-        return self.shape[1:]
-
-    def unit_values(self, units: slice, index: Index) -> Array:
-        """All rows of some units, at a rectangle of one unit's coordinates: (U, N, d)."""
-        values = self.values((units, *index))
-        values = values.reshape((self.n_samples, units.stop - units.start, -1))
-        return values.swapaxes(0, 1)
+    def _values(self, index: Index) -> Array:
+        """All rows of the parameter at a rectangle of coordinates: (N, d)."""
 
     @abc.abstractmethod
-    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
+    def _weighted_sum(self, weights: Array) -> Array:
+        """All rows with weights (N,): the parameter's shape, in ``dtype``."""
+
+    @abc.abstractmethod
+    def _unit_weighted_sum(self, weights: Array, units: slice) -> Array:
         """Some units' rows with their own weights (U, N): (U, *unit_shape), in ``dtype``."""
 
-    def join_units(self, estimate: Array) -> Array:
-        """Estimates of all units (U, *unit_shape) in the parameter's own shape."""
-        return estimate.reshape(self.shape)
+    @abc.abstractmethod
+    def _made_of(self, *factors: Array) -> Tiled:
+        """The whole operator of other factors."""
 
-    # -- inside
-
-    def _summed_products(self, *, centered: bool) -> Array:
-        out = self.xp.zeros((self.n_samples, self.n_samples), np.float64)
-        for _, values in self.tiles():
-            rows = values.astype(np.float64, copy=False)
-            rows = rows - central_row(rows) if centered and rows.size else rows
-            out += self.xp.matmul(rows, rows.swapaxes(-1, -2))
-        return out
-
-
-class Units(SampleGradients):
-    """Replica u holds the rows of output unit u of a tiled operator.
-
-    Args:
-        base: the layer's operator.
-        start, stop: which of its units.
-    """
-
-    def __init__(self, base: Tiled, start: int, stop: int) -> None:
-        self.base = base
-        self.start, self.stop = start, stop
-        self.replicas = (stop - start,)
-        self.n_samples = base.n_samples
-        self.shape = base.unit_shape
-        self.dtype = base.dtype
-
-    @property
-    def xp(self) -> Any:
-        return self.base.xp
+    def values(self, index: Index) -> Array:
+        if self.unit is None:
+            return self._values(index)
+        values = self._unit_values(self._units, index)
+        return values if self.replicas else values[0]
 
     def weighted_sum(self, weights: Array) -> Array:
-        return self.base.unit_weighted_sum(weights, slice(self.start, self.stop))
+        if self.unit is None:
+            return self._weighted_sum(weights)
+        total = self._unit_weighted_sum(weights.reshape((-1, self.n_samples)), self._units)
+        return total if self.replicas else total[0]
+
+    def rectangles(self, budget: int) -> Iterator[Index]:
+        numbers = max(1, self.n_samples * prod(self.replicas))
+        return blocks(self.shape, max(1, budget // numbers))
+
+    def with_factors(self, *factors: Array) -> Tiled:
+        whole = self._made_of(*factors)
+        return whole if self.unit is None else whole._of_units(self.unit)
 
     def gram(self) -> Array:
-        return self._summed_products(centered=False)
+        return self._gram_of_tiles(centered=False)
 
     def centered_gram(self) -> Array:
-        return self._summed_products(centered=True)
-
-    def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
-        count = max(1, (budget or TILE_BUDGET) // max(1, self.n_samples * self.replicas[0]))
-        for index in blocks(self.shape, count):
-            yield index, self.base.unit_values(slice(self.start, self.stop), index)
-
-    def take(self, rows: Array) -> Units:
-        base = self.base.take(rows)
-        assert isinstance(base, Tiled)
-        return Units(base, self.start, self.stop)
-
-    def replica(self, index: tuple[int | slice, ...]) -> SampleGradients:
-        (chosen,) = index
-        if isinstance(chosen, slice):
-            start, stop, step = chosen.indices(self.replicas[0])
-            if step != 1:
-                raise IndexError(f"Units: a slice of replicas must have step 1, found {step}")
-            return Units(self.base, self.start + start, self.start + max(stop, start))
-        return OneUnit(self.base, self.start + range(self.replicas[0])[int(chosen)])
-
-    def units(self) -> SampleGradients:
-        raise ValueError("Units: one output unit has no output units of its own")
+        return self._gram_of_tiles(centered=True)
 
     def finite_rows(self) -> Array:
         out = self.xp.ones((*self.replicas, self.n_samples), bool)
@@ -162,48 +82,58 @@ class Units(SampleGradients):
                 out &= self.xp.isfinite(values).all(axis=-1)
         return out
 
-    def surely_finite(self) -> Array:
-        return self.base.surely_finite()
+    def with_pullback(self) -> SampleGradients:
+        return Dense(self.materialize().reshape((self.n_samples, *self.shape)))
 
-    def _summed_products(self, *, centered: bool) -> Array:
-        out = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)
-        for _, values in self.tiles():
-            rows = values.astype(np.float64, copy=False)
-            rows = rows - central_row(rows) if centered and rows.size else rows
-            out += self.xp.matmul(rows, rows.swapaxes(-1, -2))
-        return out
-
-
-class OneUnit(Tiled):
-    """The rows of one output unit of a tiled operator, without a replica axis."""
-
-    def __init__(self, base: Tiled, unit: int) -> None:
-        self.base = base
-        self.unit = slice(unit, unit + 1)
-        self.n_samples = base.n_samples
-        self.shape = base.unit_shape
-        self.dtype = base.dtype
-
-    @property
-    def xp(self) -> Any:
-        return self.base.xp
-
-    def values(self, index: Index) -> Array:
-        return self.base.unit_values(self.unit, index)[0]
-
-    def weighted_sum(self, weights: Array) -> Array:
-        return self.base.unit_weighted_sum(weights[None], self.unit)[0]
-
-    def take(self, rows: Array) -> OneUnit:
-        base = self.base.take(rows)
-        assert isinstance(base, Tiled)
-        return OneUnit(base, self.unit.start)
+    # -- output units
 
     def units(self) -> SampleGradients:
-        raise ValueError("OneUnit: one output unit has no output units of its own")
+        if self.unit is not None:
+            raise ValueError(
+                f"{type(self).__name__}: one output unit has no output units of its own"
+            )
+        return self._of_units(slice(0, self.n_units))
 
-    def unit_weighted_sum(self, weights: Array, units: slice) -> Array:
-        raise ValueError("OneUnit: one output unit has no output units of its own")
+    def replica(self, index: tuple[int | slice, ...]) -> SampleGradients:
+        if not index:
+            return self
+        if not self.replicas:
+            raise IndexError(f"{type(self).__name__} has no replica axes, found index {index}")
+        (chosen,) = index
+        first = self._units.start
+        if not isinstance(chosen, slice):
+            return self._of_units(first + range(self.replicas[0])[int(chosen)])
+        start, stop, step = chosen.indices(self.replicas[0])
+        if step != 1:
+            raise IndexError(f"Units: a slice of replicas must have step 1, found {step}")
+        return self._of_units(slice(first + start, first + max(stop, start)))
+
+    @property
+    def n_units(self) -> int:
+        return self.full_shape[0]
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """Shape of the parameters of one output unit."""
+        return self.full_shape[1:]
+
+    def _unit_values(self, units: slice, index: Index) -> Array:
+        """All rows of some units, at a rectangle of one unit's coordinates: (U, N, d)."""
+        values = self._values((units, *index))
+        values = values.reshape((self.n_samples, units.stop - units.start, -1))
+        return values.swapaxes(0, 1)
+
+    @property
+    def _units(self) -> slice:
+        unit = self.unit
+        return unit if isinstance(unit, slice) else slice(unit, (unit or 0) + 1)
+
+    def _of_units(self, unit: slice | int) -> Tiled:
+        part = copy(self)
+        part.unit = unit
+        part.replicas = (unit.stop - unit.start,) if isinstance(unit, slice) else ()
+        part.shape = self.unit_shape
+        return part
 
 
 def blocks(shape: tuple[int, ...], count: int) -> Iterator[Index]:
@@ -224,23 +154,3 @@ def blocks(shape: tuple[int, ...], count: int) -> Iterator[Index]:
     for first in range(shape[0]):
         for index in blocks(shape[1:], count):
             yield (slice(first, first + 1), *index)
-
-
-@magnitude.register(Units)
-@magnitude.register(OneUnit)
-def _(gradients: Any) -> int:
-    return magnitude(gradients.base)
-
-
-@scaled_down.register(Units)
-def _(gradients: Units, exponent: int) -> SampleGradients:
-    base = scaled_down(gradients.base, exponent)
-    assert isinstance(base, Tiled)
-    return Units(base, gradients.start, gradients.stop)
-
-
-@scaled_down.register(OneUnit)
-def _(gradients: OneUnit, exponent: int) -> SampleGradients:
-    base = scaled_down(gradients.base, exponent)
-    assert isinstance(base, Tiled)
-    return OneUnit(base, gradients.unit.start)

@@ -28,7 +28,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         hidden_layer_sizes: Units of the hidden layers, an integer or a sequence.
         robustifier: A ``chainrob.Robustifier``, any callable (N, D) -> (D,), the name of a
             robustifier (``chainrob.robustifiers.names()``) or an expression such as
-            ``'krum(f=3)'`` (``chainrob.robustifiers.grammar``), or None for the plain mean.
+            ``'krum(f=3)'`` (``chainrob.robustifiers.grammar``), or None for the plain mean. By
+            default ``chainrob.AdaptiveMean``, which has nothing to tune.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
             weighting robustifier.
         loss: ``'log_loss'`` (cross entropy), or, of the difference between the class probabilities
@@ -99,7 +100,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
         *,
-        robustifier: Callable[[Any], Any] | str | None = "soft_truncation",
+        robustifier: Callable[[Any], Any] | str | None = "adaptive_mean",
         scope: str = "layer",
         loss: str = "log_loss",
         activation: str = "relu",

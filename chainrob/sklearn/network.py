@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import chainer
 import chainer.functions as F
+from chainrob.aggregation import Scope
 from chainrob.functions import huber, mean_absolute_error, mean_squared_error
-from chainrob.functions.estimate import Scope
 from chainrob.links import MLP
 
 __all__ = ["ACTIVATIONS", "LOSSES", "Network", "sample_losses"]

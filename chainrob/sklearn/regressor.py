@@ -65,7 +65,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
         *,
-        robustifier: Callable[[Any], Any] | str | None = "soft_truncation",
+        robustifier: Callable[[Any], Any] | str | None = "adaptive_mean",
         scope: str = "layer",
         loss: str = "squared_error",
         activation: str = "relu",

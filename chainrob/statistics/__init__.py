@@ -6,14 +6,13 @@ Pure functions of arrays; nothing here knows of networks or figures.
 from __future__ import annotations
 
 from chainrob.statistics.bootstrap import bootstrap_interval
-from chainrob.statistics.curves import CurveTest, mean_curve_test
-from chainrob.statistics.ranks import Ranking, holm, rank_methods
+from chainrob.statistics.mean_curve import CurveTest, mean_curve_test
+from chainrob.statistics.ranking import Ranking, rank_methods
 
 __all__ = [
     "CurveTest",
     "Ranking",
     "bootstrap_interval",
-    "holm",
     "mean_curve_test",
     "rank_methods",
 ]

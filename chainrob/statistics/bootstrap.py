@@ -33,12 +33,12 @@ def bootstrap_interval(
     the scatter seen.
 
     Args:
-        values (array): Shape (trials, ...), finite.
-        level (float): Nominal coverage, in (0, 1).
-        size (int or None): None gives the interval of the mean. A number tells instead where the
+        values: Shape (trials, ...), finite.
+        level: Nominal coverage, in (0, 1).
+        size: None gives the interval of the mean. A number tells instead where the
             means of so many trials lie: quantiles (1 - level) / 2 and (1 + level) / 2, as they are.
-        resamples (int): How many means are drawn.
-        seed (int): Of the resampling.
+        resamples: How many means are drawn.
+        seed: Of the resampling.
 
     Returns:
         array: Shape (2, ...), the lower and the upper end.

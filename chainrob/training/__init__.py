@@ -1,5 +1,6 @@
 """Hooks and extensions around an unmodified Chainer optimizer and Trainer."""
 
+from chainrob.aggregation.tally import WeightTally
 from chainrob.training.delta_descent import DeltaDescent
 from chainrob.training.last_step import (
     LayerReport,
@@ -10,11 +11,11 @@ from chainrob.training.last_step import (
 from chainrob.training.observation import Observation, Watch, observe
 from chainrob.training.replica_rates import ReplicaRates
 from chainrob.training.robust_gradient import RobustGradient
+from chainrob.training.running_clipping import RunningClipping
 from chainrob.training.shuffle import SeededShuffle
 from chainrob.training.snapshot import Snapshot, SnapshotWarning, resume
 from chainrob.training.spsa import SPSA
 from chainrob.training.suspects import SuspectReport
-from chainrob.training.tally import WeightTally
 
 __all__ = [
     "SPSA",
@@ -24,6 +25,7 @@ __all__ = [
     "ReplicaRates",
     "RobustGradient",
     "RobustnessReport",
+    "RunningClipping",
     "SeededShuffle",
     "Snapshot",
     "SnapshotWarning",

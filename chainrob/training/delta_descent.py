@@ -8,8 +8,7 @@ from math import exp, log
 from typing import Any
 
 import chainer
-from chainrob.functions.exact import exact_backward
-from chainrob.functions.observers import Observation
+from chainrob.aggregation import Observation, exact_backward
 from chainrob.kernels import array_module
 from chainrob.robustifiers import SoftTruncation
 from chainrob.sample_gradients.base import Array

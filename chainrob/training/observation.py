@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 import chainer
-from chainrob.functions.observers import Observation, Observer, add_observer, remove_observer
+from chainrob.aggregation.observers import Observation, Observer, add_observer, remove_observer
 
 __all__ = ["Observation", "Watch", "observe"]
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import chainer
-from chainrob.functions import observers
-from chainrob.functions.estimate import check_options, count_samples, estimate_watched, plain_mean
-from chainrob.functions.recorder import Recorder, Recording, recorder_of
+from chainrob._chainer import clearing
+from chainrob.aggregation import (
+    Entry,
+    Recorder,
+    Recording,
+    check_options,
+    mean_gradients,
+    model_gradients,
+)
+from chainrob.aggregation.recorder import forget, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
-from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
+from chainrob.training.index_set import IndexSet, Selection, masked_rows, outside, scattered
 
-Selection = str | Iterable[str] | Callable[[str, chainer.Parameter], bool] | None
-
-Entry = tuple[str, Recording, SampleGradients]
-"""A parameter's path in the model, what it recorded, and its rows."""
+clearing.LISTENERS.append(forget)
 
 
 class RobustGradient:
@@ -36,8 +40,12 @@ class RobustGradient:
     During the backward pass the links record their sample gradients and leave zeros (which is what
     ``chainer.grad`` sees: it has no update that a hook could precede). This hook adds the estimate
     to ``parameter.grad`` before the update and forgets the records. Gradients of other origin (a
-    penalty in the loss, plain links, WeightDecay) are kept as they are. Add hooks that look at the
-    whole gradient, such as GradientClipping, after this one. Clearing a gradient drops its records.
+    penalty in the loss, plain links, WeightDecay) are kept as they are. It runs before the
+    optimizer's other hooks, whatever the order in which they were added, so that GradientClipping,
+    say, sees the whole gradient. Clearing a gradient drops its records.
+    A link hook that puts another array in a parameter's place (SpectralNormalization,
+    WeightStandardization) is differentiated: rows are of what the layer was run with, as with the
+    other scopes, and the estimate goes on to the parameters through the hook.
     Two backward passes before an update add up sample by sample, as two losses of one batch do (and
     as two batches do not: call the hook after each of them instead).
 
@@ -46,16 +54,19 @@ class RobustGradient:
             report to this hook from now on, and not to another one's.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default the one
             that the links hold.
-        parameters: Algorithm 1's index set, those that are estimated robustly: names as
+        parameters: Algorithm 1's index set, the weights that are estimated robustly: names as
             ``model.namedparams()`` gives them (a name of a link means all parameters below it), a
-            predicate ``(name, parameter) -> bool`` that is asked at each update, or None for all.
-            The others get the plain mean. Assign to it at any time between updates.
+            predicate ``(name, parameter)`` that is asked at each update, or None for all. Single
+            weights are given by a mapping from the name to a mask of booleans or to a list of
+            indices, ``{'/0/W': [(0, 1)], '/0/b': True}``; a predicate may return a mask too. The
+            other weights get the plain mean. Assign to it at any time between updates.
 
     Raises:
         ValueError: at an update: no link has ``scope='model'``, parameters that saw different
             numbers of samples or loss reductions, or links that hold different robustifiers where
             none was given.
         KeyError: a name that no parameter has.
+        TypeError: an index set that is none of these.
 
     Example:
         >>> import numpy as np, chainrob
@@ -76,6 +87,7 @@ class RobustGradient:
 
     name = "RobustGradient"
     timing = "pre"
+    runs_first = True  # see chainrob._chainer.hook_order
     call_for_each_param = False
 
     def __init__(
@@ -98,73 +110,59 @@ class RobustGradient:
 
     @property
     def parameters(self) -> Selection:
-        """The index set: names, a predicate, or None for all."""
+        """The index set: names, weights by name, a predicate, or None for all."""
         return self._parameters
 
     @parameters.setter
     def parameters(self, value: Selection) -> None:
-        if value is not None and not callable(value):
-            value = (value,) if isinstance(value, str) else tuple(value)
-            names = [name for name, _ in self.model.namedparams(include_uninit=True)]
-            for entry in value:
-                if not any(_is_at_or_below(name, entry) for name in names):
-                    raise KeyError(
-                        f"RobustGradient: parameters must be names of parameters, found {entry!r}; "
-                        f"there are {sorted(names)}"
-                    )
+        self._index_set = IndexSet(value, self.model.namedparams(include_uninit=True))
         self._parameters = value
 
     def __call__(self, optimizer: Any = None) -> None:
         """Add the estimates to the gradients; Chainer calls it with the optimizer."""
+        hooks = getattr(optimizer, "_hookable", None)
+        if hooks is not None and any(one is self for one in hooks._post_update_hooks.values()):
+            raise ValueError(
+                "RobustGradient: timing must be 'pre', for the update needs the gradient, found "
+                "'post'"
+            )
         self._check_links()
-        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
-        recordings = [one for one in self._recorder.collect() if one.parameter.grad is not None]
         robust: list[Entry] = []
         plain: list[Entry] = []
-        for one in recordings:
-            name = names.get(id(one.parameter), one.parameter.name or "?")
-            chosen = robust if self._selects(name, one.parameter) else plain
-            chosen.append((name, one, _added(name, one)))
-        for _, recording, rows in plain:
-            robustifier = self.robustifier or recording.link.robustifier
-            n_samples = count_samples(robustifier, rows.n_samples)
-            if n_samples:
-                factor = n_samples if recording.loss_reduction == "sum" else 1
-                _add(recording.parameter, plain_mean(robustifier, rows), factor)
+        masks: dict[str, Any] = {}
+        for name, recording in self._named(self._recorder.collect()):
+            parameter = getattr(recording.owner, recording.name)
+            entry = Entry.of(name, recording)
+            masks[name] = mask = self._index_set.of(name, parameter)
+            if mask is not True:
+                plain.append(entry)
+            if mask is not False:
+                rows = entry.rows if mask is True else masked_rows(name, entry.rows, mask)
+                robust.append(entry._replace(rows=rows))
+        for entry, gradient in zip(plain, mean_gradients(plain, self._robustifier_of), strict=True):
+            if gradient is not None:
+                _add(entry.recording.target, outside(gradient, masks[entry.name]))
         if robust:
-            self._estimate(robust)
+            robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
+            estimates = model_gradients(robust, robustifier, self.model)
+            for entry, gradient in zip(robust, estimates, strict=True):
+                _add(entry.recording.target, scattered(gradient, masks[entry.name]))
+        if getattr(optimizer, "_loss_scaling_is_dynamic", False):
+            optimizer.check_nan_in_grads()  # which saw zeros before this hook
 
-    def _estimate(self, entries: list[Entry]) -> None:
-        counts = {name: rows.n_samples for name, _, rows in entries}
-        if len(set(counts.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all parameters must see the same samples, found numbers of "
-                f"samples {counts}"
-            )
-        reductions = {name: recording.loss_reduction for name, recording, _ in entries}
-        if len(set(reductions.values())) > 1:
-            raise ValueError(
-                f"RobustGradient: all links must have one loss_reduction, found {reductions}"
-            )
-        robustifier = self._held_by_links() if self.robustifier is None else self.robustifier
-        gradients = [rows for _, _, rows in entries]
-        links = (self.model, *(recording.link for _, recording, _ in entries))
-        watch = observers.is_observed(*links) and gradients[0].n_samples > 0
-        estimates, weights = estimate_watched(robustifier, gradients, "layer", watch=watch)
-        reduction = entries[0][1].loss_reduction
-        n_samples = count_samples(robustifier, gradients[0].n_samples)
-        for (_, recording, _), one in zip(entries, estimates, strict=True):
-            _add(recording.parameter, one, n_samples if reduction == "sum" else 1)
-        if watch:
-            named = {name: rows for name, _, rows in entries}
-            observers.notify(links, self.model, robustifier, named, "model", reduction, weights)
+    def _named(self, recordings: Iterable[Recording]) -> Iterator[tuple[str, Recording]]:
+        """Recordings whose gradient is still wanted, each with its parameter's path."""
+        names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
+        links = {id(link): name for name, link in self.model.namedlinks()}
+        for one in recordings:
+            if isinstance(one.target, chainer.Parameter):
+                if one.target.grad is not None:
+                    yield names.get(id(one.target), one.target.name or "?"), one
+            else:  # a link hook put it in the parameter's place
+                yield f"{links.get(id(one.owner), '').rstrip('/')}/{one.name}", one
 
-    def _selects(self, name: str, parameter: chainer.Parameter) -> bool:
-        if self._parameters is None:
-            return True
-        if callable(self._parameters):
-            return bool(self._parameters(name, parameter))
-        return any(_is_at_or_below(name, entry) for entry in self._parameters)
+    def _robustifier_of(self, entry: Entry) -> Any:
+        return self.robustifier or entry.recording.owner.robustifier
 
     def _robust_links(self) -> list[RobustLink]:
         return [
@@ -213,24 +211,19 @@ class RobustGradient:
         self._recorder.listen(self.model.links())
 
 
-def _added(name: str, recording: Recording) -> SampleGradients:
-    try:
-        return add_up(recording.operators)
-    except ValueError as error:
-        raise ValueError(
-            f"RobustGradient: parameter {name} is used several times: {error}"
-        ) from error
-
-
-def _add(parameter: chainer.Parameter, gradient: Array, factor: int) -> None:
-    # A new array, for Chainer may have handed the old one to another variable as well.
-    grad = parameter.grad
-    gradient = gradient.astype(grad.dtype, copy=False)
-    if factor != 1:
-        gradient = gradient * grad.dtype.type(factor)
-    parameter.grad = array_module(grad).asarray(grad + gradient)
-
-
-def _is_at_or_below(name: str, entry: str) -> bool:
-    path = f"/{entry.strip('/')}"
-    return name == path or name.startswith(f"{path.rstrip('/')}/")
+def _add(target: Any, gradient: Array) -> None:
+    """Add an estimate to a parameter's gradient; or send it on to where a link hook made the
+    parameter of others, through the rest of the graph.
+    """
+    if isinstance(target, chainer.Parameter):
+        # A new array, for Chainer may have handed the old one to another variable as well.
+        grad = target.grad
+        gradient = gradient.astype(grad.dtype, copy=False)
+        target.grad = array_module(grad).asarray(grad + gradient)
+        return
+    variable = target.get_variable()
+    if variable.array is None:  # nobody kept it, and only its gradient matters
+        variable.array = array_module(gradient).zeros(target.shape, target.dtype)
+    variable.grad = gradient.astype(target.dtype, copy=False)
+    variable.backward()
+    variable.cleargrad()

@@ -17,6 +17,7 @@ import numpy as np
 
 import chainer
 from chainer.serializers import DictionarySerializer, NpzDeserializer
+from chainrob._chainer.npz import SafeNpz, UnsafeFileError
 from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training import random_state
 from chainrob.training.shuffle import SeededShuffle
@@ -228,6 +229,7 @@ def resume(trainer: Any, file: str | os.PathLike[str] | None = None) -> Path | N
     Raises:
         ValueError: The trainer has no ``Snapshot``, or the file was written by a trainer that was
             set up in another way.
+        UnsafeFileError: The file holds pickled objects, which could run code; it is not loaded.
         OSError, zipfile.BadZipFile: The file that was named cannot be read.
     """
     snapshot = next(_snapshots(trainer), None)
@@ -238,6 +240,8 @@ def resume(trainer: Any, file: str | os.PathLike[str] | None = None) -> Path | N
     for path in snapshot.files(trainer.out) if file is None else [Path(file)]:
         try:
             arrays = _read(path)
+        except UnsafeFileError:
+            raise
         except _UNREADABLE as error:
             if file is not None:
                 raise
@@ -270,6 +274,5 @@ def _read(path: Path) -> dict[str, Any]:
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    # Chainer writes None as an object array, which is a pickle.
-    with np.load(path, allow_pickle=True) as content:
-        return {name: content[name] for name in content.files}
+    with SafeNpz(path) as content:
+        return {name: content[name] for name in content}

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from chainrob.training.tally import WeightTally
+from chainrob.aggregation.tally import WeightTally
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

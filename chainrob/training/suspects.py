@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 import chainer
 from chainer.training import trigger as triggers
+from chainrob.aggregation.tally import WeightTally
 from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
 from chainrob.training.observation import Observation, Watch, observe
 from chainrob.training.suspect_files import draw_suspects, suspect_table
-from chainrob.training.tally import WeightTally
 
 __all__ = ["SuspectReport"]
 

@@ -1,6 +1,7 @@
 """The tutorial's tables, the slides' examples, drawings, and the warning on layers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,85 @@ def test_the_tutorials_tables(dtype):
     text = str(trace)
     for number in ("-0.9775", "1.6176", "-0.6912", "0.3333"):
         assert number in text
+
+
+def test_the_tables_as_they_are_printed():
+    """Formulas, and with rounded steps the very digits of all three tables."""
+    trace = evaluation_trace(tutorial, 1.5, 3.0)
+    for key, text in (
+        ("table1_evaluation", trace.table()),
+        ("table2_forward_mode_x1", trace.table("forward", 1, 0, rounded=True)),
+        ("table3_reverse_mode", trace.table("reverse", rounded=True)),
+    ):
+        rows = [line.split("|") for line in text.splitlines()]
+        found = {name.strip().rstrip("'~"): number.strip() for name, _, number in rows}
+        assert found == {name: f"{number:.4f}" for name, number in TABLES[key].items()}
+    assert trace.formula("u4", "forward") == "cos(u2) u2'"
+    assert trace.formula("u2", "reverse") == "u4~ cos(u2)"
+    assert trace.formula("u-1", "reverse") == "u1~ 3 u-1**2 + u2~ u0"
+    assert trace.formula("y", "forward") == "u5'"
+    assert trace.formula("u5", "reverse") == "y~"
+
+
+ELEMENTARY = {
+    "F.sin(x)", "F.cos(x)", "F.tan(x)", "F.sinh(x)", "F.cosh(x)", "F.tanh(x)", "F.arcsin(x)",
+    "F.arccos(x)", "F.arctan(x)", "F.exp(x)", "F.expm1(x)", "F.log(x)", "F.log1p(x)", "F.log2(x)",
+    "F.log10(x)", "F.sqrt(x)", "F.sigmoid(x)", "F.absolute(x)", "F.absolute(-x)", "F.relu(x)",
+    "F.relu(-x)", "F.square(x)", "-x", "x + 2", "2 - x", "x * 3", "3 / x", "x / 4", "x ** 2",
+    "x ** 3", "x ** 0.5", "x ** -2", "x ** 1", "2.0 ** x", "x * z", "x / z", "x - z", "x + z",
+    "x ** z", "F.maximum(x, z)", "F.minimum(x, z)", "F.softplus(x)", "F.identity(x)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", sorted(ELEMENTARY))
+def test_the_formulas_are_the_derivatives(text):
+    """Each partial derivative, read as Python, is what forward mode computes."""
+    names = {"F": F}
+    function = lambda *p: eval(text, names, dict(zip("xz", p, strict=False)))  # noqa: E731
+    point = (0.37, 0.82)[: 1 + ("z" in text)]
+    trace = evaluation_trace(function, *point)
+    where = {
+        name: getattr(np, name)
+        for name in ["sin", "cos", "cosh", "sinh", "exp", "log", "sqrt", "sign"]
+    }
+    where |= {name.replace("-", "m"): value for name, value in trace.values.items()}
+    for k in range(len(point)):
+        slopes = trace.forward(*np.eye(len(point))[k])
+        for step in trace.steps:
+            total = 0.0
+            for source, partial in zip(step.inputs, step.partials, strict=True):
+                assert not partial.startswith("(d"), partial
+                if source in slopes:
+                    code = re.sub(r"u-(\d)", r"um\1", partial)
+                    code = re.sub(r"(?<=[\w)\]]) (?=[\w(\[])", "*", code)
+                    total += float(np.sum(eval(code, where))) * slopes[source]
+            assert total == pytest.approx(slopes[step.name], rel=1e-10), (step, partial)
+
+
+def test_operation_counts():
+    counts = evaluation_trace(tutorial, 1.5, 3.0).operations()
+    # 5 steps; forward 3 + 3 + 7 + 2 + 1; reverse 3 + 2 + 6 + 2 + 0 and an addition at both inputs
+    assert (counts.evaluation, counts.forward, counts.reverse) == (5, 16, 15)
+    w, x = np.ones((7, 5)), np.ones((3, 5))
+    counts = evaluation_trace(lambda x, w: F.tanh(F.linear(x, w)), x, w).operations()
+    product, numbers = 2 * 3 * 7 * 5, 3 * 7
+    assert counts.evaluation == product + numbers
+    assert counts.forward == 2 * product + numbers + 3 * numbers  # an addition, 1 - y**2, times
+    assert counts.reverse == 2 * product + 3 * numbers
+    for n in (1, 10, 40):  # what reverse mode is for: its cost does not grow with the inputs
+        point = np.linspace(0.1, 0.9, n)
+        trace = evaluation_trace(lambda *xs: sum(F.sin(x) * x for x in xs), *point)
+        counts = trace.operations()
+        assert counts.reverse <= 4 * counts.evaluation
+        assert n * counts.forward >= n * counts.evaluation
+
+
+def test_graphs_carry_value_and_derivative():
+    trace = evaluation_trace(tutorial, 1.5, 3.0)
+    assert 'label="u2 = u-1 * u0\\n4.5000"' in trace.to_dot()
+    assert 'label="u2 = u-1 * u0\\n4.5000\\nu2~ = -0.2108"' in trace.to_dot("reverse")
+    assert 'label="u2 = u-1 * u0\\n4.5000\\nu2\' = 3.0000"' in trace.to_dot("forward", 1, 0)
+    assert trace.node_numbers("reverse")["u-1"] == ["1.5000", "u-1~ = 1.6176"]
 
 
 def test_slides_first_example():

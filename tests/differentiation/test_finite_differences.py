@@ -9,6 +9,7 @@ from chainrob.differentiation import (
     backward_difference,
     central_difference,
     complex_step,
+    directional_derivative,
     forward_difference,
 )
 
@@ -137,3 +138,24 @@ def test_bad_input(method, function, x, options, error, message):
 def test_a_step_lost_in_rounding_is_refused(method):
     with pytest.raises(ValueError, match="large enough that x \\+ step differs"):
         method(np.sum, 1.0, step=1e-20)
+
+
+def test_the_two_conventions_of_a_central_difference():
+    for h in (0.5, 0.01):
+        half = central_difference(smooth, 1.0, step=h)
+        assert central_difference(smooth, 1.0, step=2 * h, convention="width") == half
+        whole, info = central_difference(smooth, 1.0, step=h, convention="width", return_info=True)
+        assert whole == pytest.approx((smooth(1 + h / 2) - smooth(1 - h / 2)) / h, rel=1e-12)
+        assert info.step == h
+        along = directional_derivative(smooth, 1.0, 1.0, step=h, convention="width")
+        assert along == pytest.approx(whole, rel=1e-12)
+    default = central_difference(smooth, 1.0, return_info=True)
+    wide = central_difference(smooth, 1.0, convention="width", return_info=True)
+    assert wide[0] == default[0]
+    assert wide[1].step == 2 * default[1].step
+    with pytest.raises(ValueError, match="convention must be 'half-width' or 'width', found 'all'"):
+        central_difference(smooth, 1.0, convention="all")
+    with pytest.raises(ValueError, match="step must be positive"):
+        central_difference(smooth, 1.0, step=0.0, convention="width")
+    with pytest.raises(ValueError, match="convention must be 'half-width' where method is 'forw"):
+        directional_derivative(smooth, 1.0, 1.0, method="forward", convention="width")

@@ -98,17 +98,42 @@ def test_through_the_larger_and_the_smaller_of_a_variable_and_a_constant():
         np.testing.assert_allclose(hessian(function, x), np.diag(curvature))
 
 
-def test_linear_and_constant_dependence():
+def test_linear_and_missing_dependence():
     np.testing.assert_array_equal(hessian(F.sum, X), np.zeros((3, 3)))
     found = jacobian(lambda x, y: F.sum(x), (X, Y))
     np.testing.assert_array_equal(found[1], np.zeros(2))
-    np.testing.assert_array_equal(jvp(lambda x: chainer.Variable(Y), X, X)[1], np.zeros(2))
     np.testing.assert_array_equal(jacobian(lambda x: x, X), np.eye(3))
     for mode in ("forward", "reverse"):  # the same Variable twice is two inputs
         x = chainer.Variable(X)
         left, right = jacobian(lambda a, b: a * b**2, (x, x), mode=mode)
         np.testing.assert_allclose(left, np.diag(X**2))
         np.testing.assert_allclose(right, np.diag(2 * X**2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: vjp(f, X, Y),
+        lambda f: jvp(f, X, X),
+        lambda f: jacobian(f, X),
+        lambda f: hessian(lambda x: F.sum(f(x)), X),
+        lambda f: hessian_vector_product(lambda x: F.sum(f(x)), X, X),
+    ],
+)
+@pytest.mark.parametrize(
+    "function", [lambda x: chainer.Variable(Y), lambda x: chainer.Variable(x.array[:2]) * 2]
+)
+def test_a_function_that_does_not_depend_on_its_inputs_is_refused(call, function):
+    with pytest.raises(ValueError, match="does not depend on its inputs"):
+        call(function)
+
+
+def test_a_function_that_reads_a_variable_past_its_argument_is_refused():
+    x, y = chainer.Variable(X, name="mine"), chainer.Variable(Y)
+    with pytest.raises(ValueError, match=r"'mine' of shape \(3,\).*functional\(model\)"):
+        vjp(lambda a, b: F.sum(x**2) + F.sum(b), (x, y))
+    # Through its argument as well it is a partial derivative, as anywhere.
+    np.testing.assert_allclose(vjp(lambda a: F.sum(a * x), x)[1], X)
 
 
 def test_results_can_be_differentiated_further():

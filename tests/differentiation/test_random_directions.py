@@ -174,8 +174,8 @@ def test_bad_input(method, function, options, message):
 
 
 def test_more_bad_input():
-    with pytest.raises(ValueError, match="samples must be an integer of at least 3"):
-        regression_gradient(smooth, X, samples=2)
+    with pytest.raises(ValueError, match="samples must be an integer of at least 2"):
+        regression_gradient(smooth, X, samples=1, antithetic=False)
     with pytest.raises(ValueError, match="loss must be"):
         regression_gradient(smooth, X, loss="cubic")
     with pytest.raises(ValueError, match="method must be one of"):

@@ -367,44 +367,18 @@ def held(value: Any) -> Any:
 
 @contextlib.contextmanager
 def installed():
-    """Put the stand-in where chainrob and Chainer look for CuPy."""
-    import chainer
+    """Put the stand-in where chainrob looks for CuPy."""
     from chainrob.kernels.gpu import loading, weiszfeld
 
     module = make()
-    mixed = "NumPy and device arrays were mixed"
-
-    def get_array_module(*args):
-        arrays = [getattr(one, "array", one) for one in args]
-        there = [isinstance(one, ndarray) for one in arrays]
-        if any(there):
-            assert not any(isinstance(one, np.ndarray) and one.ndim for one in arrays), mixed
-        return module if any(there) else np
-
-    def get_array_types():
-        return (np.ndarray, ndarray)
-
-    def to_cpu(array, stream=None):
-        return array.get() if isinstance(array, ndarray) else np.asarray(array)
-
-    patches = [
-        (chainer.backend, "get_array_module", get_array_module),
-        (chainer, "get_array_types", get_array_types),
-        (chainer.backends.cuda, "to_cpu", to_cpu),
-    ]
-    saved = [getattr(owner, name) for owner, name, _ in patches]
     before = sys.modules.get("cupy")
     caches = (loading.kernel, loading._module, weiszfeld._limits)
     for cached in caches:
         cached.cache_clear()
     try:
-        for owner, name, value in patches:
-            setattr(owner, name, value)
         sys.modules["cupy"] = module
         yield module
     finally:
-        for (owner, name, _), value in zip(patches, saved, strict=True):
-            setattr(owner, name, value)
         if before is None:
             sys.modules.pop("cupy", None)
         else:

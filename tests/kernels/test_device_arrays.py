@@ -6,7 +6,7 @@ import pytest
 import chainrob
 import chainrob.robustifiers as C
 from chainrob.functions.gradient_node import Aggregation, GradientNode
-from chainrob.functions.linear import LinearFunction
+from chainrob.functions.linear_function import LinearFunction
 from chainrob.robustifiers import convergence
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.kernels import fake_cupy

@@ -44,7 +44,6 @@ def answers(operator):
     yield operator.mean()
     yield operator.gram()
     yield operator.centered_gram()
-    yield operator.squared_norms()
     yield operator.finite_rows()
     yield operator.surely_finite()
     yield operator.weighted_sum(operator.xp.full((*operator.replicas, N), 0.5))

@@ -10,7 +10,7 @@ from chainrob.robustifiers import CenteredClipping
 from chainrob.robustifiers.krum import nearest_sums, nearest_sums_by_arrays
 from chainrob.robustifiers.selection import TIE, smallest, smallest_by_arrays
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
-from chainrob.sample_gradients.mixed import Mixed
+from chainrob.sample_gradients.base import Mixed, squared_distances
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -96,7 +96,10 @@ def test_gram_matrix_of_mixed_rows(n, m, affine, seed):
     mixed = Mixed(Dense(rows), matrix, affine=affine)
     by_arrays = Mixed(Dense(rows[None], 1), matrix, affine=affine)
     # Both are about a row of middle size, but which one may be decided by rounding.
-    distances, expected = mixed.squared_distances(), by_arrays.squared_distances()[0]
+    distances, expected = (
+        squared_distances(mixed.centered_gram()),
+        squared_distances(by_arrays.centered_gram())[0],
+    )
     np.testing.assert_allclose(distances, expected, rtol=1e-9, atol=1e-10)
     assert distances[0, m // 2] == 0.0
 
@@ -121,8 +124,12 @@ def test_centered_gram_matrix(dtype, n, p, q):
         (small, replicas),
         (Joined([small, small.bias()]), Joined([replicas, replicas.bias()])),
     ):
-        expected = other.squared_distances()[0]  # array code, for it has a replica axis
-        np.testing.assert_allclose(one.squared_distances(), expected, rtol=1e-9, atol=1e-9)
+        expected = squared_distances(other.centered_gram())[
+            0
+        ]  # array code, for it has a replica axis
+        np.testing.assert_allclose(
+            squared_distances(one.centered_gram()), expected, rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("size", [1.0, 1e15])
@@ -133,7 +140,7 @@ def test_large_gram_matrix_keeps_what_tells_close_rows_apart(dtype, size):
     x, gy = (1 + 1e-4 * rng.normal(size=(70, k)) for k in (150, 40))
     x[3] *= size
     x, gy = x.astype(dtype), gy.astype(dtype)
-    found = OuterProducts(x[:, None], gy[:, None]).squared_distances()
+    found = squared_distances(OuterProducts(x[:, None], gy[:, None]).centered_gram())
     rows = (gy[:, :, None].astype(np.longdouble) * x[:, None, :]).reshape(70, -1)
     others = np.flatnonzero(np.arange(70) != 3)
     for i in others[:5]:

@@ -118,7 +118,7 @@ def test_the_models_are_copied(data):
         ([], "at least one model, found none"),
         ([MLP((2, 3)), MLP((2, 4))], "same parameters"),
         ([MLP((2, 3)), chainrob.links.Linear(2, 3)], "of one class"),
-        ([chainrob.links.Linear(None, 3)], "must be initialised"),
+        ([chainrob.links.Linear(None, 3)], "must be initialized"),
         ([chainer.links.Linear(2, 3)], r"chainrob\.links\.Linear, found"),
     ],
 )

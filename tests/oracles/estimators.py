@@ -60,6 +60,38 @@ PSI = {
 
 
 @by_coordinate
+def multiplicative_noise(column, delta, pilot):
+    """Soft truncation, its mean over the noise taken by quadrature between the kinks."""
+    n = len(column)
+    root = np.sqrt(n / (2 * np.log(1 / delta)))
+    if pilot == "mean":
+        center, s = np.mean(column), np.std(column, ddof=1) * root if n > 1 else 0.0
+    else:
+        center = np.median(column)
+        s = 1.482602218505602 * np.median(np.abs(column - center)) * root
+    if s == 0:
+        return center
+    noise = 1 / np.sqrt(2 * np.log(1 / delta))
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+
+    def smoothed(u):
+        if u == 0:
+            return 0.0
+        kinks = sorted((k * np.sqrt(2) / u - 1) / noise for k in (-1, 1))
+        ends = [-12, *np.clip(kinks, -12, 12), 12]
+        total = 0.0
+        for low, high in pairwise(ends):
+            for part in pairwise(np.linspace(low, high, 5)):
+                z = part[0] + (nodes + 1) / 2 * (part[1] - part[0])
+                density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * (part[1] - part[0]) / 2
+                values = [truncation(u * (1 + noise * one)) for one in z]
+                total += np.sum(weights * density * values)
+        return total
+
+    return center + s * np.mean([smoothed((value - center) / s) for value in column])
+
+
+@by_coordinate
 def m_estimator(column, rho, delta=0.005, pilot="mean", scale=None):
     n = len(column)
     pivot = np.mean(column) if pilot == "mean" else np.median(column)
@@ -225,6 +257,106 @@ def caf(rows, f):
             break
         c = np.maximum(c * (1 - tau / tau[c > 0].max()), 0)
     return best
+
+
+def adaptive_fence(sizes, least, power, curvature=0.0):
+    """The fence above the median, or the largest size where that is less."""
+    ordered = np.sort(sizes)
+    n = len(sizes)
+    median, quartile = ordered[(n - 1) // 2], ordered[(n - 1) // 4]
+    if median == 0:
+        return ordered[-1]
+    if quartile == 0:
+        return ordered[-1]
+    spread = np.log(median / quartile)
+    return min(median * max(least, np.exp(power * spread + curvature * spread**2)), ordered[-1])
+
+
+def adaptive_weights(inputs, signals, cosines):
+    """Sample weights from norms (N,) of inputs (or None) and signals, and cosines (N, N)."""
+    n = len(signals)
+    if n < 3:
+        return np.ones(n)
+    fence = adaptive_fence(signals, 4.0, 2.0, 1.6)
+    trust = np.array([min(1, fence / s) ** 2 if s > 0 else 1.0 for s in signals])
+    if inputs is not None:
+        limit = adaptive_fence(inputs, 1.5, 2.0)
+        trust = trust * [min(1, limit / x) ** 2 if x > 0 else 1.0 for x in inputs]
+    limited = np.minimum(signals, fence)
+    r = limited / limited.max() if limited.max() > 0 else limited
+    v = np.zeros(n)
+    for i in range(n):
+        others = [cosines[i][j] for j in range(n) if j != i]
+        total = sum(c**2 for c in others)
+        v[i] = sum(c * abs(c) for c in others) / total if total > 0 else 0.0
+    overall = np.average(v, weights=r) if r.sum() > 0 else 0.0
+    power = 0.5 / (1 + np.exp(20 * overall))
+    kept = (1 - r / (1 + np.exp(12 * (v + overall)))) * (1 - 0.99 * r) ** power
+    return trust * kept / np.average(kept, weights=trust)
+
+
+def adaptive_mean(rows):
+    norms = np.linalg.norm(rows, axis=1)
+    units = [row / norm if norm > 0 else row for row, norm in zip(rows, norms, strict=True)]
+    return adaptive_weights(None, norms, np.array(units) @ np.transpose(units)) @ rows / len(rows)
+
+
+def adaptive_mean_of_layer(x, gy):
+    """Of a layer with a bias: rows (N, Q * (P + 1)), the bias as the weight of an input of one."""
+    x = np.hstack([x, np.ones((len(x), 1))])
+    lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
+    limit = adaptive_fence(lengths, 1.5, 2.0)
+    shortened = x * np.minimum(1, limit / lengths)[:, None]
+    about = shortened - shortened.mean(axis=0)
+    cosines = np.array(
+        [
+            (a @ b) * (s @ t) / np.linalg.norm(a) / np.linalg.norm(b)
+            for a, s in zip(about, gy, strict=True)
+            for b, t in zip(about, gy, strict=True)
+        ]
+    )
+    cosines = cosines.reshape(len(x), -1) / signals[:, None] / signals
+    weights = adaptive_weights(lengths, signals, cosines)
+    rows = gy[:, :, None] * x[:, None, :]
+    return np.tensordot(weights, rows, 1) / len(x)
+
+
+def monna(rows, f, pivot=0):
+    distances = np.linalg.norm(rows - rows[pivot], axis=1)
+    return rows[np.argsort(distances)[: len(rows) - f]].mean(axis=0)
+
+
+def spectral_filter(rows, f, portions=None):
+    """Portions of rows are removed, by the singular vectors of what is left."""
+    for portion in [1] * f if portions is None else portions:
+        centered = rows - rows.mean(axis=0)
+        direction = np.linalg.svd(centered, full_matrices=False)[2][0]
+        order = np.argsort(np.abs(centered @ direction))
+        rows = rows[np.sort(order[: len(rows) - portion])]
+    return rows.mean(axis=0)
+
+
+def bulyan(rows, f):
+    left, taken = list(range(len(rows))), []
+    while len(taken) < len(rows) - 2 * f:
+        part = rows[left]
+        count = max(len(left) - f - 2, 1)
+        scores = krum_scores(part, f, n_neighbors=count)
+        totals = squared_distances(part).sum(axis=1)
+        tied = np.flatnonzero(scores <= scores.min() * (1 + 1e-12))
+        taken.append(left.pop(tied[np.argmin(totals[tied])]))
+    taken = rows[taken]
+    return np.array(
+        [nearest_to(column, np.median(column), len(rows) - 4 * f) for column in taken.T]
+    )
+
+
+def relative_clipping(rows, multiple, q=0.5, winsorized=False):
+    norms = np.linalg.norm(rows, axis=1)
+    length = np.sort(norms)[int(np.floor(q * (len(rows) - 1)))]
+    if winsorized:
+        length = np.mean([min(norm, length) for norm in norms])
+    return clip_norm(rows, multiple * length)
 
 
 def nearest_neighbor_mixing(rows, f):

@@ -24,12 +24,12 @@ def ax():
         figure.savefig(io.BytesIO(), format="png")  # it can be drawn
 
 
-def test_styles_can_be_told_apart_in_grey_and_by_colour():
+def test_styles_can_be_told_apart_in_grey_and_by_color():
     pairs = [tuple(map(str, plotting.line_style(i).values())) for i in range(42)]
     assert len(set(pairs)) == 42
     marks = [tuple(plotting.marker_style(i).values()) for i in range(56)]
     assert len(set(marks)) == 56
-    # Neighbours differ in more than colour.
+    # Neighbors differ in more than color.
     for i in range(20):
         one, next_one = plotting.line_style(i), plotting.line_style(i + 1)
         assert one["linestyle"] != next_one["linestyle"]
@@ -141,8 +141,8 @@ def test_arrows_of_a_graph_end_at_the_boxes_and_not_below_them(ax, mode):
 
 
 def test_numbers_of_a_heat_map_can_be_read_on_every_shade(ax):
-    def luminance(colour):
-        rgb = np.array(colors.to_rgb(colour))
+    def luminance(color):
+        rgb = np.array(colors.to_rgb(color))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         return linear @ [0.2126, 0.7152, 0.0722] + 0.05
 

@@ -30,6 +30,10 @@ def below_beta(n: int) -> int:
     return ceil(oracle.BETA * n) - 1
 
 
+def bulyan_limit(n: int) -> int:
+    return max((n - 3) // 4, 0)
+
+
 def buckets_of_two(n: int) -> int:
     return (ceil(n / 2) - 1) // 2
 
@@ -80,6 +84,13 @@ def m_estimator(rho: str, pilot: str) -> Case:
 
 
 CASES = [
+    Case(
+        "adaptive_mean",
+        lambda f: C.AdaptiveMean(),
+        lambda rows, f: oracle.adaptive_mean(rows),
+        translation=False,
+        multiple=3.0,
+    ),
     Case("mean", lambda f: C.Mean(), lambda rows, f: oracle.mean(rows), robust=False),
     Case(
         "soft_truncation-mean",
@@ -91,6 +102,18 @@ CASES = [
         "soft_truncation-median",
         lambda f: C.SoftTruncation(0.01, pilot="median"),
         lambda rows, f: oracle.soft_truncation(rows, 0.01, "median"),
+        multiple=3.0,
+    ),
+    Case(
+        "multiplicative_noise-mean",
+        lambda f: C.MultiplicativeNoise(),
+        lambda rows, f: oracle.multiplicative_noise(rows, 0.005, "mean"),
+        robust=False,
+    ),
+    Case(
+        "multiplicative_noise-median",
+        lambda f: C.MultiplicativeNoise(0.01, pilot="median"),
+        lambda rows, f: oracle.multiplicative_noise(rows, 0.01, "median"),
         multiple=3.0,
     ),
     *(m_estimator(rho, "mean") for rho in oracle.PSI),
@@ -180,6 +203,30 @@ CASES = [
     Case("smea", lambda f: C.SMEA(f), oracle.smea, most=9),
     Case("caf", lambda f: C.CAF(f), oracle.caf, multiple=3.0),
     Case(
+        "monna",
+        lambda f: C.MoNNA(f, pivot="last"),
+        lambda rows, f: oracle.monna(rows, f, -1),
+        permutation=False,
+    ),
+    Case("spectral_filter", lambda f: C.SpectralFilter(f), oracle.spectral_filter, dim=2),
+    Case(
+        "spectral_filter-rounds",
+        lambda f: C.SpectralFilter(f, rounds=2),
+        lambda rows, f: oracle.spectral_filter(
+            rows, f, {0: [], 1: [1]}.get(f, [f // 2, f - f // 2])
+        ),
+        robust=False,
+        dim=2,
+    ),
+    Case(
+        "dnc",
+        lambda f: C.DnC(f),
+        lambda rows, f: oracle.spectral_filter(rows, f, [f] if f else []),
+        robust=False,
+        dim=2,
+    ),
+    Case("bulyan", lambda f: C.Bulyan(f), oracle.bulyan, bulyan_limit),
+    Case(
         "nearest_neighbor_mixing-geometric_median",
         lambda f: (
             C.NearestNeighborMixing(f) >> C.GeometricMedian(tolerance=1e-12, max_iterations=20_000)
@@ -206,6 +253,20 @@ CASES = [
         lambda rows, f: oracle.mean(oracle.clip_norm(rows, 0.5)),
         translation=False,
         scale=False,
+    ),
+    Case(
+        "relative_clipping-mean",
+        lambda f: C.RelativeClipping() >> C.Mean(),
+        lambda rows, f: oracle.mean(oracle.relative_clipping(rows, 2.0)),
+        translation=False,
+        multiple=3.0,
+    ),
+    Case(
+        "relative_clipping-winsorized-mean",
+        lambda f: C.RelativeClipping(1.5, quantile=0.4, reference="winsorized") >> C.Mean(),
+        lambda rows, f: oracle.mean(oracle.relative_clipping(rows, 1.5, 0.4, True)),
+        translation=False,
+        multiple=3.0,
     ),
     Case(
         "adaptive_robust_clipping-multi_krum",

@@ -4,11 +4,6 @@ import numpy as np
 import pytest
 
 from chainrob.sample_gradients import Dense, Joined, Mixed, OuterProducts
-from chainrob.sample_gradients.pullback import (
-    projections,
-    pullback_coordinates,
-    pullback_weights,
-)
 
 N, Q, P = 6, 3, 4
 
@@ -58,15 +53,15 @@ def test_outer_products(rng, case):
     rows = operator.materialize().reshape((*replicas, N, Q, P))
     v = rng.normal(size=(*replicas, Q, P))
     np.testing.assert_allclose(
-        projections(operator, v), np.einsum("...nqp,...qp->...n", rows, v), atol=1e-12
+        operator.projections(v), np.einsum("...nqp,...qp->...n", rows, v), atol=1e-12
     )
     weights, mixing = rng.normal(size=(*replicas, N)), rng.normal(size=(*replicas, N, N))
     expected = cotangents_of_factors(operator, weighted(rows, weights, mixing, v))
-    for found, wanted in zip(pullback_weights(operator, weights, mixing, v), expected, strict=True):
+    for found, wanted in zip(operator.pullback_weights(weights, mixing, v), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-11)
     derivative = curve(rows.reshape((*replicas, N, -1))).reshape(rows.shape)
     expected = cotangents_of_factors(operator, derivative * v[..., None, :, :])
-    for found, wanted in zip(pullback_coordinates(operator, curve, v), expected, strict=True):
+    for found, wanted in zip(operator.pullback_coordinates(curve, v), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
@@ -79,11 +74,11 @@ def test_output_units(rng, case):
     v = rng.normal(size=(*replicas, Q, P))
     weights, mixing = rng.normal(size=(*replicas, Q, N)), rng.normal(size=(*replicas, Q, N, N))
     np.testing.assert_allclose(
-        projections(units, v), np.einsum("...qnp,...qp->...qn", rows, v), atol=1e-12
+        units.projections(v), np.einsum("...qnp,...qp->...qn", rows, v), atol=1e-12
     )
     cotangent = np.moveaxis(weighted(rows, weights, mixing, v), -3, -2)
     expected = cotangents_of_factors(operator, cotangent)
-    for found, wanted in zip(pullback_weights(units, weights, mixing, v), expected, strict=True):
+    for found, wanted in zip(units.pullback_weights(weights, mixing, v), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-11)
 
 
@@ -98,14 +93,14 @@ def test_dense_joined_and_mixed(rng, replicas):
     rows = mixed.materialize()
     flat_v = np.concatenate([v[0].reshape((*replicas, -1)), v[1]], axis=-1)
     np.testing.assert_allclose(
-        projections(mixed, v), np.einsum("...nd,...d->...n", rows, flat_v), atol=1e-12
+        mixed.projections(v), np.einsum("...nd,...d->...n", rows, flat_v), atol=1e-12
     )
     weights, mixing = rng.normal(size=(*replicas, 4)), rng.normal(size=(*replicas, 4, 4))
     mixed_rows = weights[..., None] * flat_v[..., None, :] + mixing @ rows
     for found, cotangent in (
-        (pullback_weights(mixed, weights, mixing, v), matrix.T @ mixed_rows),
+        (mixed.pullback_weights(weights, mixing, v), matrix.T @ mixed_rows),
         (
-            pullback_coordinates(mixed, curve, v),
+            mixed.pullback_coordinates(curve, v),
             matrix.T @ (curve(rows) * flat_v[..., None, :]),
         ),
     ):

@@ -13,7 +13,7 @@ import pytest
 import chainrob
 import chainer
 from chainer import functions as F
-from chainrob.functions import observers
+from chainrob.aggregation import observers
 from chainrob.robustifiers import CoordinateWise, Robustifier
 from chainrob.sample_gradients import Dense, Joined
 from chainrob.training import RobustGradient, observe

@@ -15,7 +15,7 @@ import chainrob
 import chainer
 from chainer import functions as F
 from chainer import links as L
-from chainrob.functions import recorder
+from chainrob.aggregation import layer_gradients
 from chainrob.training import RobustGradient
 from tests.training.whole_models import Tied, gradients, make, run
 
@@ -65,17 +65,17 @@ def test_memory_is_freed_after_the_update():
     optimizer = chainer.optimizers.SGD(0.1).setup(model)
     optimizer.add_hook(RobustGradient(model))
     seen = []
-    original = recorder.record
+    original = layer_gradients.record
 
     def spy(link, operators, *args):
         seen.extend(weakref.ref(one) for one in operators.values())
         original(link, operators, *args)
 
-    recorder.record = spy
+    layer_gradients.record = spy
     try:
         optimizer.update(lambda: F.softmax_cross_entropy(model(x), t))
     finally:
-        recorder.record = original
+        layer_gradients.record = original
     gc.collect()
     assert len(seen) == 11
     assert all(reference() is None for reference in seen)

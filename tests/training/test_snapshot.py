@@ -10,6 +10,7 @@ import pytest
 import chainrob
 import chainer
 from chainer.training import extensions
+from chainrob._chainer.npz import UnsafeFileError
 from chainrob.training import SeededShuffle, Snapshot, SnapshotWarning, resume
 
 RNG = np.random.default_rng(0)
@@ -283,3 +284,17 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(run_pytho
     assert finished >= 1
     # Some of the kills must have hit a snapshot that was being written.
     assert torn >= 1
+
+
+def test_a_snapshot_with_pickled_objects_is_refused_and_no_older_one_is_taken(tmp_path):
+    trainer = make_trainer(tmp_path, 14)
+    trainer.run()
+    newest = tmp_path / "snapshot_iter_14"
+    with np.load(newest, allow_pickle=True) as content:
+        arrays = dict(content)
+    with open(newest, "wb") as stream:
+        np.savez(stream, **arrays, extra=np.array({"a": 1}, dtype=object))
+    fresh = make_trainer(tmp_path, 21)
+    with pytest.raises(UnsafeFileError, match="'extra' holds pickled objects"):
+        resume(fresh)
+    assert fresh.updater.iteration == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from chainrob.datasets.contamination.attacks import (
     ATTACKS,
     a_little_is_enough,
+    gaussian,
     infinity,
     inner_product_manipulation,
     mimic,
@@ -17,6 +18,10 @@ from chainrob.datasets.contamination.attacks import (
 from chainrob.datasets.contamination.choice import choose_rows
 from chainrob.datasets.contamination.labels import flip_labels, flip_labels_by_class
 from chainrob.datasets.contamination.noise import add_heavy_tailed_noise
+from chainrob.datasets.contamination.optimal_attacks import (
+    optimal_a_little_is_enough,
+    optimal_inner_product_manipulation,
+)
 from chainrob.datasets.contamination.push import push_inputs, push_random_inputs
 from chainrob.datasets.contamination.regression import add_leverage_points, shift_responses
 from chainrob.datasets.contamination.result import Contaminated, ContaminatedRegression
@@ -31,9 +36,12 @@ __all__ = [
     "choose_rows",
     "flip_labels",
     "flip_labels_by_class",
+    "gaussian",
     "infinity",
     "inner_product_manipulation",
     "mimic",
+    "optimal_a_little_is_enough",
+    "optimal_inner_product_manipulation",
     "push_inputs",
     "push_random_inputs",
     "shift_responses",

@@ -19,6 +19,7 @@ from chainrob.datasets.contamination.result import Seed
 __all__ = [
     "ATTACKS",
     "a_little_is_enough",
+    "gaussian",
     "infinity",
     "inner_product_manipulation",
     "mimic",
@@ -34,10 +35,10 @@ def sign_flip(honest: ArrayLike, f: int, *, scale: float = 1.0, seed: Seed = 0) 
     .. math:: a_j = -c\, g_{i_j}
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        scale (float): c, positive.
-        seed (int or numpy.random.SeedSequence): Which honest gradients i_j are flipped.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        scale: c, positive.
+        seed: Which honest gradients i_j are flipped.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -74,9 +75,9 @@ def inner_product_manipulation(honest: ArrayLike, f: int, *, epsilon: float = 0.
     with the honest mean is negative.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        epsilon (float): Positive and finite.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        epsilon: Positive and finite.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -113,9 +114,9 @@ def a_little_is_enough(honest: ArrayLike, f: int, *, z: float | None = None) -> 
     make up the majority of a coordinate-wise median.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        z (float or None): Another number of standard deviations; None is the formula, which needs
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        z: Another number of standard deviations; None is the formula, which needs
             f below half of n.
 
     Returns:
@@ -160,9 +161,9 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
     along the direction in which they vary most. Nothing about such a row is an outlier.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        target (int or None): Copy this row instead, 0 .. H - 1.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        target: Copy this row instead, 0 .. H - 1.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -184,9 +185,9 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
     if target is None:
         if not np.isfinite(rows).all():
             raise ValueError("honest must be finite to choose a target, found NaN or infinity")
-        centred = rows - rows.mean(axis=0, dtype=np.float64)
+        centered = rows - rows.mean(axis=0, dtype=np.float64)
         # Coordinates along the first principal component, from the small Gram matrix.
-        _, vectors = np.linalg.eigh(centred @ centred.T)
+        _, vectors = np.linalg.eigh(centered @ centered.T)
         target = int(np.abs(vectors[:, -1]).argmax())
     if isinstance(target, bool) or not isinstance(target, int | np.integer):
         raise TypeError(f"target must be an integer or None, found {target!r}")
@@ -201,9 +202,9 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
     .. math:: a_{jk} = v
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
-        f (int): Number of attackers, at least 0.
-        value (float): v.
+        honest: Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f: Number of attackers, at least 0.
+        value: v.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -226,9 +227,57 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
     return np.full((f, rows.shape[1]), value, rows.dtype)
 
 
+def gaussian(
+    honest: ArrayLike, f: int, *, mean: float = 0.0, deviation: float = 200.0, seed: Seed = 0
+) -> Rows:
+    r"""Every attacker sends noise of its own.
+
+    .. math:: a_{jk} \sim \mathcal N(\mu, \sigma^2)
+
+    Args:
+        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f (int): Number of attackers, at least 0.
+        mean (float): mu, finite.
+        deviation (float): sigma, positive and finite; the default is the paper's, and far from
+            every honest gradient.
+        seed (int or numpy.random.SeedSequence): The same seed gives the same noise.
+
+    Returns:
+        array: (f, D), dtype of honest.
+
+    Raises:
+        ValueError: f negative, honest not (H, D) or empty, mean not finite, deviation not positive.
+        TypeError: honest is not floating point, f is not an integer.
+
+    Example:
+        >>> from chainrob.datasets.contamination import gaussian
+        >>> gaussian([[1.0, 2.0]], 3, deviation=0.1, seed=1).shape
+        (3, 2)
+
+    References:
+        P. Blanchard, E. M. El Mhamdi, R. Guerraoui and J. Stainer (2017). Machine learning with
+        adversaries: Byzantine tolerant gradient descent. NeurIPS, section 5.
+    """
+    rows = _honest(honest, f)
+    if not np.isfinite(mean):
+        raise ValueError(f"mean must be finite, found {mean!r}")
+    if not (np.isfinite(deviation) and deviation > 0):
+        raise ValueError(f"deviation must be positive and finite, found {deviation!r}")
+    noise = np.random.default_rng(seed).normal(mean, deviation, (f, rows.shape[1]))
+    limit = np.finfo(rows.dtype).max
+    return noise.clip(-limit, limit).astype(rows.dtype)
+
+
 ATTACKS: dict[str, Callable[..., Rows]] = {
     attack.__name__: attack
-    for attack in (sign_flip, inner_product_manipulation, a_little_is_enough, mimic, infinity)
+    for attack in (
+        sign_flip,
+        inner_product_manipulation,
+        a_little_is_enough,
+        mimic,
+        infinity,
+        gaussian,
+    )
 }
 """The attacks by name, for tests and command lines that go through all of them."""
 

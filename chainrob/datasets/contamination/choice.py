@@ -15,9 +15,9 @@ def choose_rows(n: int, share: float, seed: int | np.random.SeedSequence) -> NDA
     that results over a range of shares differ by the share alone.
 
     Args:
-        n (int): Number of rows.
-        share (float): Share of rows to corrupt, 0 to 1.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same rows.
+        n: Number of rows.
+        share: Share of rows to corrupt, 0 to 1.
+        seed: The same seed gives the same rows.
 
     Returns:
         array: Row numbers, sorted; shape (round(share * n),), halves rounding up.

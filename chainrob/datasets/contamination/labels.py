@@ -26,15 +26,15 @@ def flip_labels(
     .. math:: \tilde t_i = (t_i + k_i) \bmod C
 
     with k_i uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely) or k_i = 1
-    (``'pairwise'``: every class is mistaken for its neighbour alone). A flipped label is always
+    (``'pairwise'``: every class is mistaken for its neighbor alone). A flipped label is always
     wrong, so exactly the share asked for is corrupted.
 
     Args:
-        t (array): Labels 0 .. C - 1, integers, shape (n,); not changed.
-        share (float): Share of the labels to flip, 0 to 1.
-        kind (str): ``'symmetric'`` or ``'pairwise'``.
-        n_classes (int or None): C; None is the largest label plus one.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same flips.
+        t: Labels 0 .. C - 1, integers, shape (n,); not changed.
+        share: Share of the labels to flip, 0 to 1.
+        kind: ``'symmetric'`` or ``'pairwise'``.
+        n_classes: C; None is the largest label plus one.
+        seed: The same seed gives the same flips.
 
     Returns:
         Contaminated: ``data`` as t, and ``rows``.
@@ -73,9 +73,9 @@ def flip_labels_by_class(t: ArrayLike, transition: ArrayLike, *, seed: Seed) -> 
     The number of wrong labels is therefore random; ``rows`` says which they are.
 
     Args:
-        t (array): True labels 0 .. C - 1, integers, shape (n,); not changed.
-        transition (array): T, shape (C, C), rows non-negative and adding up to 1.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same labels.
+        t: True labels 0 .. C - 1, integers, shape (n,); not changed.
+        transition: T, shape (C, C), rows non-negative and adding up to 1.
+        seed: The same seed gives the same labels.
 
     Returns:
         Contaminated: ``data`` as t, and ``rows``, those whose label changed.

@@ -45,14 +45,14 @@ def add_heavy_tailed_noise(
       moments below ``tail`` exist.
 
     Args:
-        x (array): Inputs, shape (n, ...); not changed.
-        share (float): Share of the rows that get noise, 0 to 1.
-        distribution (str): One of the three above.
-        tail (float): Tail parameter, positive.
-        scale (float): Size of the noise in standard deviations of the feature, positive.
-        symmetric (bool): Give the draws of the one-sided distributions a random sign, so that the
+        x: Inputs, shape (n, ...); not changed.
+        share: Share of the rows that get noise, 0 to 1.
+        distribution: One of the three above.
+        tail: Tail parameter, positive.
+        scale: Size of the noise in standard deviations of the feature, positive.
+        symmetric: Give the draws of the one-sided distributions a random sign, so that the
             noise has median 0; without, it is a bias too.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same noise.
+        seed: The same seed gives the same noise.
 
     Returns:
         Contaminated: ``data`` as x, floating point, and ``rows``.

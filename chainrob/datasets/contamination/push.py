@@ -1,4 +1,4 @@
-"""The input push of section 5 of the tutorial: points thrown across the centre, far away."""
+"""The input push of section 5 of the tutorial: points thrown across the center, far away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["push_inputs", "push_random_inputs"]
 
 
 def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
-    r"""Push some points through the centre to the other side, k standard deviations out.
+    r"""Push some points through the center to the other side, k standard deviations out.
 
     .. math:: \tilde x = (1 + r)\, c - r\, x, \qquad r = k \sigma / \lVert c - x \rVert
 
@@ -21,16 +21,16 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
     its distance to c is k sigma whatever it was before.
 
     Args:
-        x (array): Points, shape (n, d); not changed.
-        rows (array): Numbers of the rows to push, each at most once.
-        k (float): How far, in standard deviations; not negative.
+        x: Points, shape (n, d); not changed.
+        rows: Numbers of the rows to push, each at most once.
+        k: How far, in standard deviations; not negative.
 
     Returns:
         array: A copy of ``x`` in float64 with those rows pushed.
 
     Raises:
         ValueError: If x is not of shape (n, d), a row does not exist or is named twice, k is
-            negative or not finite, or a point to push lies at the centre itself.
+            negative or not finite, or a point to push lies at the center itself.
 
     Example:
         >>> from chainrob.datasets.contamination import push_inputs
@@ -53,13 +53,13 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
         )
     if len(set(chosen.tolist())) != chosen.size:
         raise ValueError(f"rows must not name a row twice, found {chosen.tolist()}")
-    centre = points.mean(axis=0)
-    distances = np.linalg.norm(points - centre, axis=1)
+    center = points.mean(axis=0)
+    distances = np.linalg.norm(points - center, axis=1)
     if (distances[chosen] == 0).any():
-        at_centre = chosen[distances[chosen] == 0].tolist()
-        raise ValueError(f"rows {at_centre} lie at the centre, so no direction can be pushed in")
+        at_center = chosen[distances[chosen] == 0].tolist()
+        raise ValueError(f"rows {at_center} lie at the center, so no direction can be pushed in")
     r = (k * distances.std() / distances[chosen])[:, None]
-    points[chosen] = (1 + r) * centre - r * points[chosen]
+    points[chosen] = (1 + r) * center - r * points[chosen]
     return points
 
 
@@ -69,10 +69,10 @@ def push_random_inputs(x: ArrayLike, share: float, k: float, *, seed: Seed) -> C
     ``push_inputs`` with the rows of ``choose_rows``.
 
     Args:
-        x (array): Points, shape (n, d); not changed.
-        share (float): Share of the points to push, 0 to 1.
-        k (float): How far, in standard deviations; not negative.
-        seed (int or numpy.random.SeedSequence): The same seed pushes the same points.
+        x: Points, shape (n, d); not changed.
+        share: Share of the points to push, 0 to 1.
+        k: How far, in standard deviations; not negative.
+        seed: The same seed pushes the same points.
 
     Returns:
         Contaminated: ``data`` (n, d), float64, and ``rows``.

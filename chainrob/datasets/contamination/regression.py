@@ -37,11 +37,11 @@ def shift_responses(
     with sigma the standard deviation of all responses before the shift (1 where it is 0).
 
     Args:
-        y (array): Responses, shape (n,) or (n, k); not changed.
-        share (float): Share of the rows to corrupt, 0 to 1.
-        shift (float): k, positive.
-        direction (str): ``'up'`` and ``'down'`` bias the fit, ``'random'`` is a fair coin a row.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same outliers.
+        y: Responses, shape (n,) or (n, k); not changed.
+        share: Share of the rows to corrupt, 0 to 1.
+        shift: k, positive.
+        direction: ``'up'`` and ``'down'`` bias the fit, ``'random'`` is a fair coin a row.
+        seed: The same seed gives the same outliers.
 
     Returns:
         Contaminated: ``data`` as y, floating point, and ``rows``.
@@ -90,11 +90,11 @@ def add_leverage_points(
     which is what makes the leverage bad.
 
     Args:
-        x (array): Inputs, shape (n, d); not changed.
-        y (array): Responses, shape (n,) or (n, k); copied as they are.
-        share (float): Share of the rows to corrupt, 0 to 1.
-        distance (float): k, positive.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same points.
+        x: Inputs, shape (n, d); not changed.
+        y: Responses, shape (n,) or (n, k); copied as they are.
+        share: Share of the rows to corrupt, 0 to 1.
+        distance: k, positive.
+        seed: The same seed gives the same points.
 
     Returns:
         ContaminatedRegression: ``x``, ``y`` and ``rows``.

@@ -1,28 +1,29 @@
-"""Robustifiers x contaminations x data sets x seeds, ranked."""
+"""Robust gradients beside one-line baselines: methods x contaminations x data sets x seeds."""
 
 from __future__ import annotations
 
-from chainrob.experiments.compare.command import add_arguments, run
-from chainrob.experiments.compare.problems import (
-    CONTAMINATIONS,
-    DATA,
-    make_problem,
-    parse_contamination,
-)
-from chainrob.experiments.compare.results import Best, CompareResults
-from chainrob.experiments.compare.running import run_compare
-from chainrob.experiments.compare.settings import CompareSettings
-from chainrob.experiments.compare.training import train_cell
+from chainrob.experiments.compare.choices import Case, CompareResults
+from chainrob.experiments.compare.comparison import add_arguments, run, run_compare
+from chainrob.experiments.compare.comparison_settings import CompareSettings
+from chainrob.experiments.compare.corruption import CORRUPTIONS, parse_contamination
+from chainrob.experiments.compare.data_sources import DATA, parse_data
+from chainrob.experiments.compare.methods import METHODS, Method
+from chainrob.experiments.compare.problems import Problem, make_problem
+from chainrob.experiments.compare.train_cell import train_cell
 
 __all__ = [
-    "CONTAMINATIONS",
+    "CORRUPTIONS",
     "DATA",
-    "Best",
+    "METHODS",
+    "Case",
     "CompareResults",
     "CompareSettings",
+    "Method",
+    "Problem",
     "add_arguments",
     "make_problem",
     "parse_contamination",
+    "parse_data",
     "run",
     "run_compare",
     "train_cell",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from chainrob.experiments.iris.command import add_arguments, run
 from chainrob.experiments.iris.figures import figure3, figure4
+from chainrob.experiments.iris.iris_experiment import add_arguments, run, run_iris
+from chainrob.experiments.iris.protocol import IrisSettings, iris_settings
 from chainrob.experiments.iris.published import PublishedCurve, published_figure4
 from chainrob.experiments.iris.released import ReleasedSoftTruncation
-from chainrob.experiments.iris.results import IrisResults
-from chainrob.experiments.iris.running import run_iris
-from chainrob.experiments.iris.settings import IrisSettings, iris_settings
-from chainrob.experiments.iris.training import make_model, train
+from chainrob.experiments.iris.train_trials import make_model, train
+from chainrob.experiments.iris.trial_errors import IrisResults
 from chainrob.experiments.iris.trials import TrialData, initial_parameters, trial_data
 
 __all__ = [

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 from matplotlib.ticker import EngFormatter
 
 from chainrob.datasets import load_iris
+from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.published import published_figure4
-from chainrob.experiments.iris.results import IrisResults
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.trial_errors import IrisResults
 from chainrob.experiments.iris.trials import trial_data
 from chainrob.plotting import PALETTE, contamination, learning_curves, new_figure, points
 
@@ -24,7 +25,7 @@ METHOD_STYLES: dict[str, dict[str, Any]] = {
     "deep-rob": {"color": PALETTE[0], "linestyle": "-"},
 }
 
-# Thin and dark, with marks: told from each other and from ours in grey too.
+# Thin and dark, with marks: told from each other and from ours in gray too.
 _PUBLISHED_STYLES: dict[str, dict[str, Any]] = {
     "deep": {"color": "#7A3600", "marker": "s"},
     "deep-rob": {"color": "#003A5C", "marker": "o"},
@@ -34,13 +35,16 @@ _PUBLISHED_TRIALS = 20
 
 
 def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figure:
-    """One trial's data: the test points, the training points, and these with some pushed.
+    """One trial's data as the tutorial shows them: projected, scaled, and with some pushed.
+
+    The ball is that of ``push_inputs``: its center is the mean of the training points, its radius
+    k standard deviations of their distances from it. Every pushed point ends on its border.
 
     Args:
-        settings (IrisSettings): Of the run.
-        trial (int): Number of the trial.
-        push (float): How far the points are pushed here, in standard deviations; at the
-            experiment's own 10^4 nothing else would be seen.
+        settings: Of the run.
+        trial: Number of the trial.
+        push: k, how far the points are pushed here, in standard deviations. At the experiment's own
+            10^4 nothing else would be seen.
 
     Returns:
         matplotlib.figure.Figure: Three panels.
@@ -48,36 +52,40 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
     Example:
         >>> from chainrob.experiments.iris import figure3, iris_settings
         >>> [ax.get_title() for ax in figure3(iris_settings()).axes]
-        ['Test points', 'Training points', 'Training points, 2 pushed (k = 10)']
+        ['After projection', 'Training points, scaled', '2 pushed (k = 10)']
     """
     data = trial_data(replace(settings, push=push), trial)
-    moved = f"Training points, {len(data.pushed)} pushed (k = {push:g})"
-    names = load_iris().class_names
-    with new_figure(9.6, 3.3) as figure:
+    iris = load_iris()
+    center = data.x_clean.mean(axis=0)
+    radius = push * np.linalg.norm(data.x_clean - center, axis=1).std()
+    titles = ("After projection", "Training points, scaled", f"{len(data.pushed)} pushed")
+    with new_figure(9.6, 3.4) as figure:
         axes = figure.subplots(1, 3)
-        points(data.x_test, data.t_test, names=names, ax=axes[0])
+        points(data.projected, iris.t, names=iris.class_names, ax=axes[0])
         points(data.x_clean, data.t_train, ring=data.pushed, ax=axes[1])
         contamination(data.x_clean, data.x_train, data.t_train, ax=axes[2])
-        for ax, title in zip(axes, ("Test points", "Training points", moved), strict=True):
-            ax.set_title(title)
+        axes[1].plot(*center, "k+", markersize=9)
+        for ax in axes[1:]:
+            border = {"fill": False, "linestyle": "--", "linewidth": 1.0, "color": "grey"}
+            ax.add_patch(Circle((center[0], center[1]), radius, **border))
+        for ax, title in zip(axes, titles, strict=True):
+            ax.set_title(title + (f" (k = {push:g})" if ax is axes[2] else ""))
             ax.set_xlabel("first component")
-        clean = figure.axes[:2]
-        for axis in ("x", "y"):  # the two clean panels on one scale
-            limits = np.array([getattr(ax, f"get_{axis}lim")() for ax in clean])
-            for ax in clean:
-                getattr(ax, f"set_{axis}lim")(limits.min(), limits.max())
-        clean[0].set_ylabel("second component")
+            ax.set_aspect("equal", adjustable="datalim" if ax is axes[0] else "box")
+        reach = 1.15 * max(radius, np.abs(data.x_clean - center).max())
+        for ax in axes[1:]:  # one scale: the ball is the same
+            ax.set_xlim(center[0] - reach, center[0] + reach)
+            ax.set_ylim(center[1] - reach, center[1] + reach)
+        axes[0].set_ylabel("second component")
         handles: list[Any] = axes[0].get_legend_handles_labels()[0]
-        ring: dict[str, Any] = {
-            "linestyle": "",
-            "marker": "o",
-            "markerfacecolor": "none",
-            "color": "black",
-        }
-        handles.append(Line2D([], [], markersize=8, label="to be pushed", **ring))
-        cross: dict[str, Any] = {"linestyle": "", "marker": "+", "color": "black"}
-        handles.append(Line2D([], [], markersize=8, label="centre", **cross))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        for marker, label in (("o", "to be pushed"), ("+", "mean")):
+            style: dict[str, Any] = {"linestyle": "", "marker": marker, "color": "black"}
+            handles.append(
+                Line2D([], [], markersize=8, label=label, markerfacecolor="none", **style)
+            )
+        ball = f"ball of radius {push:g} sigma"
+        handles.append(Line2D([], [], linestyle="--", color="grey", label=ball))
+        figure.legend(handles=handles, loc="outside lower center", ncols=6)
     return figure
 
 
@@ -86,10 +94,10 @@ def figure4(results: IrisResults) -> Figure:
 
     The line is the mean over trials and the band its 95% bootstrap interval. With more than 20
     trials a second, fainter band is where 95% of 20-trial means lie: the published curve, which is
-    one such mean, should mostly run inside it.
+    one such mean, should mostly run inside it. It is drawn beside the published settings only.
 
     Args:
-        results (IrisResults): Of the run.
+        results: Of the run.
 
     Returns:
         matplotlib.figure.Figure: Two panels.
@@ -101,7 +109,7 @@ def figure4(results: IrisResults) -> Figure:
     with new_figure(9.6, 3.8) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for part, (ax, name) in enumerate(zip(axes, ("train", "test"), strict=True)):
-            for method in results.errors:
+            for method in results.errors if settings.is_published(whole=False) else ():
                 curve = published[method, name]
                 shown = curve.cost_in_gradients <= limit
                 ax.plot(

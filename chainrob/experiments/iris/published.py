@@ -1,4 +1,4 @@
-"""The published curves of Figure 4, digitised."""
+"""The published curves of Figure 4, digitized."""
 
 from __future__ import annotations
 

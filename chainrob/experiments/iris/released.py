@@ -32,12 +32,12 @@ class ReleasedSoftTruncation(CoordinateWise):
     delta.
 
     Args:
-        delta (float): Confidence parameter in (0, 1).
-        estimate_scale (str): ``'batch'`` returns the estimate of the 1/N-scaled rows, ``'sample'``
+        delta: Confidence parameter in (0, 1).
+        estimate_scale: ``'batch'`` returns the estimate of the 1/N-scaled rows, ``'sample'``
             N times it.
-        variance_ddof (int): 0 or 1.
-        variance_floor (float): In squared units of the 1/N-scaled rows.
-        small_batches (str): ``'sum'``: fewer than three rows have the sum of the 1/N-scaled rows
+        variance_ddof: 0 or 1.
+        variance_floor: In squared units of the 1/N-scaled rows.
+        small_batches: ``'sum'``: fewer than three rows have the sum of the 1/N-scaled rows
             (at scale ``'sample'`` the mean, times 1) as their estimate; ``'estimate'``: no
             exception.
 

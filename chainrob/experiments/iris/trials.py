@@ -7,16 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import MinMaxScaler
 
-from chainrob.datasets import (
-    Iris,
-    MinMaxScaling,
-    PrincipalComponents,
-    load_iris,
-    random_split,
-)
+from chainrob.datasets import Iris, load_iris, random_split
 from chainrob.datasets.contamination import choose_rows, push_inputs
-from chainrob.experiments.iris.settings import IrisSettings
+from chainrob.experiments.iris.protocol import IrisSettings
 
 __all__ = ["TrialData", "initial_parameters", "trial_data"]
 
@@ -40,6 +36,8 @@ class TrialData(NamedTuple):
     """(n_train, 2), the training points before the contamination."""
     pushed: NDArray[np.int64]
     """Numbers of the training points that were contaminated."""
+    projected: Array
+    """(150, 2), all points in the order of the file, before they are scaled."""
 
 
 @lru_cache(maxsize=1)
@@ -55,8 +53,8 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     """Split, project, scale and contaminate the Iris data for one trial.
 
     Args:
-        settings (IrisSettings): The run's settings.
-        trial (int): Number of the trial, from 0.
+        settings: The run's settings.
+        trial: Number of the trial, from 0.
 
     Returns:
         TrialData: float64 inputs and int32 classes.
@@ -69,18 +67,29 @@ def trial_data(settings: IrisSettings, trial: int) -> TrialData:
     """
     x, t, *_ = _iris()
     train, test = random_split(len(x), settings.n_train, _stream(settings, trial, _SPLIT))
-    z = PrincipalComponents.fit(x[train] if settings.components_from == "train" else x, 2)(x)
-    z = MinMaxScaling.fit(z[train] if settings.scaling_from == "train" else z)(z)
+    # Each component's largest loading is positive: the sign is part of the definition.
+    components = PCA(2, whiten=True, svd_solver="full")
+    z = components.fit(x[train] if settings.components_from == "train" else x).transform(x)
+    projected = z
+    z = MinMaxScaler().fit(z[train] if settings.scaling_from == "train" else z).transform(z)
     pushed = choose_rows(
         settings.n_train, settings.contamination, _stream(settings, trial, _CONTAMINATION)
     )
+    x_train, x_test, t_train = push_inputs(z[train], pushed, settings.push), z[test], t[train]
+    if settings.inputs == "clipped":
+        middle = np.median(x_train, axis=0)
+        reach = 3 * np.median(np.abs(x_train - middle), axis=0)
+        x_train, x_test = (np.clip(x, middle - reach, middle + reach) for x in (x_train, x_test))
+    elif settings.inputs == "good":
+        x_train, t_train = np.delete(x_train, pushed, axis=0), np.delete(t_train, pushed)
     return TrialData(
-        x_train=push_inputs(z[train], pushed, settings.push),
-        t_train=t[train],
-        x_test=z[test],
+        x_train=x_train,
+        t_train=t_train,
+        x_test=x_test,
         t_test=t[test],
         x_clean=z[train],
         pushed=pushed,
+        projected=projected,
     )
 
 

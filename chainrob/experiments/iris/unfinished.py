@@ -25,8 +25,8 @@ class Unfinished:
     exactly. So trials that go on from it end with the same numbers to the last bit.
 
     Args:
-        kept (PartialResults): Where.
-        part (str): What the trials' results will be called.
+        kept: Where.
+        part: What the trials' results will be called.
     """
 
     def __init__(self, kept: PartialResults, part: str) -> None:

@@ -55,9 +55,9 @@ def to_html(
     """The report as one HTML page that needs no other file.
 
     Args:
-        title (str): Of the page.
-        sections (iterable of Section): Its content.
-        pictures (mapping or None): The PNG file of every image by its name.
+        title: Of the page.
+        sections: Its content.
+        pictures: The PNG file of every image by its name.
 
     Returns:
         str: The page.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chainrob.experiments.reproduce.command import add_arguments, run
-from chainrob.experiments.reproduce.settings import ReproduceSettings
+from chainrob.experiments.reproduce.extent import ReproduceSettings
+from chainrob.experiments.reproduce.reproduction import add_arguments, run
 
 __all__ = ["ReproduceSettings", "add_arguments", "run"]

@@ -23,10 +23,10 @@ def sweep_figure(
     the methods a little beside each other, so that no interval hides another.
 
     Args:
-        errors (mapping): From the method (of ``STYLE_OF``) to its errors (trials,), one array a
+        errors: From the method (of ``STYLE_OF``) to its errors (trials,), one array a
             value.
-        values (sequence of str): What was varied.
-        label (str): What it is.
+        values: What was varied.
+        label: What it is.
 
     Returns:
         matplotlib.figure.Figure: One line a method.

@@ -132,7 +132,7 @@ def _algorithm1(seed: int) -> Section:
     with chainer.using_config("dtype", np.dtype(np.float64)):
         model = MLP((2, 10, 10, 3), [SoftTruncation(0.005), None, None])
     rng = np.random.default_rng(seed + 1)
-    for _, one in sorted(model.namedparams()):  # not by Chainer's initialisers: they are not seeded
+    for _, one in sorted(model.namedparams()):  # not by Chainer's initializers: they are not seeded
         one.array = rng.uniform(-0.5, 0.5, one.shape)
     before = {name: one.array.copy() for name, one in model.namedparams()}
     with chainer.using_config("dtype", np.dtype(np.float64)):

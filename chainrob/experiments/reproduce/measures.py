@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrob.experiments.report import Outcome
+from chainrob.experiments.reproduce.extent import ReproduceSettings
 from chainrob.experiments.reproduce.plan import Plan
-from chainrob.experiments.reproduce.settings import ReproduceSettings
 from chainrob.experiments.reproduce.variants import Variant
 from chainrob.statistics import bootstrap_interval
 
@@ -20,6 +20,7 @@ __all__ = [
     "Measured",
     "all_of",
     "below",
+    "detectable",
     "interval_text",
     "span",
     "with_interval",
@@ -28,6 +29,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_FEWEST = 40
+"""Trials below which nothing is said: they are bimodal."""
+
 STYLE_OF = {
     "deep": 1,
     "deep-rob": 0,
@@ -35,6 +39,9 @@ STYLE_OF = {
     "deep-rob, scale of the text": 2,
     "plain mean, first layer at 1/100": 3,
     "trimmed mean 5%, all layers": 4,
+    "batch gradient of each layer clipped to 0.1": 5,
+    "inputs clipped at median ± 3 MAD": 6,
+    "oracle: without the pushed points": 7,
 }
 """Number of each method's style, so that it looks alike in all figures."""
 
@@ -44,9 +51,9 @@ class Measured:
     """All errors of a reproduction.
 
     Args:
-        settings (ReproduceSettings): Numbers of trials.
-        plan (dict): Question to name to variant.
-        errors (mapping): Variant to (trials, recorded times, 2).
+        settings: Numbers of trials.
+        plan: Question to name to variant.
+        errors: Variant to (trials, recorded times, 2).
     """
 
     settings: ReproduceSettings
@@ -65,11 +72,13 @@ class Measured:
     def decided(
         self, outcome: Outcome | bool, *, sweep: bool = False, robustifiers: bool = False
     ) -> Outcome | bool:
-        """A rule's answer, unless there were fewer or shorter trials than it is for."""
+        """A rule's answer, unless there were shorter trials, or fewer than 40, or fewer of a sweep
+        than it is for.
+        """
         now, least = self.settings, ReproduceSettings()
         enough = (
             now.iterations >= least.iterations
-            and now.trials >= least.trials
+            and now.trials >= _FEWEST
             and (not sweep or now.sweep_trials >= least.sweep_trials)
             and (not robustifiers or now.robustifier_trials >= least.robustifier_trials)
         )
@@ -77,9 +86,15 @@ class Measured:
 
 
 def interval_text(values: Array, level: float = 0.95) -> str:
-    """The bootstrap interval of a mean, as text."""
+    """The bootstrap interval of a mean, as text; a level other than 95% is said."""
     low, high = bootstrap_interval(values, level=level)
-    return f"[{_number(low)}, {_number(high)}]"
+    said = "" if level == 0.95 else f" ({level:.1%})"
+    return f"[{_number(low)}, {_number(high)}]{said}"
+
+
+def detectable(values: Array) -> float:
+    """The difference from 0 that a 95% interval of so many such values shows in 80% of cases."""
+    return float((1.96 + 0.84) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def with_interval(values: Array, level: float = 0.95) -> str:

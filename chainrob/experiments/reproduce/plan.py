@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrob.experiments.iris import IrisSettings, iris_settings
-from chainrob.experiments.reproduce.settings import ReproduceSettings
-from chainrob.experiments.reproduce.variants import SlowMean, Variant, released_truncation
+from chainrob.experiments.reproduce.extent import ReproduceSettings
+from chainrob.experiments.reproduce.variants import (
+    ClippedMean,
+    SlowMean,
+    Variant,
+    released_truncation,
+)
 from chainrob.robustifiers import (
     ClipNorm,
     Mean,
@@ -29,6 +34,7 @@ __all__ = [
     "SHARES",
     "Plan",
     "at_best_rates",
+    "finalists",
     "make_plan",
     "robustifiers_tried",
 ]
@@ -61,14 +67,14 @@ def make_plan(settings: ReproduceSettings) -> Plan:
     """All variants of a reproduction.
 
     Args:
-        settings (ReproduceSettings): Numbers of trials and iterations.
+        settings: Numbers of trials and iterations.
 
     Returns:
         dict: Question to name to Variant. Variants may be shared between questions.
 
     Example:
         >>> from chainrob.experiments.reproduce.plan import make_plan
-        >>> from chainrob.experiments.reproduce.settings import ReproduceSettings
+        >>> from chainrob.experiments.reproduce.extent import ReproduceSettings
         >>> sorted(make_plan(ReproduceSettings())["ablation"])
         ['deep', 'deep-rob', 'plain mean, first layer at 1/100']
     """
@@ -80,7 +86,7 @@ def make_plan(settings: ReproduceSettings) -> Plan:
     main = {name: iris_settings(name, trials=settings.trials, **base) for name in _BOTH}
     sweep = {name: iris_settings(name, trials=settings.sweep_trials, **base) for name in _BOTH}
     released, text = main["released"], main["text"]
-    return {
+    everything: Plan = {
         "figure4": {
             (name, method): Variant.of(main[name], method) for name in _BOTH for method in _METHODS
         },
@@ -90,6 +96,7 @@ def make_plan(settings: ReproduceSettings) -> Plan:
             "deep-rob": Variant.of(released),
             "plain mean, first layer at 1/100": Variant(released, _slow_first(), settings.trials),
         },
+        "baselines": _baselines(released),
         "rates": {
             (method, rate): Variant(
                 replace(sweep["released"], learning_rate=rate), layers, settings.sweep_trials
@@ -108,31 +115,90 @@ def make_plan(settings: ReproduceSettings) -> Plan:
         },
         "robustifiers": _robustifiers(text, settings),
     }
+    ablation = everything["ablation"]
+    for name, variant in ablation.items():
+        ablation[name] = replace(variant, trials=settings.ablation_trials)
+    asked = {name for one in settings.questions for name in _PARTS.get(one, (one,))}
+    return {name: variants for name, variants in everything.items() if name in asked}
+
+
+_PARTS = {"sweeps": ("shares", "pushes")}
+_FINALISTS = 3
+_PUBLISHED_RATE = 0.5
+
+
+def finalists(plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials: int) -> Plan:
+    """Each method at its three best learning rates of the sweep, with more trials.
+
+    A mean over the sweep's 40 bimodal trials cannot tell neighboring rates apart, so it only
+    decides which are tried further.
+
+    Args:
+        plan: With the question ``rates``.
+        errors: Variant to (trials, recorded times, 2), for these at least.
+        trials: How many trials the new variants have; the sweep's are the first of them.
+
+    Returns:
+        dict: (method, rate) to Variant, as the question ``finalists``.
+    """
+    chosen = {}
+    for method in dict.fromkeys(method for method, _ in plan["rates"]):
+        rates = sorted(RATES, key=lambda rate: _order(errors[plan["rates"][method, rate]], rate))
+        for rate in sorted(rates[:_FINALISTS]):
+            chosen[method, rate] = replace(plan["rates"][method, rate], trials=trials)
+    return {"finalists": chosen}
+
+
+def _order(errors: NDArray[np.float64], rate: float) -> tuple[float, float]:
+    """By the mean test error at the end; of equals the one nearest to the published rate."""
+    return float(errors[:, -1, 1].mean()), abs(float(np.log(rate / _PUBLISHED_RATE)))
 
 
 def at_best_rates(
     plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials: int
 ) -> dict[Any, Variant]:
-    """Each method at the learning rate with the least mean test error at the end of the sweep.
+    """Each method at the finalist with the least mean test error over some first trials.
 
     Args:
-        plan (dict): With the question ``rates``.
-        errors (mapping): Variant to (trials, recorded times, 2), for these at least.
-        trials (int): How many trials the new variants have; the sweep's are the first of them.
+        plan: With the question ``finalists``.
+        errors: Variant to (trials, recorded times, 2), for these at least.
+        trials: How many of the first trials choose; the others are left to judge.
 
     Returns:
         dict: Method to Variant.
     """
-    chosen = {}
-    for method in dict.fromkeys(method for method, _ in plan["rates"]):
-        variants = [plan["rates"][method, rate] for rate in RATES]
-        best = min(variants, key=lambda variant: errors[variant][:, -1, 1].mean())
-        chosen[method] = replace(best, trials=trials)
+    chosen: dict[Any, Variant] = {}
+    for method in dict.fromkeys(method for method, _ in plan["finalists"]):
+        tried = {rate: v for (name, rate), v in plan["finalists"].items() if name == method}
+        best = min(tried, key=lambda rate: _order(errors[tried[rate]][:trials], rate))
+        chosen[method] = tried[best]
     return chosen
 
 
 _BOTH = ("released", "text")
 _METHODS = ("deep", "deep-rob")
+
+
+def _baselines(released: IrisSettings) -> dict[Any, Variant]:
+    """What anyone can do in one line, with and without contamination; and the oracle."""
+    plain = (None, None, None)
+    clipped = (ClippedMean(0.1, nonfinite="propagate"),) * 3
+    rivals: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+        "deep": (plain, {}),
+        "deep-rob (released)": (_rivals()["deep-rob (released)"], {}),
+        "trimmed mean 5%, all layers": (TRIMMED, {}),
+        "batch gradient of each layer clipped to 0.1": (clipped, {}),
+        "inputs clipped at median ± 3 MAD": (plain, {"inputs": "clipped"}),
+        "oracle: without the pushed points": (plain, {"inputs": "good"}),
+    }
+    return {
+        (name, share): Variant(
+            replace(released, contamination=share, **change), layers, released.trials
+        )
+        for share in (released.contamination, 0.0)
+        for name, (layers, change) in rivals.items()
+        if share or not name.startswith("oracle")
+    }
 
 
 def _slow_first() -> tuple[Any, ...]:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from chainrob.experiments.devices import get_device
 from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
 from chainrob.experiments.jobs import Job
-from chainrob.robustifiers import ConvergenceWarning, Mean
+from chainrob.robustifiers import ConvergenceWarning, Mean, Robustifier
 from chainrob.robustifiers.base import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
-__all__ = ["SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
+__all__ = ["ClippedMean", "SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
 
 Array = NDArray[np.float64]
 
@@ -37,10 +37,10 @@ class Variant:
     """One way of training: data and schedule, and the robustifier of each layer.
 
     Args:
-        settings (IrisSettings): Data, contamination, learning rate.
-        layers (tuple): For each layer a robustifier, or None.
-        trials (int): How many.
-        slow (float): Time of a trial as a multiple of the plain mean's, roughly.
+        settings: Data, contamination, learning rate.
+        layers: For each layer a robustifier, or None.
+        trials: How many.
+        slow: Time of a trial as a multiple of the plain mean's, roughly.
     """
 
     settings: IrisSettings
@@ -114,7 +114,7 @@ class SlowMean(CoordinateWise):
     """The plain mean times a factor: a layer that learns at another rate, and robust in nothing.
 
     Args:
-        factor (float): 1/N is what the released program's layer has by not scaling back.
+        factor: 1/N is what the released program's layer has by not scaling back.
 
     Example:
         >>> import numpy as np
@@ -135,6 +135,40 @@ class SlowMean(CoordinateWise):
     def coordinate_weights(self, values: Any) -> Any:
         """All samples count alike."""
         return values * 0 + 1
+
+
+@dataclass(frozen=True, repr=False)
+class ClippedMean(Robustifier):
+    """The plain mean, shortened to a norm where it is longer: clipping the batch's gradient.
+
+    What anyone does in one line; with scope ``'layer'`` the norm is that of W and b together.
+
+    Args:
+        limit: The norm.
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.experiments.reproduce.variants import ClippedMean
+        >>> ClippedMean(0.5)(np.array([[0.0, 8.0], [6.0, 0.0]]))
+        array([0.3, 0.4])
+    """
+
+    limit: float = 0.1
+
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        mean, weights = Mean(nonfinite="propagate")._estimate(gradients, watch)
+        parts, xp = (mean if isinstance(mean, tuple) else (mean,)), gradients.xp
+        axes = len(gradients.replicas)
+        squares = sum(
+            xp.square(one.reshape(*one.shape[:axes], -1), dtype=np.float64).sum(axis=-1)
+            for one in parts
+        )
+        factor = xp.minimum(1, self.limit / xp.maximum(xp.sqrt(squares), 1e-300))
+        clipped = tuple(
+            (one * factor.reshape(*factor.shape, *[1] * (one.ndim - axes))).astype(one.dtype)
+            for one in parts
+        )
+        return Estimate(clipped if isinstance(mean, tuple) else clipped[0], weights)
 
 
 def released_truncation(scale: Any = "batch") -> ReleasedSoftTruncation:

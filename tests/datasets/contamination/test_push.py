@@ -20,21 +20,21 @@ def test_a_pushed_point_lies_k_deviations_away_on_the_opposite_side(n, d, k, see
     before = x.copy()
     pushed = push_inputs(x, rows, k)
     np.testing.assert_array_equal(x, before)
-    centre = x.mean(axis=0)
-    distances = np.sqrt(((x - centre) ** 2).sum(axis=1))
+    center = x.mean(axis=0)
+    distances = np.sqrt(((x - center) ** 2).sum(axis=1))
     sigma = np.sqrt(np.mean((distances - distances.mean()) ** 2))
     for i in range(n):
         if i not in rows:
             np.testing.assert_array_equal(pushed[i], x[i])
             continue
-        away = pushed[i] - centre
+        away = pushed[i] - center
         scale = np.abs(x).max() + k * sigma
         assert np.linalg.norm(away) == pytest.approx(k * sigma, rel=1e-9, abs=1e-9 * scale)
-        direction = -(x[i] - centre) / distances[i]
+        direction = -(x[i] - center) / distances[i]
         np.testing.assert_allclose(away, k * sigma * direction, atol=1e-9 * scale)
 
 
-def test_k_zero_moves_the_point_to_the_centre():
+def test_k_zero_moves_the_point_to_the_center():
     x = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
     np.testing.assert_allclose(push_inputs(x, [1], 0)[1], x.mean(axis=0))
 
@@ -54,7 +54,7 @@ def test_no_rows_changes_nothing():
         (np.eye(2), [2], 1.0, "rows must be between 0 and n - 1 = 1"),
         (np.eye(2), [-1], 1.0, "rows must be between 0"),
         (np.eye(2), [1, 1], 1.0, "not name a row twice"),
-        (np.array([[-1.0], [0.0], [1.0]]), [1], 1.0, r"rows \[1\] lie at the centre"),
+        (np.array([[-1.0], [0.0], [1.0]]), [1], 1.0, r"rows \[1\] lie at the center"),
     ],
 )
 def test_bad_input_is_named(x, rows, k, message):

@@ -1,0 +1,137 @@
+"""Who listens to a robust layer's backward pass: observers of the sample gradients.
+
+The registry lives beside the layers and not in them: a copy, a pickle or a snapshot of a model
+knows nothing of who watched it, and a model that nobody watches pays for the question whether a
+dictionary is empty. A layer is any object that can be referred to weakly: a Chainer link, a PyTorch
+module.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chainrob.aggregation.layer_options import Reduction, Scope
+from chainrob.aggregation.scopes import estimate_watched
+from chainrob.kernels import to_host
+from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients.base import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one estimate was made from: handed to an observer while the backward pass runs.
+
+    The operators refer to the arrays of the pass, so an observer that keeps an observation keeps
+    them alive: take the weights, and let the observation go.
+
+    Attributes:
+        owner: the robust layer (Chainer's link, PyTorch's module); with ``scope='model'`` the model
+            whose gradient was estimated. ``link`` is the same.
+        name: its name in the observed model, as the front names it (``'/l1'`` as ``namedlinks``
+            gives it; ``'/'`` is the model itself).
+        robustifier: what made the estimate.
+        gradients: the sample gradients of every parameter that was estimated, by its name
+            (``'W'``; with ``scope='model'`` the path in the model, ``'/l1/W'``).
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
+        loss_reduction: ``'mean'`` or ``'sum'``.
+        weights: the samples' weights, where the rows are; None where nobody knows them.
+    """
+
+    owner: Any
+    name: str
+    robustifier: Callable[[Any], Any]
+    gradients: Mapping[str, SampleGradients]
+    scope: str
+    loss_reduction: str
+    weights: Array | None
+
+    @property
+    def link(self) -> Any:
+        """``owner``, by the name that it has in Chainer."""
+        return self.owner
+
+    @property
+    def n_samples(self) -> int:
+        return next(iter(self.gradients.values())).n_samples
+
+    def sample_weights(self) -> np.ndarray | None:
+        """The effective weight of each sample in the estimate: (N,), or (*R, N) with replicas.
+
+        1 is what a plain mean gives; 0 is a sample that had no say (see
+        ``Robustifier.sample_weights``). Where a weighting robustifier gives a sample one weight a
+        unit or a parameter, they are averaged over the coordinates. They were found in the pass
+        that made the estimate.
+
+        Returns:
+            A float64 NumPy array; None for a plain callable, whose weights nobody knows.
+        """
+        if self.weights is None:
+            return None
+        return to_host(self.weights).astype(np.float64, copy=False)
+
+
+Observer = Callable[[Observation], None]
+
+_observers: weakref.WeakKeyDictionary[Any, list[tuple[Observer, str]]] = weakref.WeakKeyDictionary()
+
+
+def add_observer(owner: Any, observer: Observer, name: str = "/") -> None:
+    """Call ``observer`` with an ``Observation`` at each of the layer's estimates from now on."""
+    _observers.setdefault(owner, []).append((observer, name))
+
+
+def remove_observer(owner: Any, observer: Observer) -> None:
+    """Undo one ``add_observer``; nothing happens where there is none."""
+    entries = _observers.get(owner, [])
+    for number, (found, _) in enumerate(entries):
+        # Bound methods are made anew at each access: equal, but seldom identical.
+        if found == observer:
+            del entries[number]
+            break
+    if not entries:
+        _observers.pop(owner, None)
+
+
+def is_observed(*owners: Any) -> bool:
+    """Whether anyone observes one of the owners; what it costs not to be watched."""
+    return bool(_observers) and any(owner in _observers for owner in owners if owner is not None)
+
+
+def watched_estimate(
+    robustifier: Callable[[Any], Any],
+    gradients: Mapping[str, SampleGradients],
+    scope: Scope,
+    loss_reduction: Reduction,
+    source: Any,
+    owners: Sequence[Any],
+) -> list[Array]:
+    """``estimate`` of named gradients, and an ``Observation`` to whoever watches one of ``owners``.
+
+    Every estimate of every front is asked for here. Each observer is told once.
+
+    Args:
+        robustifier, scope, loss_reduction: as in ``Aggregation``.
+        gradients: one operator a parameter, by the names that observers see.
+        source: whose gradient it is: the layer, or the model.
+        owners: whose observers are told; none where nobody is to be told.
+    """
+    watch = bool(gradients) and is_observed(*owners)
+    estimates, weights = estimate_watched(robustifier, list(gradients.values()), scope, watch=watch)
+    if watch:
+        told: list[Observer] = []
+        for owner in owners:
+            for observer, name in tuple(_observers.get(owner, ())):
+                if observer not in told:
+                    told.append(observer)
+                    name = name if owner is source else "/"
+                    observer(
+                        Observation(
+                            source, name, robustifier, gradients, scope, loss_reduction, weights
+                        )
+                    )
+    return estimates

@@ -1,0 +1,55 @@
+"""From a layer's inputs and output gradients to the operators of its parameters, one file a kind of
+layer.
+
+Pure functions of NumPy or CuPy arrays, which every front calls: no layer's mathematics is written
+twice. ``*_rows`` takes ``(*inputs, gy)`` and the wanted parameters, 1 for the weight and 2 for the
+bias (in normalizations gamma and beta), and gives one operator for each. ``*_pullback`` takes the
+same arrays and the cotangents of the operators' ingredients (``Robustifier.pullback``) back to
+cotangents of the arrays, which is what double backward needs.
+"""
+
+from chainrob.builders.convolution_rows import (
+    convolution_pullback,
+    convolution_rows,
+    transposed_convolution_pullback,
+    transposed_convolution_rows,
+)
+from chainrob.builders.elementwise_rows import (
+    bias_pullback,
+    bias_rows,
+    prelu_pullback,
+    prelu_rows,
+    scale_pullback,
+    scale_rows,
+    swish_pullback,
+    swish_rows,
+)
+from chainrob.builders.embedding_rows import embedding_pullback, embedding_rows
+from chainrob.builders.linear_rows import linear_pullback, linear_rows
+from chainrob.builders.normalization_rows import normalization_pullback, normalization_rows
+from chainrob.builders.positions import position_sums, spread
+from chainrob.sample_gradients.patches import Geometry
+
+__all__ = [
+    "Geometry",
+    "bias_pullback",
+    "bias_rows",
+    "convolution_pullback",
+    "convolution_rows",
+    "embedding_pullback",
+    "embedding_rows",
+    "linear_pullback",
+    "linear_rows",
+    "normalization_pullback",
+    "normalization_rows",
+    "position_sums",
+    "prelu_pullback",
+    "prelu_rows",
+    "scale_pullback",
+    "scale_rows",
+    "spread",
+    "swish_pullback",
+    "swish_rows",
+    "transposed_convolution_pullback",
+    "transposed_convolution_rows",
+]

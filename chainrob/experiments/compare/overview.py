@@ -1,0 +1,221 @@
+"""The report of a comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from chainrob.experiments.compare.choices import CompareResults, mean_and_interval
+from chainrob.experiments.compare.corruption import CORRUPTIONS
+from chainrob.experiments.compare.data_sources import parse_data
+from chainrob.experiments.compare.methods import candidates, make_robustifier, method_of
+from chainrob.experiments.compare.overview_figures import (
+    case_map,
+    cost_figure,
+    data_heat_map,
+    excess_map,
+    share_curves,
+)
+from chainrob.experiments.compare.scores import ERROR_LIMIT
+from chainrob.experiments.report import Block, Image, Section, Table, Text, p_text
+from chainrob.plotting import intervals, new_figure
+
+__all__ = ["compare_sections"]
+
+
+def compare_sections(results: CompareResults) -> list[Section]:
+    """When robust gradients pay; methods by task; ranks; every data set; what was compared."""
+    sections = [_cases(results)] if results.cases else []
+    sections += [_task(results, task, data) for task, data in results.tasks().items()]
+    if results.ranking() is not None:
+        sections.append(_ranks(results))
+    said = Text("Test errors in points of 100, mean of seeds.")
+    sections.append(Section("Every data set", [said]))
+    for data in results.settings.data:
+        picture = data_heat_map(results, data)
+        caption = f"{data}: test error of each method under each contamination, points of 100"
+        name = "".join(c if c.isalnum() else "_" for c in data)
+        sections.append(Section(data, [Image(f"errors_{name}", picture, caption)], level=3))
+    return [*sections, _compared(results)]
+
+
+def _cases(results: CompareResults) -> Section:
+    cases = results.cases
+    counts = {
+        outcome: sum(case.outcome == outcome for case in cases)
+        for outcome in ("pay", "as well", "harm")
+    }
+    blocks: list[Block] = [
+        Text(
+            "A practitioner tries all methods of one side and keeps what is best on the validation "
+            "points, which are contaminated like the training points. One side has robust "
+            "gradients, alone or together with a baseline; the other has not: the plain mean, one "
+            "line, or a robust linear fit. Each cell below has the difference of the two test "
+            "errors (on clean points, points of 100), negative where robust gradients are better. "
+            "They pay, or harm, where the 95% interval over seeds of the paired difference lies "
+            f"on one side of 0. Of {len(cases)} cases they pay in {counts['pay']}, a baseline does "
+            f"as well in {counts['as well']}, and they harm in {counts['harm']}. Were both sides "
+            f"alike, about {0.05 * len(cases):.0f} of the cases would be told apart by chance."
+        )
+    ]
+    for task, data in results.tasks().items():
+        texts = list(dict.fromkeys(case.contamination for case in cases if case.data in data))
+        if texts:
+            picture = case_map(cases, data, texts)
+            caption = f"{task.capitalize()}: when robust gradients pay"
+            blocks.append(Image(f"when_{task}", picture, caption))
+    rows = [
+        [
+            case.data, case.contamination, mean_and_interval(100 * case.plain, 1, 1),
+            mean_and_interval(100 * case.without, 1, 1), mean_and_interval(100 * case.robust, 1, 1),
+            mean_and_interval(100 * (case.robust - case.without), 1, 1), case.outcome,
+            case.favorite,
+        ]
+        for case in cases
+    ]  # fmt: skip
+    columns = [
+        "data", "contamination", "plain mean", "best without", "best with robust gradients",
+        "difference", "robust gradients", "chosen most often",
+    ]  # fmt: skip
+    return Section("When robust gradients pay", [*blocks, Table(columns, rows)])
+
+
+def _task(results: CompareResults, task: str, data: list[str]) -> Section:
+    names = results.settings.methods_of(data[0])
+    texts = results.settings.contaminations_of(data[0])
+    excess = np.array([results.excess(one) for one in data])  # data, methods, seeds, cases
+    clean = texts.index("none") if "none" in texts else None
+    bad = [c for c in range(len(texts)) if c != clean]
+    times = np.array([results.seconds(one) for one in data])
+    factor = times / times[:, [names.index("plain mean") if "plain mean" in names else 0]]
+    order = np.argsort(excess.mean(axis=(0, 2, 3)), kind="stable")
+    rows = []
+    for i in order:
+        by_seed = 100 * excess[:, i].mean(axis=0)  # seeds, cases
+        worst = 100 * excess[:, i].mean(axis=1).max(axis=1)  # a data set each
+        rows.append(
+            [
+                names[i],
+                method_of(names[i]).family,
+                "" if clean is None else mean_and_interval(by_seed[:, clean], 1, 1),
+                mean_and_interval(by_seed[:, bad].mean(axis=1), 1, 1) if bad else "",
+                f"{worst.mean():.1f}",
+                f"{np.exp(np.log(factor[:, i]).mean()):.1f}",
+            ]
+        )
+    blocks: list[Block] = [
+        Text(
+            f"Means over {', '.join(data)}: test error above the plain mean's on clean data of the "
+            "same seed, in points of 100. Each method's rate and parameter are chosen for each "
+            "seed and contamination on contaminated validation points. The worst case is the "
+            "contamination that is worst for the method, averaged over data sets. Time is that of "
+            "training one model, as a multiple of the plain mean's; all methods try equally many."
+        ),
+        Table(["method", "family", "clean", "contaminated", "worst case", "time"], rows),
+        Image(f"methods_{task}", excess_map(results, data), f"{task.capitalize()}: excess errors"),
+    ]
+    shown = _shown(results, data, order)
+    if len(bad) > 1:
+        picture = share_curves(results, data, shown)
+        blocks.append(Image(f"shares_{task}", picture, "Excess error by the share of bad points"))
+    picture = cost_figure(results, data)
+    blocks.append(Image(f"time_{task}", picture, "Accuracy beside time"))
+    return Section(f"Methods: {task}", blocks)
+
+
+def _shown(results: CompareResults, data: list[str], order: Any) -> list[str]:
+    """The plain mean and the two best of each family, for figures with few lines."""
+    names = results.settings.methods_of(data[0])
+    shown: dict[str, list[str]] = {}
+    for i in order:
+        shown.setdefault(method_of(names[i]).family, []).append(names[i])
+    return [name for family in shown.values() for name in family[:2]]
+
+
+def _ranks(results: CompareResults) -> Section:
+    ranking, names = results.ranking(), results.common_methods()
+    assert ranking is not None
+    order = np.argsort(ranking.ranks, kind="stable")
+    best, sets = order[0], len(results.settings.data)
+    text = (
+        "Average ranks of the methods that all data sets have, over all pairs of data set and "
+        "contamination (seeds averaged; 1 is the best). "
+    )
+    columns = ["method", "average rank"]
+    rows = [[names[j], f"{ranking.ranks[j]:.2f}"] for j in order]
+    if sets == 1:
+        text += "Of one data set nothing follows for others, so there is no test."
+        return Section("Ranks", [Text(text), Table(columns, rows)])
+    rows = [
+        [*row, "" if j == best else p_text(ranking.pairwise[best, j])]
+        for row, j in zip(rows, order, strict=True)
+    ]
+    text += (
+        "The contaminations of one data set share its points, so the tests permute whole data "
+        f"sets: all are alike with {p_text(ranking.p_value)} (Friedman's statistic), and two "
+        "average ranks differ at 5% if they are more than "
+        f"{ranking.critical_difference:.2f} apart (the largest difference by chance, for all "
+        f"pairs together). {sets} data sets are few: what is not shown to differ may differ still."
+    )
+    with new_figure(7.0, 1.2 + 0.28 * len(order)) as figure:
+        ax = figure.subplots()
+        ranks = ranking.ranks[order]
+        half = ranking.critical_difference / 2
+        intervals(ranks, np.stack([ranks - half, ranks + half]), [names[j] for j in order], ax=ax)
+        ax.set(xlabel="average rank ± half the critical difference")
+    caption = "Average ranks; those whose bars overlap are not shown to differ"
+    return Section(
+        "Ranks",
+        [Text(text), Table([*columns, "against the first"], rows), Image("ranks", figure, caption)],
+    )
+
+
+def _compared(results: CompareResults) -> Section:
+    s = results.settings
+    used = {text.partition(":")[0] for text in s.contaminations} - {"none"}
+    methods = dict.fromkeys(name for data in s.data for name in s.methods_of(data))
+    rows = []
+    for name in methods:
+        tried = candidates(method_of(name), s.learning_rates)
+        method = tried[0].method
+        made = method.robustifier and repr(make_robustifier(method.robustifier, 64))
+        what = ", ".join(
+            f"{key} {value}"
+            for key, value in (
+                ("gradients", made), ("scope", method.scope if made else ""),
+                ("loss", method.loss), ("inputs", method.inputs), ("clipped to", method.clip),
+                ("stops early", "yes" if method.early else ""),
+            )
+            if value
+        )  # fmt: skip
+        values = ", ".join(f"{value:g}" for value in method_of(name).values)
+        rows.append([name, method.family, f"`{what}`", values, str(len(tried))])
+    sources = []
+    for data in s.data:
+        source = parse_data(data)
+        n, d = source.load().x.shape
+        sources.append([data, f"{n} x {d}", source.network, str(source.batch)])
+    return Section(
+        "What was compared",
+        [
+            Text(
+                f"{s.seeds} seeds; each has its own split (60% training, 20% validation, 20% "
+                "test), contamination, initial weights and batches. Training and validation points "
+                "are contaminated, test points are clean and choose nothing. Inputs are scaled by "
+                "statistics of the contaminated training points. Errors are shares of "
+                "misclassified points, or 1 - R^2 for a regression, cut off at "
+                f"{ERROR_LIMIT:g}; 1 or the cut-off is a network that diverged. SGD with momentum "
+                f"0.9, {s.updates} updates, rates {', '.join(f'{r:g}' for r in s.learning_rates)}; "
+                "a method with a parameter tries fewer rates for each value, so that all have the "
+                "same budget."
+            ),
+            Table(["data", "points", "network", "batch"], sources),
+            Table(
+                ["contamination", "meaning"], [[k, CORRUPTIONS[k].meaning] for k in CORRUPTIONS
+                                               if k in used],
+            ),
+            Text("Methods, with the first value of their parameter in batches of 64:"),
+            Table(["method", "family", "what it is", "values tried", "models a case"], rows),
+        ],
+    )  # fmt: skip

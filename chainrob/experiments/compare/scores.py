@@ -1,0 +1,63 @@
+"""What candidates are chosen by and what they are judged by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ERROR_LIMIT", "clean_error", "validation_score"]
+
+Array = NDArray[Any]
+
+ERROR_LIMIT = 2.0
+"""A regression's error is cut off here; a network that diverged has this error, or 1 if it
+classifies."""
+
+
+def validation_score(y: Array, t: Array) -> float:
+    """How bad predictions look on contaminated points, for choosing among candidates.
+
+    Classification: the share of misclassified points, and a hundredth of the mean of 1 - p (p the
+    probability given to the label), which decides between equals. Regression: the mean absolute
+    residual, each cut off at three deviations of the contaminated responses (1.4826 times their
+    median absolute deviation), so that no point counts for much.
+
+    Args:
+        y: Scores (n, classes), or predictions (n, 1).
+        t: Classes (n,), or responses (n, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> from chainrob.experiments.compare.scores import validation_score
+        >>> t = np.array([[1.0], [2.0], [3.0], [999.0]])
+        >>> round(validation_score(np.array([[1.0], [2.0], [3.0], [4.0]]), t), 2)  # 3 x 1.48 / 4
+        1.11
+    """
+    scores = np.asarray(y, np.float64)
+    bad = np.asarray(~np.isfinite(scores).all(axis=-1))
+    if t.dtype.kind == "f":
+        limit = 3 * 1.4826 * np.median(np.abs(t - np.median(t)))
+        residual = np.where(bad, np.inf, np.abs(scores - t)[:, 0])
+        return float(np.minimum(residual, max(limit, 1e-6)).mean())
+    scores = np.where(bad[:, None], 0, scores)
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    p = np.where(bad, 0, p[np.arange(len(t)), t] / p.sum(axis=-1))
+    return float(((scores.argmax(axis=-1) != t) | bad).mean() + 0.01 * (1 - p).mean())
+
+
+def clean_error(y: Array, t: Array) -> float:
+    """Share of misclassified points, or 1 - R^2 (at most ``ERROR_LIMIT``), on clean points.
+
+    Args:
+        y: Scores (n, classes), or predictions (n, 1).
+        t: Classes (n,), or responses (n, 1).
+    """
+    scores = np.asarray(y, np.float64)
+    if t.dtype.kind != "f":
+        wrong = (scores.argmax(axis=-1) != t) | ~np.isfinite(scores).all(axis=-1)
+        return float(wrong.mean())
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = ((scores - t) ** 2).mean() / t.var()
+    return float(min(error, ERROR_LIMIT)) if np.isfinite(error) else ERROR_LIMIT

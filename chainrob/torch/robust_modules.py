@@ -1,0 +1,141 @@
+"""What all robust modules share: their settings beside the stock module's own attributes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+
+from chainrob.aggregation import Aggregation, Reduction, Scope, check_options
+from chainrob.torch.model_group import ModelGroup
+from chainrob.torch.robust_call import LayerKind, breaks_graph, run
+
+__all__ = ["SETTINGS", "RobustModule", "robust_forms"]
+
+SETTINGS = ("robustifier", "loss_reduction", "scope", "sample_axis", "group", "path")
+
+_forms: dict[type[torch.nn.Module], type[RobustModule]] = {}
+
+
+def robust_forms() -> dict[type[torch.nn.Module], type[RobustModule]]:
+    """Stock class to robust class: every RobustModule that names its stock."""
+    return dict(_forms)
+
+
+class RobustModule(torch.nn.Module):
+    """Mixed in before a stock module: it holds how its gradients are estimated.
+
+    The settings are plain attributes, may be exchanged between iterations, and are no part of
+    ``state_dict``: files are the stock module's. ``robustifier=None`` is the stock module, bit for
+    bit. A module of your own gets a robust form by deriving from this class and your class, naming
+    ``stock = YourModule``, and calling the functions of ``chainrob.torch.functional``, or
+    ``self.run``, in ``forward``.
+
+    Attributes:
+        robustifier: a Robustifier, any callable (N, D) -> (D,), or None for the plain sum.
+        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
+            weighting robustifier.
+        sample_axis: the axis of the input that counts the samples.
+        group: with ``scope='model'``: the layers that are estimated together.
+        path: the module's name in the model, for messages.
+    """
+
+    stock: ClassVar[type[torch.nn.Module]]
+    """The class of ``torch.nn`` that it stands in for."""
+
+    # Of the class, so that a stock module whose class was exchanged has them too.
+    robustifier: Callable[[Any], Any] | None = None
+    loss_reduction: Reduction = "mean"
+    scope: Scope = "layer"
+    sample_axis: int = 0
+    group: ModelGroup | None = None
+    path: str = ""
+
+    def __init__(
+        self,
+        *args: Any,
+        robustifier: Callable[[Any], Any] | None = None,
+        loss_reduction: Reduction = "mean",
+        scope: Scope = "layer",
+        sample_axis: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_aggregation(robustifier, loss_reduction, scope, sample_axis)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("forward", "_conv_forward"):
+            if name in cls.__dict__:
+                setattr(cls, name, breaks_graph(cls.__dict__[name]))
+        if "stock" in cls.__dict__:
+            _forms.setdefault(cls.stock, cls)
+            # help() and inspect show the stock module's arguments, then the keyword-only ones.
+            own = inspect.signature(RobustModule.__init__).parameters
+            settings = [one for one in own.values() if one.kind is one.KEYWORD_ONLY]
+            stock = list(inspect.signature(cls.stock).parameters.values())
+            cls.__signature__ = inspect.Signature([*stock, *settings])
+
+    def set_aggregation(
+        self,
+        robustifier: Callable[[Any], Any] | None,
+        loss_reduction: Reduction,
+        scope: Scope,
+        sample_axis: int = 0,
+        group: ModelGroup | None = None,
+    ) -> None:
+        """Check the settings and take them.
+
+        Args:
+            robustifier, loss_reduction, scope, sample_axis: see the attributes.
+            group: with ``scope='model'``: the group to join; by default one of its own.
+        """
+        check_options(robustifier, loss_reduction, scope)
+        self.robustifier = robustifier
+        self.loss_reduction = loss_reduction
+        self.scope = scope
+        self.sample_axis = sample_axis
+        if self.group is not None and (scope != "model" or self.group is not group):
+            self.group.leave(self)
+            self.group = None
+        if scope == "model":
+            self.group = self.group or group or ModelGroup()
+            self.group.join(self)
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """The settings as the core takes them."""
+        return Aggregation(self.robustifier, self.loss_reduction, self.scope, self)
+
+    def estimated(self) -> Iterator[torch.Tensor | None]:
+        """The parameters that the module's own calls estimate."""
+        return iter(self._parameters.values())
+
+    def run(self, kind: LayerKind, x: torch.Tensor, *parameters: torch.Tensor | None) -> Any:
+        """y of one call of this layer, with its settings."""
+        if self.robustifier is None:
+            return kind.op(x, *parameters)
+        return run(
+            kind,
+            x,
+            parameters,
+            self.aggregation,
+            sample_axis=self.sample_axis,
+            path=self.path,
+            group=self.group,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy or an unpickled module belongs to its copy of the group.
+        super().__setstate__(state)
+        if self.group is not None:
+            self.group.join(self)
+
+    def extra_repr(self) -> str:
+        stock = super().extra_repr()
+        if self.robustifier is None:
+            return stock
+        return f"{stock}, robustifier={self.robustifier!r}, scope={self.scope!r}"

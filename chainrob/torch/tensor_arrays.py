@@ -1,0 +1,123 @@
+"""Tensors as the core's arrays and back, without a copy; on the tensors' device and stream.
+
+On the CPU a tensor and a NumPy array share their memory. On a GPU they do so by DLPack, and CuPy
+works on PyTorch's current stream, so nothing waits for anything. Only bfloat16, which neither NumPy
+nor CuPy has, is copied (to float32).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from chainrob.sample_gradients.base import Array
+
+__all__ = ["computing", "to_array", "to_tensor"]
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The tensor's memory as a NumPy or CuPy array.
+
+    Raises:
+        TypeError: a tensor of another device, or a sparse one.
+    """
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided:
+        raise TypeError(f"a robust layer needs dense tensors, found layout {tensor.layout}")
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    if tensor.device.type == "cuda":
+        return _cupy().from_dlpack(tensor)
+    raise TypeError(
+        f"a robust layer works on tensors of 'cpu' and 'cuda', found device {str(tensor.device)!r}"
+    )
+
+
+def to_tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
+    """The array's memory as a tensor on the same device."""
+    if isinstance(array, np.ndarray):
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        tensor = torch.from_numpy(array)
+    else:
+        tensor = torch.from_dlpack(array)
+    return tensor.to(dtype)
+
+
+@contextmanager
+def computing(like: torch.Tensor) -> Iterator[None]:
+    """Inside, the core computes where the tensor is: its GPU and PyTorch's stream, or as many
+    threads of the CPU as ``torch.get_num_threads()`` says.
+    """
+    if like.device.type == "cuda":
+        cupy = _cupy()
+        stream = torch.cuda.current_stream(like.device).cuda_stream
+        with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream):
+            yield
+        return
+    with _threads:
+        yield
+
+
+class _Threads:
+    """NumPy's matrix library limited to PyTorch's threads; our kernels follow it.
+
+    The number belongs to the process, so passes that overlap share one change.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.before: list[tuple[Any, int]] = []
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.depth += 1
+            if self.depth > 1:
+                return
+            wanted = torch.get_num_threads()
+            for library in _matrix_libraries():
+                found = library.num_threads
+                if found != wanted:
+                    self.before.append((library, found))
+                    library.set_num_threads(wanted)
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth:
+                return
+            while self.before:
+                library, found = self.before.pop()
+                library.set_num_threads(found)
+
+
+_threads = _Threads()
+
+
+@lru_cache(maxsize=1)
+def _matrix_libraries() -> list[Any]:
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    # PyTorch's own library has its threads from PyTorch.
+    return [one for one in found if "torch" not in str(one.filepath).split("/")]
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            "robust layers on a GPU need CuPy: pip install 'chainrob[cuda12]' or "
+            "'chainrob[cuda13]', whichever CUDA PyTorch was built for"
+        ) from error
+    return cupy

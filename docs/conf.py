@@ -1,0 +1,97 @@
+"""How the manual is built: ``make docs`` writes it to build/docs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE / "_extensions"))
+os.environ.setdefault("CHAINER_WARN_VERSION_MISMATCH", "0")
+
+import chainrob  # noqa: E402
+
+project = "chainrob"
+author = "the chainrob developers"
+copyright = "the chainrob developers, MIT license"
+release = version = chainrob.__version__
+
+extensions = [
+    "mathml",
+    "reference_pages",
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_extensions"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# -- text
+
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "attrs_block"]
+myst_heading_anchors = 3
+# As Jupyter makes anchors of headings, so that the links in notebooks work here, too.
+myst_heading_slug_func = "reference_pages.jupyter_anchor"
+# Notebooks hold their outputs: `make notebooks` executes them, and the tests execute them again.
+nb_execution_mode = "off"
+nb_merge_streams = True
+
+# -- reference
+
+autosummary_generate = True
+autosummary_imported_members = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True, "inherited-members": False}
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+add_module_names = False
+python_display_short_literal_types = True
+toc_object_entries_show_parents = "hide"
+
+# -- look
+
+html_theme = "pydata_sphinx_theme"
+html_title = "chainrob"
+html_static_path = ["_static"]
+html_css_files = ["chainrob.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "navbar_align": "left",
+    "show_nav_level": 2,
+    "header_links_before_dropdown": 8,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def copy_from_repository(app: Any, config: Any) -> None:
+    """Bring in what stands elsewhere in the repository: notebooks, figures and results."""
+    for source, target in (("notebooks", "tutorials"), ("benchmarks/results", "results")):
+        folder = HERE / target
+        folder.mkdir(exist_ok=True)
+        for path in sorted((HERE.parent / source).rglob("*")):
+            if path.suffix in {".ipynb", ".png", ".svg"}:
+                place = folder / path.relative_to(HERE.parent / source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not place.exists() or place.read_bytes() != path.read_bytes():
+                    shutil.copyfile(path, place)
+    shutil.copyfile(HERE.parent / "CHANGELOG.md", HERE / "contributing" / "changes.md")
+
+
+def setup(app: Any) -> None:
+    app.connect("config-inited", copy_from_repository)

@@ -1,0 +1,136 @@
+"""The default: what it makes of layers, of bad inputs, of wrong labels and of clean batches."""
+
+import numpy as np
+import pytest
+
+import chainrob
+import chainer
+from chainrob.robustifiers import AdaptiveMean, suspicion
+from chainrob.sample_gradients import Dense, Joined, OuterProducts
+from tests.oracles import estimators as oracle
+
+
+def layer(x, gy):
+    weights = OuterProducts(x[..., None, :], gy[..., None, :])
+    return Joined((weights, weights.bias()))
+
+
+def draw(n=30, p=6, q=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, p)), rng.normal(size=(n, q)) * rng.lognormal(size=(n, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_layer_against_the_definition(dtype, seed):
+    x, gy = draw(seed=seed)
+    x[3] *= 40.0
+    gy[5] *= 1e4
+    W, b = AdaptiveMean()(layer(x.astype(dtype), gy.astype(dtype)))
+    expected = oracle.adaptive_mean_of_layer(x, gy)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-9
+    np.testing.assert_allclose(W, expected[:, :-1], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(b, expected[:, -1], rtol=tolerance, atol=tolerance)
+
+
+def test_replicas_are_many_problems():
+    problems = [draw(seed=seed) for seed in range(3)]
+    x, gy = (np.stack(arrays) for arrays in zip(*problems, strict=True))
+    W, b = AdaptiveMean()(layer(x, gy))
+    for index, (one_x, one_gy) in enumerate(problems):
+        alone = AdaptiveMean()(layer(one_x, one_gy))
+        np.testing.assert_allclose(W[index], alone[0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(b[index], alone[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e15, 1e30])
+def test_a_bad_input_has_no_influence(size):
+    x, gy = (array.astype(np.float32) for array in draw())
+    clean = AdaptiveMean()(layer(x[1:], gy[1:]))[0]
+    x[0] *= size
+    W, _ = AdaptiveMean()(layer(x, gy))
+    assert np.abs(W - clean * 29 / 30).max() < 0.25 * np.abs(clean).max()
+    assert AdaptiveMean().sample_weights(layer(x, gy))[0] < 1e-4
+
+
+@pytest.mark.parametrize("exponent", [-60, 60])
+def test_the_scale_of_inputs_and_signals_does_not_matter(exponent):
+    x, gy = (array.astype(np.float32) for array in draw())
+    weights = AdaptiveMean().sample_weights(layer(x, gy))
+    other = AdaptiveMean().sample_weights(layer(x, np.ldexp(gy, exponent)))
+    np.testing.assert_allclose(weights, other, rtol=1e-6)
+    alone = OuterProducts(x[:, None], gy[:, None])
+    scaled = OuterProducts(np.ldexp(x, exponent)[:, None], gy[:, None])
+    np.testing.assert_allclose(
+        AdaptiveMean().sample_weights(alone), AdaptiveMean().sample_weights(scaled), rtol=1e-6
+    )
+
+
+def clusters(wrong):
+    """Softmax gradients of two clusters, of which some samples are not fitted."""
+    rng = np.random.default_rng(0)
+    t = np.arange(40) % 2
+    x = rng.normal(size=(40, 5)) + np.where(t, 3.0, -3.0)[:, None]
+    sure = rng.uniform(0.7, 0.98, 40)
+    sure[:2] = 0.05  # though in their cluster
+    labels = t.copy()
+    labels[2 : 2 + wrong] = 1 - labels[2 : 2 + wrong]
+    of_one = np.where(t == 1, sure, 1 - sure)
+    gy = np.stack([1 - of_one, of_one], axis=1) - np.eye(2)[labels]
+    return layer(x, gy)
+
+
+def test_wrong_labels_are_the_most_suspect():
+    gradients = clusters(wrong=4)
+    found = suspicion(gradients)
+    assert set(np.argsort(-found)[:4]) == {2, 3, 4, 5}
+    assert found.min() >= 0.0
+    assert found.max() <= 1.0
+    rows = gradients.materialize()
+    assert set(np.argsort(-suspicion(Dense(rows)))[:4]) <= set(range(6))
+
+
+def test_a_wrong_label_weighs_less_than_a_hard_sample():
+    weights = AdaptiveMean().sample_weights(clusters(wrong=4))
+    assert weights[2:6].max() < 0.3
+    assert weights[:2].min() > 0.6
+    assert weights[6:].min() > 0.8
+
+
+def test_a_clean_batch_whose_samples_agree_is_nearly_the_mean():
+    weights = AdaptiveMean().sample_weights(clusters(wrong=0))
+    np.testing.assert_allclose(weights, 1.0, atol=0.1)
+
+
+def test_few_samples_and_no_signal():
+    x, gy = draw(n=2)
+    np.testing.assert_allclose(AdaptiveMean().sample_weights(layer(x, gy)), 1.0)
+    x, gy = draw(n=9)
+    W, b = AdaptiveMean()(layer(x, 0.0 * gy))
+    assert not W.any()
+    assert not b.any()
+    W, _ = AdaptiveMean()(layer(0.0 * x, gy))
+    assert not W.any()
+    assert AdaptiveMean()(layer(x[:, :0], gy))[0].shape == (4, 0)
+
+
+def test_other_operators_and_scopes():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 3, 6, 6)).astype(np.float32)
+    x[2] *= 1e6
+    conv = chainrob.links.Convolution2D(3, 4, 3, robustifier=AdaptiveMean())
+    plain = chainrob.links.Convolution2D(3, 4, 3, initialW=conv.W.array)
+    for link, inputs in ((conv, x), (plain, np.delete(x, 2, axis=0))):
+        link.cleargrads()
+        chainer.functions.mean(link(inputs) ** 2).backward()
+    assert np.abs(conv.W.grad).max() < 3 * np.abs(plain.W.grad).max()
+    for scope in ("unit", "parameter"):
+        linear = chainrob.links.Linear(3, 2, robustifier=AdaptiveMean(), scope=scope)
+        linear.cleargrads()
+        chainer.functions.mean(linear(x[:, :, 0, 0]) ** 2).backward()
+        assert np.isfinite(linear.W.grad).all()
+
+
+def test_its_derivative_is_refused():
+    with pytest.raises(chainrob.NotDifferentiableError, match=r"AdaptiveMean.* is not known"):
+        AdaptiveMean().pullback(Dense(np.eye(4)), np.ones(4))

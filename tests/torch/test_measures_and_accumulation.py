@@ -1,0 +1,188 @@
+"""Norms, Gram matrices and suspects from a backward pass; micro-batches as one batch."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import chainrob
+import chainrob.torch as ct
+from tests.torch.cases import CASES, IDS, joined, losses, sample_rows
+
+MEDIAN = chainrob.GeometricMedian(tolerance=1e-12, max_iterations=1000)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def batch(n=12):
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x[0] *= 20
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_norms_and_gram_of_a_plain_module(case):
+    layer, x = case.layer(), case.batch()
+    rows = joined(sample_rows(layer, x))
+    before = type(layer)
+    with ct.per_sample_norms(layer) as norms, ct.gram(layer) as gram:
+        losses(layer(x)).mean().backward()
+    np.testing.assert_allclose(norms.total, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    np.testing.assert_allclose(gram.total, rows @ rows.T, rtol=1e-9, atol=1e-14)
+    assert type(layer) is before
+    stock = case.layer()
+    losses(stock(x)).mean().backward()
+    for p, q in zip(layer.parameters(), stock.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_measures_of_a_robust_module_with_shared_weights(scope):
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    net[2].weight = net[0].weight
+    rows = joined(sample_rows(net, batch()))
+    ct.robustify(net, MEDIAN, scope=scope)
+    with ct.per_sample_norms(net) as norms, ct.gram(net) as gram:
+        losses(net(batch())).mean().backward()
+    np.testing.assert_allclose(norms.total, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    np.testing.assert_allclose(gram.total, rows @ rows.T, rtol=1e-9)
+    assert set(norms.layers) == {"0", "2"}
+
+
+def test_nothing_measured():
+    with ct.per_sample_norms(network()) as norms:
+        pass
+    with pytest.raises(RuntimeError, match="no backward pass has been measured"):
+        norms.total  # noqa: B018
+
+
+@pytest.mark.parametrize("scope", ["parameter", "layer", "model"])
+@pytest.mark.parametrize("sizes", [(6, 6), (5, 4, 3)])
+def test_accumulated_micro_batches_are_one_batch(scope, sizes):
+    whole = ct.robustify(network(), MEDIAN, scope=scope)
+    parts = copy.deepcopy(whole)
+    losses(whole(batch())).mean().backward()
+    targets = losses  # the same targets, sample by sample
+    x = batch()
+    with ct.accumulate_samples(parts):
+        start = 0
+        for size in sizes:
+            y = parts(x[start : start + size])
+            full = torch.zeros(12, 3, dtype=torch.float64)
+            full = torch.cat([full[:start], y, full[start + size :]])
+            (targets(full)[start : start + size].sum() / 12).backward()
+            start += size
+            assert parts[0].weight.grad is None
+    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+    losses(parts(batch())).mean().backward()  # as ever afterwards, and it adds up
+    torch.testing.assert_close(parts[0].weight.grad, 2 * whole[0].weight.grad)
+
+
+def test_accumulated_mean_is_what_pytorch_accumulates():
+    net, stock = ct.robustify(network(), chainrob.Mean()), network()
+    with ct.accumulate_samples(net):
+        for part in batch().split([7, 5]):
+            net(part).square().mean().backward()
+    for part in batch().split([7, 5]):
+        stock(part).square().mean().backward()
+    torch.testing.assert_close(net[0].weight.grad, stock[0].weight.grad)
+
+
+def test_sequences_of_different_lengths_accumulate():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3)).double()
+    stock = copy.deepcopy(net)
+    ct.robustify(net, chainrob.Mean(), scope="model")
+    ids = [torch.randint(0, 6, (3, 5)), torch.randint(0, 6, (4, 2))]
+    ct.robustify(net, chainrob.Mean(), layers="1", scope="layer")
+    ct.plain(net[0])
+    with ct.accumulate_samples(net):
+        for one in ids:
+            net(one).mean(dim=1).square().mean().backward()
+    for one in ids:
+        stock(one).mean(dim=1).square().mean().backward()
+    torch.testing.assert_close(net[1].weight.grad, stock[1].weight.grad)
+
+
+def accumulated(net, steps):
+    with ct.accumulate_samples(net):
+        for step in steps:
+            step()
+
+
+def test_errors_of_accumulation():
+    net = ct.robustify(network(), chainrob.Mean())
+    with pytest.raises(RuntimeError, match="accumulates samples already"):
+        accumulated(net, [lambda: accumulated(net, [])])
+    x = batch()
+    with pytest.raises(RuntimeError, match="linear '0' was changed in place"):
+        accumulated(net, [lambda: net(x).mean().backward(), x.zero_])
+    convolution = ct.robustify(nn.Conv1d(1, 1, 2), chainrob.Mean())
+    short, long = torch.randn(2, 1, 4), torch.randn(2, 1, 5)
+    passes = [lambda x=x: convolution(x).mean().backward() for x in (short, long)]
+    with pytest.raises(ValueError, match="differ in the number of samples only"):
+        accumulated(convolution, passes)
+    once = lambda: net(batch()).mean().backward()  # noqa: E731
+    twice = lambda: (net(batch()) + net(batch())).mean().backward()  # noqa: E731
+    with pytest.raises(ValueError, match="called equally often"):
+        accumulated(net, [once, twice])
+    net.zero_grad()
+    once()
+    assert net[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_suspects_follow_a_loader(scope, n_workers):
+    x = batch(40)
+    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+    generator = torch.Generator().manual_seed(0)
+    options = {"shuffle": True, "generator": generator, "num_workers": n_workers}
+    loader = torch.utils.data.DataLoader(data, 10, **options)
+    net = ct.robustify(network(), MEDIAN, scope=scope)
+    with ct.Suspects(net, 40) as suspects:
+        for _ in range(1 if n_workers else 3):
+            for x, t in suspects.follow(loader):
+                nn.functional.cross_entropy(net(x), t).backward()
+    assert suspects.ranking()[0] == 0
+    assert (suspects.tally.counts() == (1 if n_workers else 3)).all()
+    other = ct.Suspects(net, 40)
+    other.load_state_dict(suspects.state_dict())
+    np.testing.assert_array_equal(other.relative(), suspects.relative())
+
+
+def test_suspects_do_not_change_the_gradient():
+    net = ct.robustify(network(), MEDIAN, scope="model")
+    losses(net(batch())).mean().backward()
+    wanted = net[0].weight.grad.clone()
+    net.zero_grad()
+    with ct.Suspects(net, 12) as suspects:
+        suspects.next(range(12))
+        losses(net(batch())).mean().backward()
+    assert torch.equal(net[0].weight.grad, wanted)
+    assert suspects.tally.layers == ["model"]
+
+
+def test_errors_of_suspects():
+    with pytest.raises(ValueError, match="no robust layer"):
+        ct.Suspects(network(), 12)
+    net = ct.robustify(network(), MEDIAN)
+    suspects = ct.Suspects(net, 12)
+    with pytest.raises(RuntimeError, match="which samples the batch holds"):
+        net(batch()).mean().backward()
+    with pytest.raises(ValueError, match="numbers from 0 to 11, found"):
+        suspects.next([12])
+    suspects.next([1, 2])
+    with pytest.raises(ValueError, match="saw 12 samples in a batch of 2"):
+        net(batch()).mean().backward()
+    with pytest.raises(TypeError, match="draws batches of indices"):
+        next(suspects.follow(torch.utils.data.DataLoader(batch(), batch_size=None)))
+    suspects.close()
+    net(batch()).mean().backward()
