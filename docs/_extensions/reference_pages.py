@@ -1,4 +1,4 @@
-"""Reference pages for every public name, from the modules' ``__all__``: none is listed by hand."""
+"""One reference page a module, made from the modules' ``__all__``: no name is listed by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def jupyter_anchor(title: str) -> str:
 
 
 def write_pages(app: Any, config: Any) -> None:
-    """One page a module, which lists its names, and the index of all modules."""
+    """A page for every module that can be imported, and the index of all names."""
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
     described: dict[int, str] = {}
@@ -44,12 +44,12 @@ def write_pages(app: Any, config: Any) -> None:
     for name in MODULES:
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError:
+        except ImportError:
             continue
         names = [
             one
             for one in sorted(getattr(module, "__all__", ()), key=str.lower)
-            if not inspect.ismodule(getattr(module, one))
+            if not inspect.ismodule(getattr(module, one)) and not one.startswith("__")
         ]
         own, others = [], []
         for one in names:
@@ -59,19 +59,42 @@ def write_pages(app: Any, config: Any) -> None:
         if not own:
             continue
         pages.append(name)
-        _write(folder / f"{name}.rst", _page(name, [one for one, _ in own], others))
+        _write(folder / f"{name}.rst", _page(name, module, [one for one, _ in own], others))
+    for left in folder.glob("chainrob.*.rst"):
+        if left.stem not in pages:
+            left.unlink()
     top = importlib.import_module("chainrob")
     short = [one for one in sorted(top.__all__, key=str.lower) if callable(getattr(top, one))]
     _write(folder / "modules.rst", _index(pages, short, described, top))
 
 
-def _page(name: str, own: list[str], others: list[tuple[str, str]]) -> str:
+def _page(name: str, module: Any, own: list[str], others: list[tuple[str, str]]) -> str:
     lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", ""]
-    lines += [f".. currentmodule:: {name}", "", ".. autosummary::", "   :toctree: names", ""]
-    lines += [f"   {one}" for one in own]
+    lines += [".. list-table::", "   :widths: 30 70", ""]
+    for one in own:
+        lines += [f"   * - :py:obj:`{one} <{name}.{one}>`"]
+        lines += [f"     - {_first_sentence(getattr(module, one))}"]
     if others:
         lines += ["", "Also here: " + ", ".join(f":py:obj:`{m}.{one}`" for one, m in others) + "."]
+    lines += ["", f".. currentmodule:: {name}", ""]
+    for one in own:
+        value = getattr(module, one)
+        if inspect.isclass(value):
+            kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
+        else:
+            kind = "autofunction" if inspect.isroutine(value) else "autodata"
+        lines += [one, "-" * len(one), "", f".. {kind}:: {one}", ""]
     return "\n".join(lines) + "\n"
+
+
+def _first_sentence(value: Any) -> str:
+    """Of a docstring, as plain text; nothing for a constant, whose type has the docstring."""
+    if not (inspect.isclass(value) or inspect.isroutine(value)):
+        return ""
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    sentence = re.split(r"(?<=[a-z)`'])[.:](?= [A-Z]|$)", text)[0].rstrip(".:")
+    sentence = re.sub(r":[a-z]+:`([^`]*)`", r"\1", sentence)
+    return re.sub(r"([*|\\]|(?<!`)`(?!`)|_\b)", r"\\\1", sentence)
 
 
 def _index(pages: list[str], short: list[str], described: dict[int, str], top: Any) -> str:
@@ -90,16 +113,21 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text)
 
 
-def escape_stars(
-    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
-) -> None:
-    """Let ``(*R, N)`` be a shape in docstrings, where reStructuredText sees emphasis."""
+def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Let ``(*R, N)`` and ``|x|`` be text in docstrings, where reStructuredText sees markup."""
+    block: int | None = None  # how far the head of a formula or a literal block is indented
     for number, line in enumerate(lines):
-        if line.lstrip().startswith((">>>", "...")):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and (not line.strip() or indent > block):
             continue
-        parts = line.split("``")
-        parts[::2] = [re.sub(r"(?<![\\*\w])\*(?=\w+[,)\]])", r"\*", part) for part in parts[::2]]
-        lines[number] = "``".join(parts)
+        block = indent if line.rstrip().endswith("::") or ".. math::" in line else None
+        if block is not None or line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = re.split(r"(``.*?``|:math:`.*?`)", line)
+        for place in range(0, len(parts), 2):
+            text = re.sub(r"(?<![\\*\w])\*(?=\w+[,)\]])", r"\*", parts[place])
+            parts[place] = re.sub(r"(?<!\\)\|(?=\w[^|]*\|)", r"\|", text)
+        lines[number] = "".join(parts)
 
 
 def skip_foreign(
@@ -107,13 +135,13 @@ def skip_foreign(
 ) -> bool | None:
     """Leave out what other packages put into our classes."""
     module = getattr(thing, "__module__", None) or ""
-    return True if what == "class" and module.startswith(("sklearn", "chainer")) else None
+    return True if what == "class" and module.startswith(("sklearn", "chainer", "torch")) else None
 
 
 def setup(app: Any) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-process-docstring", escape_stars, priority=900)
+    app.connect("autodoc-process-docstring", escape, priority=900)
     app.connect("autodoc-skip-member", skip_foreign)
-    # Before Sphinx looks for pages, and autosummary reads them.
+    # Before Sphinx looks for pages.
     app.connect("config-inited", write_pages)
     return {"parallel_read_safe": True}

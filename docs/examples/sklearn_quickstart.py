@@ -11,7 +11,7 @@ x_train[::50] *= 200
 
 
 def train(robustifier):
-    """Train the classifier. Return it."""
+    """Train the classifier for 20 epochs. Return its accuracy on clean test images."""
     model = RobustMLPClassifier(
         hidden_layer_sizes=(32,),
         robustifier=robustifier,  # the one argument that changes
@@ -20,13 +20,10 @@ def train(robustifier):
         batch_size=50,
         max_iter=20,
         random_state=0,
-        track_suspects=True,
+        track_suspects=False,
     )
-    return model.fit(x_train, t_train)
+    return model.fit(x_train, t_train).score(x_test, t_test)
 
 
-robust = train("geometric_median")
-print(f"plain mean:       {train(None).score(x_test, t_test):.2f}")
-print(f"geometric median: {robust.score(x_test, t_test):.2f}")
-found = sum(index % 50 == 0 for index in robust.suspects_[:24])
-print(f"of the 24 most suspect images, {found} are broken")
+print(f"plain mean:       {train(None):.2f}")
+print(f"5% trimmed mean:  {train('trimmed_mean(fraction=0.05)'):.2f}")

@@ -29,4 +29,4 @@ def train(robustifier):
 
 
 print(f"plain mean:       {train(None):.2f}")
-print(f"geometric median: {train(chainrob.GeometricMedian()):.2f}")
+print(f"5% trimmed mean:  {train(chainrob.TrimmedMean(fraction=0.05)):.2f}")
