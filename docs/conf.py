@@ -70,6 +70,8 @@ html_extra_path = ["_extra"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
+# A page of a folder may not fetch other pages, of which the summaries are made.
+html_show_search_summary = False
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
