@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +76,46 @@ def _page(name: str, module: Any, own: list[str], others: list[tuple[str, str]])
     lines += [".. list-table::", "   :widths: 30 70", ""]
     for one in own:
         lines += [f"   * - :py:obj:`{one} <{name}.{one}>`"]
-        lines += [f"     - {_first_sentence(getattr(module, one))}"]
+        lines += [f"     - {_first_sentence(module, one)}"]
     if others:
         lines += ["", "Also here: " + ", ".join(f":py:obj:`{m}.{one}`" for one, m in others) + "."]
     lines += ["", f".. currentmodule:: {name}", ""]
     for one in own:
         value = getattr(module, one)
+        lines += [one, "-" * len(one), ""]
+        if not (inspect.isclass(value) or inspect.isroutine(value)):
+            text = _constant(module, one)
+            lines += [f".. py:data:: {one}", f"   :type: {type(value).__name__}", ""]
+            lines += [f"   {line}" for line in text.splitlines()] + [""]
+            continue
         if inspect.isclass(value):
             kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
         else:
-            kind = "autofunction" if inspect.isroutine(value) else "autodata"
-        lines += [one, "-" * len(one), "", f".. {kind}:: {one}", ""]
+            kind = "autofunction"
+        lines += [f".. {kind}:: {one}", ""]
     return "\n".join(lines) + "\n"
 
 
-def _first_sentence(value: Any) -> str:
-    """Of a docstring, as plain text; nothing for a constant, whose type has the docstring."""
-    if not (inspect.isclass(value) or inspect.isroutine(value)):
-        return ""
-    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+def _constant(module: Any, name: str) -> str:
+    """The string below a constant, wherever in the package it is defined; where it is not, none."""
+    for other in [module, *(sys.modules[one] for one in sorted(sys.modules))]:
+        if not other.__name__.startswith(module.__name__) or not hasattr(other, name):
+            continue
+        body = ast.parse(inspect.getsource(other)).body
+        for statement, following in pairwise(body):
+            targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+            if name in [getattr(one, "id", None) for one in targets]:
+                text = getattr(getattr(following, "value", None), "value", "")
+                return inspect.cleandoc(text) if isinstance(text, str) else ""
+    return ""
+
+
+def _first_sentence(module: Any, name: str) -> str:
+    """Of a docstring, as plain text."""
+    value = getattr(module, name)
+    named = inspect.isclass(value) or inspect.isroutine(value)
+    whole = inspect.getdoc(value) if named else _constant(module, name)
+    text = " ".join((whole or "").split("\n\n")[0].split())
     sentence = re.split(r"(?<=[a-z)`'])[.:](?= [A-Z]|$)", text)[0].rstrip(".:")
     sentence = re.sub(r":[a-z]+:`([^`]*)`", r"\1", sentence)
     return re.sub(r"([*|\\]|(?<!`)`(?!`)|_\b)", r"\\\1", sentence)
@@ -133,7 +157,9 @@ def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
 def skip_foreign(
     app: Any, what: str, name: str, thing: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Leave out what other packages put into our classes."""
+    """Leave out what other packages put into our classes, and what they explain."""
+    if name == "check_type_forward":
+        return True
     module = getattr(thing, "__module__", None) or ""
     return True if what == "class" and module.startswith(("sklearn", "chainer", "torch")) else None
 
