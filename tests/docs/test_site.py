@@ -30,6 +30,10 @@ def site() -> Path:
     BUILD.mkdir(exist_ok=True)
     with open(BUILD / "docs.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of pytest wait here
+        made = SITE / ".buildinfo"
+        newest = max(path.stat().st_mtime for path in (ROOT / "docs" / "_extensions").glob("*.py"))
+        if made.exists() and made.stat().st_mtime < newest:
+            shutil.rmtree(SITE)  # Sphinx does not see that what makes the pages has changed
         command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q"]
         done = subprocess.run(
             [*command, str(ROOT / "docs"), str(SITE)],
