@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import chainrob
 import numpy as np
+from matplotlib.patches import Rectangle
+
+import chainrob
 from chainrob.characteristics import breakdown, efficiency, influence
 from chainrob.plotting import PALETTE, new_figure
-from matplotlib.patches import Rectangle
 
 FOLDER = Path(__file__).parent / "_static" / "figures"
 BLUE, RED, GREEN = PALETTE[0], PALETTE[1], PALETTE[2]
@@ -36,7 +37,9 @@ def pull() -> None:
             axes.set(xlim=(-2.6, 2.0), ylim=(-1.3, 1.5), xticks=[], yticks=[], aspect="equal")
             axes.set_title(title, color=color)
             axes.axis("off")
-            axes.text(-2.5, -0.65, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4")
+            axes.text(
+                -2.5, -0.65, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4"
+            )
         _save(figure, "pull")
 
 
@@ -71,7 +74,13 @@ def way_of_the_data() -> None:
 
 
 def _matrix(
-    axes: Any, corner: tuple[float, float], width: float, height: float, name: str, shape: str, c: str
+    axes: Any,
+    corner: tuple[float, float],
+    width: float,
+    height: float,
+    name: str,
+    shape: str,
+    c: str,
 ) -> None:
     axes.add_patch(Rectangle(corner, width, height, facecolor=c, alpha=0.18))
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=c))
@@ -178,7 +187,9 @@ def robustness() -> None:
             right.plot(counts / 50, moved, color=PALETTE[index])
         for index, (name, height) in enumerate(_apart(ends, 1.5).items()):
             left.text(10.3, min(height, 9.5), name, color=PALETTE[index], fontsize=8, va="center")
-        left.set(xlabel="z, where one more sample lies", ylabel="pull on the estimate", ylim=(-10, 10))
+        left.set(
+            xlabel="z, where one more sample lies", ylabel="pull on the estimate", ylim=(-10, 10)
+        )
         right.set_yscale("log")
         right.set(xlabel="share of bad samples", ylabel="largest displacement")
         _save(figure, "robustness")

@@ -214,7 +214,9 @@ def test_source_archive_holds_what_its_makefile_needs(source_archive):
 @pytest.mark.timeout(300)
 def test_wheel_of_the_source_archive_works_where_it_is_installed(source_archive, tmp_path):
     with tarfile.open(source_archive) as content:
-        content.extractall(tmp_path, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}))
+        content.extractall(
+            tmp_path, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {})
+        )
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
     wheel = tmp_path / run_quietly("-c", BUILD, "wheel", tmp_path, folder=unpacked)
     shutil.rmtree(unpacked)

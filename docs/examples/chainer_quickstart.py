@@ -21,12 +21,16 @@ def train(robustifier):
     model = chainer.Sequential(L.Linear(64, 32), F.relu, L.Linear(32, 10))
     if robustifier is not None:
         chainrob.robustify(model, robustifier)  # the one line that changes
+
+    def loss(images, labels):
+        return F.softmax_cross_entropy(model(images), labels)
+
     optimizer = chainer.optimizers.MomentumSGD(lr=0.05).setup(model)
     for epoch in range(20):
         order = np.random.permutation(len(x_train))
         for start in range(0, len(order), 50):
             batch = order[start : start + 50]
-            optimizer.update(lambda: F.softmax_cross_entropy(model(x_train[batch]), t_train[batch]))
+            optimizer.update(loss, x_train[batch], t_train[batch])
     with chainer.no_backprop_mode():
         return float((model(x_test).array.argmax(axis=1) == t_test).mean())
 

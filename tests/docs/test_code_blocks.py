@@ -34,6 +34,14 @@ def test_blocks_are_found():
     assert len(EXAMPLES) == 3
 
 
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=name)
+def test_chainrob_is_imported_before_chainer(page):
+    """As a reader needs it; here everything is imported already."""
+    imports = re.findall(r"^(?:import|from) (\w+)", page.read_text(), re.MULTILINE)
+    if "chainer" in imports:
+        assert imports.index("chainrob") < imports.index("chainer")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
