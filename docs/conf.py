@@ -22,6 +22,7 @@ release = version = chainrob.__version__
 
 extensions = [
     "mathml",
+    "picture_texts",
     "reference_pages",
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -62,6 +63,13 @@ if REPORT.exists():
 
 # -- look
 
+WIDE_PAGES = (
+    "experiment/many_machines",
+    "experiment/report",
+    "how_it_works/cost",
+    "reference/robustifiers",
+    "start/five_minutes",
+)
 html_theme = "pydata_sphinx_theme"
 html_title = "chainrob"
 html_static_path = ["_static"]
@@ -75,7 +83,11 @@ html_show_search_summary = False
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    # Wide tables and long lines of code get the room of the contents.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **dict.fromkeys(WIDE_PAGES, []),
+    },
     "navbar_align": "left",
     "show_nav_level": 2,
     "header_links_before_dropdown": 8,

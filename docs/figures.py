@@ -38,7 +38,7 @@ def pull() -> None:
             axes.set_title(title, color=color)
             axes.axis("off")
             axes.text(
-                -2.5, -0.65, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4"
+                -2.5, -0.3, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4"
             )
         _save(figure, "pull")
 

@@ -116,7 +116,7 @@ def _first_sentence(module: Any, name: str) -> str:
     named = inspect.isclass(value) or inspect.isroutine(value)
     whole = inspect.getdoc(value) if named else _constant(module, name)
     text = " ".join((whole or "").split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[a-z)`'])[.:](?= [A-Z]|$)", text)[0].rstrip(".:")
+    sentence = re.split(r"(?<=[a-z)`'])[.](?= [A-Z]|$)", text)[0].rstrip(".:")
     sentence = re.sub(r":[a-z]+:`([^`]*)`", r"\1", sentence)
     return re.sub(r"([*|\\]|(?<!`)`(?!`)|_\b)", r"\\\1", sentence)
 
