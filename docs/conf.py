@@ -86,7 +86,7 @@ html_theme_options = {
     # Wide tables and long lines of code get the room of the contents.
     "secondary_sidebar_items": {
         "**": ["page-toc"],
-        **dict.fromkeys(WIDE_PAGES, []),
+        **{page: [] for page in WIDE_PAGES},
     },
     "navbar_align": "left",
     "show_nav_level": 2,

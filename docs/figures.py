@@ -37,9 +37,7 @@ def pull() -> None:
             axes.set(xlim=(-2.6, 2.0), ylim=(-1.3, 1.5), xticks=[], yticks=[], aspect="equal")
             axes.set_title(title, color=color)
             axes.axis("off")
-            axes.text(
-                -2.5, -0.3, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4"
-            )
+            axes.text(-2.5, -0.3, "one bad sample,\nfar longer than drawn", fontsize=8, color="0.4")
         _save(figure, "pull")
 
 
