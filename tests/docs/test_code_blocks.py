@@ -42,6 +42,7 @@ def test_chainrob_is_imported_before_chainer(page):
         assert imports.index("chainrob") < imports.index("chainer")
 
 
+@pytest.mark.timeout(300)  # kernels are compiled at their first call
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -61,6 +62,8 @@ def test_blocks_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
             exec(compile(lines + code, str(page), "exec"), namespace)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("script", EXAMPLES, ids=name)
 def test_example_prints_what_the_manual_shows(script):
     if "torch" in script.name:
