@@ -67,6 +67,13 @@ class Aggregation:
             return robustifier
         return cls(robustifier, loss_reduction, scope)
 
+    def axis_of(self, n_batch_axes: int) -> int:
+        """Which of a layer's batch axes counts the samples: the first, unless
+        ``chainrob.samples`` says another and the layer has it.
+        """
+        axis = 0 if self.samples is None else self.samples.axis
+        return axis if axis < n_batch_axes else 0
+
     def now(self) -> Aggregation:
         """The settings themselves; those of the plain sum inside ``exact_backward``, or where there
         is no robustifier.

@@ -97,6 +97,7 @@ def samples(*index: Any, n_samples: int | None = None, axis: int = 0) -> Iterato
         >>> layer = chainrob.links.Linear(2, 1, robustifier=chainrob.GeometricMedian())
         >>> with chainrob.samples([0, 0, 0, 1]):
         ...     y = layer(np.concatenate(words))
+        >>> layer.cleargrads()
         >>> chainer.functions.mean(y).backward()
         >>> np.round(layer.b.grad, 4)  # between 2 * 3 / 4 and 2 * 1 / 4
         array([1.], dtype=float32)
@@ -155,7 +156,7 @@ def _checked(index: Any) -> np.ndarray:
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 _counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-ADVICE = "say with chainrob.samples which rows are one sample (in the manual: which axis is the sample)"
+ADVICE = "say with chainrob.samples which rows are one sample (manual: which axis is the sample)"
 
 
 def watch_count(owner: Any, n_samples: int) -> None:

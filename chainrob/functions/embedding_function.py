@@ -57,7 +57,7 @@ def embed_id(
     moves rare ids. Weighting robustifiers give one weight a sample and have no such effect.
 
     Args:
-        x: integer ids, (N, ...).
+        x: integer ids, (N, ...); ``chainrob.samples`` can say which axis counts the samples.
         W: embedding matrix, (V, Q).
         ignore_label: id whose output is zero and whose row gets no gradient.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
@@ -83,4 +83,8 @@ def embed_id(
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     if runs_plainly(plan):
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
-    return EmbedIDFunction(plan, ignore_label).apply((x, W))[0]
+    axis = plan.axis_of(len(x.shape))
+    if axis:
+        x = chainer.functions.moveaxis(x, axis, 0)
+    (y,) = EmbedIDFunction(plan, ignore_label).apply((x, W))
+    return chainer.functions.moveaxis(y, 0, axis) if axis else y

@@ -18,6 +18,16 @@ from chainrob.links.ensemble import Ensemble
 from chainrob.links.linear import Linear
 from chainrob.links.mlp import MLP
 from chainrob.links.normalization import GroupNormalization, LayerNormalization
+from chainrob.links.recurrent import (
+    NStepBiGRU,
+    NStepBiLSTM,
+    NStepBiRNNReLU,
+    NStepBiRNNTanh,
+    NStepGRU,
+    NStepLSTM,
+    NStepRNNReLU,
+    NStepRNNTanh,
+)
 from chainrob.links.robust_link import RobustLink
 from chainrob.links.scale_bias import Bias, Scale
 
@@ -38,6 +48,14 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "Linear",
+    "NStepBiGRU",
+    "NStepBiLSTM",
+    "NStepBiRNNReLU",
+    "NStepBiRNNTanh",
+    "NStepGRU",
+    "NStepLSTM",
+    "NStepRNNReLU",
+    "NStepRNNTanh",
     "PReLU",
     "RobustLink",
     "Scale",
