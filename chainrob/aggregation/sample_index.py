@@ -159,9 +159,11 @@ _counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 ADVICE = "say with chainrob.samples which rows are one sample (manual: which axis is the sample)"
 
 
-def watch_count(owner: Any, n_samples: int) -> None:
-    """Warn, once a layer, where N is 1, or another one than before in the same step."""
-    before = _counts.setdefault(owner, n_samples)
+def watch_count(owner: Any, n_samples: int, scope: str = "layer") -> None:
+    """Warn, once a layer, where N is 1, or another one than before in the same step (which
+    ``scope='model'`` refuses).
+    """
+    before = n_samples if scope == "model" else _counts.setdefault(owner, n_samples)
     if owner in _warned or (n_samples != 1 and n_samples == before):
         return
     name = getattr(owner, "name", None)

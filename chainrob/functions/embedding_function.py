@@ -10,6 +10,7 @@ from chainer.functions.connection import embed_id as stock
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import embedding_pullback, embedding_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
+from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -85,6 +86,7 @@ def embed_id(
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
     axis = plan.axis_of(len(x.shape))
     if axis:
-        x = chainer.functions.moveaxis(x, axis, 0)
+        ids = chainer.as_variable(x).array
+        x = array_module(ids).moveaxis(ids, axis, 0)
     (y,) = EmbedIDFunction(plan, ignore_label).apply((x, W))
     return chainer.functions.moveaxis(y, 0, axis) if axis else y

@@ -93,7 +93,7 @@ class GradientNode(function_node.FunctionNode):
         plan = self.layer.aggregation
         watched = plan.owner is not None and plan.samples is None
         if watched and not isinstance(plan.robustifier, Mean) and not spans_ranks(plan.robustifier):
-            watch_count(plan.owner, self.layer.n_rows(arrays))
+            watch_count(plan.owner, self.layer.n_rows(arrays), plan.scope)
 
     def _replayed(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         """The gradients by the settings of the moment: ``@static_graph`` runs this once while it

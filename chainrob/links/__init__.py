@@ -30,10 +30,12 @@ from chainrob.links.recurrent import (
 )
 from chainrob.links.robust_link import RobustLink
 from chainrob.links.scale_bias import Bias, Scale
+from chainrob.links.tree_lstm import ChildSumTreeLSTM
 
 __all__ = [
     "MLP",
     "Bias",
+    "ChildSumTreeLSTM",
     "Convolution1D",
     "Convolution2D",
     "Convolution3D",

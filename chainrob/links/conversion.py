@@ -129,6 +129,13 @@ def robustify(
             if not isinstance(link, RobustLink):
                 link.__class__ = robust_forms()[type(link)]
             link.set_aggregation(robustifier, loss_reduction, scope)
+    converted = [name for name, _ in chosen if not reasons[name]]
+    for path, link in _walk(model, ""):
+        # A chain without parameters of its own may have to tell its links what they see.
+        form = robust_forms().get(type(link))
+        parts = [name for name in converted if name.startswith(f"{path}/")]
+        if form is not None and isinstance(link, chainer.Chain) and not link._params and parts:
+            link.__class__ = form
     return model
 
 
