@@ -80,4 +80,6 @@ class Aggregation:
         """
         if self.robustifier is not None and not is_exact():
             return self
-        return Aggregation(Mean(nonfinite="propagate"), self.loss_reduction, "parameter", None, None)
+        return Aggregation(
+            Mean(nonfinite="propagate"), self.loss_reduction, "parameter", None, None
+        )

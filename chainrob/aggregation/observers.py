@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from chainrob.aggregation.layer_options import Reduction, Scope
-from chainrob.aggregation.scopes import estimate
+from chainrob.aggregation.scopes import estimate_watched
 from chainrob.kernels import to_host
-from chainrob.robustifiers.base import CoordinateWise, Robustifier
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
@@ -40,6 +39,7 @@ class Observation:
             (``'W'``; with ``scope='model'`` the path in the model, ``'/l1/W'``).
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
         loss_reduction: ``'mean'`` or ``'sum'``.
+        weights: the samples' weights, where the rows are; None where nobody knows them.
     """
 
     owner: Any
@@ -48,6 +48,7 @@ class Observation:
     gradients: Mapping[str, SampleGradients]
     scope: str
     loss_reduction: str
+    weights: Array | None
 
     @property
     def link(self) -> Any:
@@ -63,33 +64,15 @@ class Observation:
 
         1 is what a plain mean gives; 0 is a sample that had no say (see
         ``Robustifier.sample_weights``). Where a weighting robustifier gives a sample one weight a
-        unit or a parameter, they are averaged over the coordinates.
+        unit or a parameter, they are averaged over the coordinates. They were found in the pass
+        that made the estimate.
 
         Returns:
             A float64 NumPy array; None for a plain callable, whose weights nobody knows.
         """
-        if not isinstance(self.robustifier, Robustifier):
+        if self.weights is None:
             return None
-        parts = [one for one in self.gradients.values() if one.size]
-        if not parts or not parts[0].n_samples:
-            return np.ones((*parts[0].replicas, 0) if parts else (0,))
-        # Rows of an embedding that no sample touched say nothing about any sample.
-        parts = [one.touched() for one in parts]
-        if self.scope in ("layer", "model") or isinstance(self.robustifier, CoordinateWise):
-            joined = Joined(parts) if len(parts) > 1 else parts[0]
-            return _host(self.robustifier.sample_weights(joined))
-        total, count = 0.0, 0
-        for one in parts:
-            if self.scope == "unit" and one.shape:
-                weights = self.robustifier.sample_weights(one.units()).mean(axis=-2)
-            else:
-                weights = self.robustifier.sample_weights(one)
-            total, count = total + weights * one.size, count + one.size
-        return _host(total / count)
-
-
-def _host(array: Array) -> np.ndarray:
-    return to_host(array).astype(np.float64, copy=False)
+        return to_host(self.weights).astype(np.float64, copy=False)
 
 
 Observer = Callable[[Observation], None]
@@ -114,9 +97,9 @@ def remove_observer(owner: Any, observer: Observer) -> None:
         _observers.pop(owner, None)
 
 
-def any_observed() -> bool:
-    """Whether anyone observes any layer; the price of not being watched."""
-    return bool(_observers)
+def is_observed(*owners: Any) -> bool:
+    """Whether anyone observes one of the owners; what it costs not to be watched."""
+    return bool(_observers) and any(owner in _observers for owner in owners if owner is not None)
 
 
 def watched_estimate(
@@ -137,8 +120,9 @@ def watched_estimate(
         source: whose gradient it is: the layer, or the model.
         owners: whose observers are told; none where nobody is to be told.
     """
-    estimates = estimate(robustifier, list(gradients.values()), scope)
-    if any_observed() and gradients:
+    watch = bool(gradients) and is_observed(*owners)
+    estimates, weights = estimate_watched(robustifier, list(gradients.values()), scope, watch=watch)
+    if watch:
         told: list[Observer] = []
         for owner in owners:
             for observer, name in tuple(_observers.get(owner, ())):
@@ -146,6 +130,8 @@ def watched_estimate(
                     told.append(observer)
                     name = name if owner is source else "/"
                     observer(
-                        Observation(source, name, robustifier, gradients, scope, loss_reduction)
+                        Observation(
+                            source, name, robustifier, gradients, scope, loss_reduction, weights
+                        )
                     )
     return estimates

@@ -31,17 +31,61 @@ def estimate(
     Returns:
         one array (*R, *shape) for each parameter, in its dtype.
     """
+    return estimate_watched(robustifier, gradients, scope, watch=False)[0]
+
+
+def estimate_watched(
+    robustifier: Callable[[Any], Any],
+    gradients: Sequence[SampleGradients],
+    scope: Scope = "layer",
+    *,
+    watch: bool = True,
+) -> tuple[list[Array], Array | None]:
+    """As ``estimate``, and the weights that the samples had in it, from the same pass.
+
+    Returns:
+        one array (*R, *shape) for each parameter, and the weights (*R, N), float64. Where a sample
+        has one weight a unit or a parameter, they are averaged over the coordinates. None where
+        nobody watches, and for a plain callable, whose weights nobody knows.
+    """
+    none = gradients[0].xp.ones((*gradients[0].replicas, 0)) if watch and gradients else None
     if gradients and gradients[0].n_samples == 0 and not spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
-        return [one.zeros() for one in gradients]
+        return [one.zeros() for one in gradients], none
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
-    joined = scope in ("layer", "model") and len(gradients) > 1
-    if joined and not isinstance(robustifier, JOINT_OR_APART):
-        return list(robustifier(Joined(gradients)))
-    if scope == "unit":
-        return [_by_unit(robustifier, one) for one in gradients]
-    return [robustifier(one) for one in gradients]
+    same = isinstance(robustifier, JOINT_OR_APART)
+    if len(gradients) > 1 and (watch if same else scope in ("layer", "model")):
+        joined = Joined(gradients)
+        # Rows that are not finite are dropped parameter by parameter where these are apart.
+        if not same or robustifier.nonfinite == "propagate" or joined.all_finite():
+            values, weights = robustifier.estimate(joined, watch)
+            return list(values), weights
+        return [robustifier(one) for one in gradients], robustifier.sample_weights(joined)
+    found = [_apart(robustifier, one, scope, watch) for one in gradients]
+    values = [value for value, _ in found]
+    total, count = None, 0
+    for one, (_, weights) in zip(gradients, found, strict=True):
+        # What no sample touched says nothing about any sample.
+        if weights is not None and (size := one.touched().size):
+            share = weights * size
+            total, count = share if total is None else total + share, count + size
+    known = not isinstance(robustifier, FromFunction)
+    return values, total / count if total is not None else none if known else None
+
+
+def _apart(
+    robustifier: Robustifier, gradients: SampleGradients, scope: Scope, watch: bool
+) -> tuple[Array, Array | None]:
+    """The estimate of one parameter in its own shape, and the weights in it."""
+    if watch and isinstance(robustifier, JOINT_OR_APART):
+        scope = "parameter"  # units are the same, and the weights are those of all coordinates
+    if scope != "unit" or not gradients.shape:  # a single number is its own unit
+        return robustifier.estimate(gradients, watch)
+    # Every output unit is a problem of its own.
+    found = robustifier.estimate(gradients.units(), watch)
+    weights = None if found.weights is None else found.weights.mean(axis=-2)
+    return gradients.join_units(found.value), weights
 
 
 def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
@@ -62,14 +106,6 @@ def plain_mean(robustifier: Callable[[Any], Any], gradients: SampleGradients) ->
 def spans_ranks(robustifier: Any) -> bool:
     """Whether it estimates from the samples of several ranks."""
     return hasattr(robustifier, "count_samples")
-
-
-def _by_unit(robustifier: Robustifier, gradients: SampleGradients) -> Array:
-    """Every output unit a problem of its own; the estimate in the parameter's own shape."""
-    if not gradients.shape:  # a single number is its own unit
-        return robustifier(gradients)
-    estimate = robustifier(gradients.units())
-    return gradients.join_units(estimate)
 
 
 def pullback(

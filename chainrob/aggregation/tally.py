@@ -30,7 +30,7 @@ class WeightTally:
     heavy sample makes all others light.
 
     Args:
-        n_samples (int): Size of the dataset.
+        n_samples: Size of the dataset.
 
     Example:
         >>> from chainrob.training import WeightTally

@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_gradients
 from chainrob.distributed.ranks import Split, ranks_of
-from chainrob.robustifiers.base import Robustifier, as_operator
+from chainrob.robustifiers.base import Estimate, Robustifier, as_operator
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.sample_gradients import SampleGradients
@@ -81,22 +81,17 @@ class Distributed(Robustifier):
         object.__setattr__(self, "exchange", exchange)
         object.__setattr__(self, "nonfinite", robustifier.nonfinite)
 
-    def __call__(
-        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
-    ) -> Any:
-        operator = as_operator(self._given(gradients, x))
-        split = self._split(operator)
-        if split.total == 0:
-            return operator.zeros()
-        return self.robustifier(self._all_rows(operator, split))
-
-    def sample_weights(self, gradients: Array | SampleGradients) -> Array:
-        """The weights of this rank's samples among all: (*R, n_p)."""
+    def estimate(self, gradients: Array | SampleGradients, watch: bool = False) -> Estimate:
+        """As ``Robustifier.estimate``; the weights are those of this rank's samples among all,
+        (*R, n_p). If one rank watches, all do.
+        """
         operator = as_operator(gradients)
-        split = self._split(operator)
+        split, watch = self._split(operator, watch)
         if split.total == 0:
-            return operator.xp.zeros((*operator.replicas, 0), np.float64)
-        return split.mine(self.robustifier.sample_weights(self._all_rows(operator, split)))
+            weights = operator.xp.zeros((*operator.replicas, 0), np.float64) if watch else None
+            return Estimate(operator.zeros(), weights)
+        found = self.robustifier.estimate(self._all_rows(operator, split), watch)
+        return found if found.weights is None else found._replace(weights=split.mine(found.weights))
 
     def count_samples(self, n_local: int) -> int:
         """How many samples all ranks have together; collective."""
@@ -112,8 +107,10 @@ class Distributed(Robustifier):
             f"and a rank differentiates its own graph only"
         )
 
-    def _split(self, operator: SampleGradients) -> Split:
-        """Who has how many samples, once all ranks agree on what they are doing."""
+    def _split(self, operator: SampleGradients, watch: bool) -> tuple[Split, bool]:
+        """Who has how many samples, once all ranks agree on what they are doing; and whether one of
+        them watches.
+        """
         ranks = ranks_of(self.comm)
         shapes: list[Any] = []
         operator.each(lambda one: shapes.append((one.replicas, one.shape, str(one.dtype))))
@@ -122,8 +119,8 @@ class Distributed(Robustifier):
         # Whether all rows are finite will be asked next: the answer costs no message of its own.
         looks = self.nonfinite != "propagate"
         finite = looks and (operator.n_samples == 0 or operator.all_finite())
-        table = np.zeros((1, 3), np.int64)
-        table[0] = operator.n_samples, zlib.crc32(task.encode()), finite
+        table = np.zeros((1, 4), np.int64)
+        table[0] = operator.n_samples, zlib.crc32(task.encode()), finite, watch
         table = ranks.gather(table, [1] * ranks.size, -2)
         if not (table[:, 1] == table[0, 1]).all():
             others = np.flatnonzero(table[:, 1] != table[0, 1]).tolist()
@@ -131,18 +128,16 @@ class Distributed(Robustifier):
                 f"all ranks must estimate the same parameter with the same robustifier; ranks "
                 f"{others} differ from rank 0, and rank {ranks.rank} has {task}"
             )
-        return Split(ranks, table[:, 0].tolist(), bool(table[:, 2].all()) or None)
+        split = Split(ranks, table[:, 0].tolist(), bool(table[:, 2].all()) or None)
+        return split, bool(table[:, 3].any())
 
     def _all_rows(self, operator: SampleGradients, split: Split) -> SampleGradients:
         if split.ranks.size == 1:
             return operator
         return distributed_gradients(operator, split, self.exchange)
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         raise TypeError(f"{self!r} must be outermost: distribute the whole pipeline")
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return self._estimate(gradients)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self.robustifier,)

@@ -78,20 +78,22 @@ def _host(name: str) -> Callable[..., Any]:
     return getattr(import_module(f"{__name__}.cpu.{HOST[name]}".rstrip(".")), name)
 
 
-def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any) -> Any:
+def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any, squares: Any = None) -> Any:
     """A compiled coordinate-wise estimate of sums of outer products, or None where there is none.
 
     Args:
         name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
         x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
         gy: output gradients (*R, N, S, Q), of the same dtype.
+        squares: what the rows' squares are added to, if anybody asks: a
+            ``chainrob.sample_gradients.reduction.RowSquares``. No CUDA kernel finds them.
 
     Returns:
         array (*R, Q, P) or None.
     """
     if array_module(x, gy) is np:
-        return _host("fused")(name, parameters, x, gy)
-    if x.shape[-2] != 1:
+        return _host("fused")(name, parameters, x, gy, squares)
+    if x.shape[-2] != 1 or squares is not None:
         return None
     from chainrob.kernels import gpu
 

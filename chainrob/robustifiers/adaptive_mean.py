@@ -98,10 +98,10 @@ class AdaptiveMean(Weighting):
     def weights(self, gram: Array) -> Array:
         return weigh(*_of_gram(gram))
 
-    def _row_weights_of(self, gradients: SampleGradients) -> Array:
+    def _row_weights(self, gradients: SampleGradients) -> Array:
         factors = _factors(gradients)
         if factors is None:
-            return super()._row_weights_of(gradients)
+            return super()._row_weights(gradients)
         return weigh(*_look(factors))
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:

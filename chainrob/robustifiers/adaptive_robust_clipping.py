@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.gram import gram_matrix
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
 
 @dataclass(frozen=True, repr=False)
-class AdaptiveRobustClipping(Mixing):
+class AdaptiveRobustClipping(BadRows, Mixing):
     r"""Adaptive robust clipping (ARC): the k longest rows are shortened to the length of the
     (k+1)-th longest.
 
@@ -40,18 +40,7 @@ class AdaptiveRobustClipping(Mixing):
         by clipping gradients in distributed learning, 2024.
     """
 
-    f: int
-
     affine: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require_integer(self, "f")
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
-
-    def without(self, n_dropped: int) -> AdaptiveRobustClipping:
-        return replace(self, f=max(self.f - n_dropped, 0))
 
     def matrix(self, gradients: SampleGradients) -> Array:
         n, xp = gradients.n_samples, gradients.xp

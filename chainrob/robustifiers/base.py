@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,14 @@ from chainrob.robustifiers.errors import (
     NotDifferentiableError,
 )
 from chainrob.robustifiers.gram import gram_matrix
-from chainrob.robustifiers.parameters import describe, require_choice
+from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",
     "CoordinateWise",
+    "Estimate",
     "NonFiniteGradientError",
     "NonFiniteGradientWarning",
     "NotDifferentiableError",
@@ -39,6 +40,22 @@ __all__ = [
 
 Policy = Literal["drop", "raise", "propagate"]
 Self = TypeVar("Self", bound="Robustifier")
+
+
+class Estimate(NamedTuple):
+    """A robust estimate, and how much of each sample entered it."""
+
+    value: Any
+    """(*R, *shape); a tuple of them for joined parameters."""
+    weights: Array | None = None
+    """(*R, N), float64, see ``Robustifier.sample_weights``; None where nobody watches, or where
+    they are not known."""
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate multiplied by a number; the weights stay."""
+        if isinstance(self.value, tuple):
+            return self._replace(value=tuple(part * factor for part in self.value))
+        return self._replace(value=self.value * factor)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,13 +104,48 @@ class Robustifier(abc.ABC):
                 finite row.
             TypeError: not an array of a floating point dtype; or both names, or neither.
         """
-        return self._guarded(as_operator(self._given(gradients, x)), "_estimate")
+        return self.estimate(self._given(gradients, x)).value
 
     def _given(self, gradients: Any, x: Any) -> Any:
         """The rows, by whichever of the two names."""
         if (gradients is None) == (x is None):
             raise TypeError(f"{type(self).__name__} takes the rows once: as gradients or as x=")
         return x if gradients is None else gradients
+
+    def estimate(self, gradients: Array | SampleGradients, watch: bool = False) -> Estimate:
+        """The estimate, and with ``watch`` the samples' weights from the same pass.
+
+        The arguments and errors of a call. A subclass outside of the two families defines
+        ``_estimate``.
+
+        Args:
+            gradients: the rows, as for the call.
+            watch: whether the weights are wanted.
+        """
+        gradients = as_operator(gradients)
+        name = type(self).__name__
+        n_samples = gradients.n_samples
+        if n_samples == 0:
+            raise ValueError(f"{name}: gradients must hold at least one row, found none")
+        if self.nonfinite == "propagate":
+            self.check(n_samples)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self._estimate(gradients, watch)
+        if gradients.all_finite():
+            self.check(n_samples)
+            return self._estimate(gradients, watch)
+        finite = gradients.finite_rows()
+        n_bad = int((~finite).sum())
+        found = f"{name}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
+        if self.nonfinite == "raise":
+            raise NonFiniteGradientError(f"{found} and nonfinite is 'raise'")
+        if not bool(finite.any(axis=-1).all()):
+            raise NonFiniteGradientError(
+                f"{found}; no finite row is left (nonfinite='propagate' would let NaN through)"
+            )
+        if n_bad:
+            warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=3)
+        return self._from_finite(gradients, finite, watch)
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.
@@ -110,7 +162,10 @@ class Robustifier(abc.ABC):
         - Behind a pre-aggregation, the weights of the mixed rows are handed back to the rows that
           went into them.
         """
-        return self._guarded(as_operator(gradients), "_sample_weights", spread=True)
+        weights = self.estimate(gradients, watch=True).weights
+        if weights is None:
+            raise TypeError(f"{self!r}: nobody knows the sample weights of a plain function")
+        return weights
 
     def pullback(self, gradients: Array | SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         """What double backward needs: the cotangent of the estimate taken back to the rows.
@@ -141,29 +196,25 @@ class Robustifier(abc.ABC):
     def check(self, n_samples: int) -> None:  # noqa: B027 (most have nothing to check)
         """Raise ValueError where the parameters cannot work with ``n_samples`` rows."""
 
-    def without(self: Self, n_dropped: int) -> Self:
+    def with_dropped(self: Self, n_dropped: int) -> Self:
         """The robustifier for what is left when so many bad rows have been dropped already."""
-        left = {name: getattr(self, name) for name in self.counts_bad_rows}
-        left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
-        return replace(self, **left) if left else self
+        return with_dropped(self, n_dropped)
 
-    def fitted(self: Self, n_samples: int) -> Self:
+    def for_rows_left(self: Self, n_samples: int) -> Self:
         """The robustifier for the ``n_samples`` rows that are left when bad rows have been dropped:
         counts that they cannot fill, of blocks or of rows to average, are cut down.
         """
         return self
 
-    def in_units(self: Self, exponent: Any) -> Self:
-        """The robustifier whose absolute thresholds are in units of 2^exponent."""
+    def scaled_by(self: Self, exponent: Any) -> Self:
+        """The robustifier for rows that were divided by 2^exponent: what has absolute thresholds
+        divides these as well.
+        """
         return self
 
     @abc.abstractmethod
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        """The estimate from finite rows, at least one."""
-
-    @abc.abstractmethod
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        """The effective weights from finite rows, at least one."""
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        """The estimate from finite rows, at least one; with ``watch`` and their weights."""
 
     def __rshift__(self, other: Any) -> Any:
         raise TypeError(
@@ -174,63 +225,26 @@ class Robustifier(abc.ABC):
     def __repr__(self) -> str:
         return describe(self)
 
-    # -- rows that are not finite
-
-    def _guarded(self, gradients: SampleGradients, answer: str, *, spread: bool = False) -> Any:
-        """``answer(gradients)`` from the rows that the policy lets through.
-
-        Args:
-            gradients: the rows.
-            answer: name of the method that answers.
-            spread: whether the answer is a weight a row, 0 for the dropped.
-        """
-        name = type(self).__name__
-        if gradients.n_samples == 0:
-            raise ValueError(f"{name}: gradients must hold at least one row, found none")
-        if self.nonfinite == "propagate":
-            self.check(gradients.n_samples)
-            with np.errstate(over="ignore", invalid="ignore"):
-                return getattr(self, answer)(gradients)
-        if gradients.all_finite():
-            self.check(gradients.n_samples)
-            return getattr(self, answer)(gradients)
-        finite = gradients.finite_rows()
-        n_bad = int((~finite).sum())
-        found = f"{name}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
-        if self.nonfinite == "raise":
-            raise NonFiniteGradientError(f"{found} and nonfinite is 'raise'")
-        if not bool(finite.any(axis=-1).all()):
-            raise NonFiniteGradientError(
-                f"{found}; no finite row is left (nonfinite='propagate' would let NaN through)"
-            )
-        if n_bad:
-            warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=4)
-        return self._from_finite(gradients, finite, answer, spread)
-
-    def _from_finite(
-        self, gradients: SampleGradients, finite: Array, answer: str, spread: bool
-    ) -> Any:
-        """Answer from the finite rows; where they differ between replicas, one by one."""
+    def _from_finite(self, gradients: SampleGradients, finite: Array, watch: bool) -> Estimate:
+        """The estimate from the finite rows; where they differ between replicas, one by one."""
         xp = gradients.xp
         n_samples = gradients.n_samples
         rows = finite.reshape(-1, n_samples)
         if not bool((rows == rows[:1]).all()):
-            return _stacked(
-                xp,
-                [
-                    self._from_finite(gradients.replica((t,)), finite[t], answer, spread)
-                    for t in range(gradients.replicas[0])
-                ],
-            )
+            parts = [
+                self._from_finite(gradients.replica((t,)), finite[t], watch)
+                for t in range(gradients.replicas[0])
+            ]
+            return together(xp.stack, parts)
         kept = xp.flatnonzero(rows[0])
-        left = self.without(n_samples - len(kept)).fitted(len(kept))
+        left = self.with_dropped(n_samples - len(kept)).for_rows_left(len(kept))
         left.check(len(kept))
-        result = getattr(left, answer)(gradients.take(kept))
-        if not spread:
+        result = left._estimate(gradients.take(kept), watch)
+        if result.weights is None:
             return result
-        weights = xp.zeros((*gradients.replicas, n_samples), result.dtype)
-        weights[..., kept] = result
-        return weights
+        weights = xp.zeros((*gradients.replicas, n_samples), result.weights.dtype)
+        weights[..., kept] = result.weights
+        return Estimate(result.value, weights)
 
 
 @dataclass(frozen=True, repr=False)
@@ -239,8 +253,13 @@ class CoordinateWise(Robustifier):
     scope.
     """
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.reduce(self.reduction(gradients.n_samples))
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        reduction = self.reduction(gradients.n_samples)
+        if not watch:
+            return Estimate(gradients.reduce(reduction))
+        squares = RowSquares.of(gradients)
+        value = gradients.reduce(reduction, squares=squares)
+        return Estimate(value, squares.weights())
 
     def reduction(self, n_samples: int) -> Reduction:
         """``reduce`` with its weights and its compiled form, for N rows."""
@@ -268,11 +287,6 @@ class CoordinateWise(Robustifier):
     def coordinate_weights(self, values: Array) -> Array:
         """The weight of each value in its coordinate's estimate, 1 for a plain mean: (*R, N, d)."""
 
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        squares = RowSquares.of(gradients)
-        gradients.reduce(self.reduction(gradients.n_samples), squares=squares)
-        return squares.weights()
-
 
 @dataclass(frozen=True, repr=False)
 class Weighting(Robustifier):
@@ -282,20 +296,22 @@ class Weighting(Robustifier):
 
     @property
     def translation_equivariant(self) -> bool:
-        """Whether the weights stay when a common vector is added to all rows; then a centred Gram
+        """Whether the weights stay when a common vector is added to all rows; then a centered Gram
         matrix is used.
         """
         return True
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.weighted_sum(self._row_weights(gradients))
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        weights = in_chunks(gradients, self._row_weights)
+        value = gradients.weighted_sum(weights)
+        return Estimate(value, weights * gradients.n_samples if watch else None)
 
     @abc.abstractmethod
     def weights(self, gram: Array) -> Array:
         """Weights (*R, N) from a Gram matrix (*R, N, N), float64: the estimate is sum_i w_i g_i.
 
         The unit of the Gram matrix is whatever keeps its entries ordinary; a robustifier with
-        absolute thresholds is asked for its form in that unit first (``in_units``).
+        absolute thresholds is asked for its form in that unit first (``scaled_by``).
         """
 
     def compiled_weights(self, gram: Array) -> Array | None:
@@ -321,7 +337,7 @@ class Weighting(Robustifier):
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         xp = gradients.xp
         gram = gram_matrix(gradients, centered=self.translation_equivariant)
-        scaled = self.in_units(gram.exponent)
+        scaled = self.scaled_by(gram.exponent)
         products, along = gram.products, gradients.projections(cotangent)[..., None]
         if self.translation_equivariant:
             # About the estimate itself: a point that is known by its weights, and an ordinary one.
@@ -330,25 +346,19 @@ class Weighting(Robustifier):
             products, along = _about(products, shift), xp.matmul(shift, along)
         weights, mixing = scaled.derivative(products, along[..., 0])
         if mixing is not None:
-            # The rows that M mixes are scaled by 2^-exponent and, if centred, less the estimate.
+            # The rows that M mixes are scaled by 2^-exponent and, if centered, less the estimate.
             mixing = xp.ldexp(mixing, -2 * gram.exponent)
             if self.translation_equivariant:
                 mixing = xp.matmul(mixing, shift)
         return gradients.pullback_weights(weights, mixing, cotangent)
 
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return self._row_weights(gradients) * gradients.n_samples
-
     def _row_weights(self, gradients: SampleGradients) -> Array:
-        return in_chunks(gradients, self._row_weights_of)
-
-    def _row_weights_of(self, gradients: SampleGradients) -> Array:
         gram = gram_matrix(
             gradients,
             centered=self.translation_equivariant,
             propagate=self.nonfinite == "propagate",
         )
-        scaled = self.in_units(gram.exponent)
+        scaled = self.scaled_by(gram.exponent)
         weights = scaled.compiled_weights(gram.products)
         if weights is None:
             weights = scaled.weights(gram.products)
@@ -379,9 +389,19 @@ def in_chunks(gradients: SampleGradients, answer: Callable[[SampleGradients], An
         answer(gradients.replica((slice(start, start + step),)))
         for start in range(0, replicas[0], step)
     ]
-    if isinstance(parts[0], tuple):
-        return tuple(gradients.xp.concatenate(column) for column in zip(*parts, strict=True))
-    return gradients.xp.concatenate(parts, axis=0)
+    if isinstance(parts[0], Estimate):
+        return together(gradients.xp.concatenate, parts)
+    return gradients.xp.concatenate(parts)
+
+
+def together(join: Callable[[list[Any]], Any], parts: list[Estimate]) -> Estimate:
+    """The estimates of several replicas as one, by a function that joins a list of arrays."""
+    values, weights = [one.value for one in parts], [one.weights for one in parts]
+    if isinstance(values[0], tuple):
+        value = tuple(join(list(column)) for column in zip(*values, strict=True))
+    else:
+        value = join(values)
+    return Estimate(value, None if weights[0] is None else join(weights))
 
 
 def as_operator(gradients: Array | SampleGradients) -> SampleGradients:
@@ -398,9 +418,3 @@ def as_operator(gradients: Array | SampleGradients) -> SampleGradients:
     if gradients.ndim != 2:
         raise ValueError(f"gradients must have two axes (N, D), found shape {gradients.shape}")
     return Dense(gradients)
-
-
-def _stacked(xp: Any, parts: list[Any]) -> Any:
-    if isinstance(parts[0], tuple):
-        return tuple(xp.stack(column) for column in zip(*parts, strict=True))
-    return xp.stack(parts)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import Robustifier, in_chunks
+from chainrob.robustifiers.bad_rows import BadRows
+from chainrob.robustifiers.base import Estimate, Robustifier, in_chunks
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.mean_around_median import MeanAroundMedian
-from chainrob.robustifiers.parameters import require_integer
 from chainrob.robustifiers.selection import TIE
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array, squared_distances
 
 
 @dataclass(frozen=True, repr=False)
-class Bulyan(Robustifier):
+class Bulyan(BadRows, Robustifier):
     r"""Bulyan: Krum chooses N - 2f rows, and in every coordinate the N - 4f of their values nearest
     to their median are averaged.
 
@@ -54,14 +54,6 @@ class Bulyan(Robustifier):
         learning in Byzantium, ICML 2018.
     """
 
-    f: int
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer(self, "f")
-
     def check(self, n_samples: int) -> None:
         if self.f and 4 * self.f + 2 >= n_samples:
             raise ValueError(
@@ -74,21 +66,23 @@ class Bulyan(Robustifier):
         """The robustifier of the rows that were taken."""
         return MeanAroundMedian(2 * self.f, nonfinite=self.nonfinite)
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return in_chunks(gradients, lambda part: self.second._estimate(self._taken(part)))
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        def answer(part: SampleGradients) -> Estimate:
+            if not self.f:
+                return self.second._estimate(part, watch)
+            matrix = self._matrix(part)
+            found = self.second._estimate(part.mix(matrix), watch)
+            if found.weights is None:
+                return found
+            scale = matrix.shape[-1] / matrix.shape[-2]
+            weights = part.xp.matmul(found.weights[..., None, :], matrix)[..., 0, :]
+            return found._replace(weights=weights * scale)
+
+        return in_chunks(gradients, answer)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         # A small move of the rows does not change which are taken.
         return self.second._pullback(self._taken(gradients), cotangent)
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        def answer(part: SampleGradients) -> Array:
-            matrix = self._matrix(part)
-            weights = self.second._sample_weights(part.mix(matrix))
-            scale = matrix.shape[-1] / matrix.shape[-2]
-            return array_module(matrix).matmul(weights[..., None, :], matrix)[..., 0, :] * scale
-
-        return in_chunks(gradients, answer)
 
     def _taken(self, gradients: SampleGradients) -> SampleGradients:
         return gradients.mix(self._matrix(gradients)) if self.f else gradients

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from chainrob.kernels import array_module, largest_eigenpair
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.sample_gradients.base import Array
 
 
 @dataclass(frozen=True, repr=False)
-class CAF(Weighting):
+class CAF(BadRows, Weighting):
     r"""Covariance-bound agnostic filter (CAF).
 
     From weights c_i = 1, repeat until they add up to at most N - 2f: take the weighted mean
@@ -50,17 +49,6 @@ class CAF(Weighting):
         untrusted participants, ICML 2025.
     """
 
-    f: int
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer(self, "f")
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
-
     def weights(self, gram: Array) -> Array:
         xp = array_module(gram)
         n = gram.shape[-1]
@@ -91,7 +79,7 @@ class CAF(Weighting):
 def principal(gram: Array, shares: Array) -> tuple[Array, Array]:
     """Largest eigenvalue of the weighted covariance, and the rows' projections on its eigenvector.
 
-    With K the Gram matrix of the centred rows X and C = diag(shares), the covariance X^T C X and
+    With K the Gram matrix of the centered rows X and C = diag(shares), the covariance X^T C X and
     C^1/2 K C^1/2 have the same eigenvalues, and the projections X v are K C^1/2 u / sqrt(lambda).
     """
     xp = array_module(gram)

@@ -70,7 +70,7 @@ class CenteredClipping(Weighting):
     def translation_equivariant(self) -> bool:
         return self.start != "zero"
 
-    def in_units(self, exponent: Any) -> CenteredClipping:
+    def scaled_by(self, exponent: Any) -> CenteredClipping:
         if self.radius is None:
             return self
         exponent = int(exponent)  # on a device this waits, where gradients are float64

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Policy, Robustifier
+from chainrob.robustifiers.base import Estimate, Policy, Robustifier, together
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -47,16 +46,12 @@ class FromFunction(Robustifier):
         if not callable(self.function):
             raise TypeError(f"FromFunction: function must be callable, found {self.function!r}")
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         if not gradients.replicas:
-            return gradients.split(self._checked(gradients.materialize(), gradients.dtype))
+            rows = gradients.materialize()
+            return Estimate(gradients.split(self._checked(rows, gradients.dtype)))
         parts = [self._estimate(gradients.replica((t,))) for t in range(gradients.replicas[0])]
-        if isinstance(parts[0], tuple):
-            return tuple(gradients.xp.stack(column) for column in zip(*parts, strict=True))
-        return gradients.xp.stack(parts)
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        raise TypeError(f"{self!r}: nobody knows the sample weights of a plain function")
+        return together(gradients.xp.stack, parts)
 
     def _checked(self, rows: Array, dtype: np.dtype) -> Array:
         result = self.function(rows.astype(dtype, copy=False))

@@ -12,7 +12,53 @@ from chainrob.kernels import array_module, geometric_median
 from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
 from chainrob.robustifiers.convergence import report
 from chainrob.robustifiers.parameters import require_integer, require_open_unit
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.base import Array, squared_distances
+
+SAME = 16.0 * float(np.finfo(np.float64).eps)
+"""Rows whose squared distance is below this share of their squared sizes are the same row."""
+
+
+def geometric_median_by_arrays(
+    gram: Array, tolerance: float, max_iterations: int, smoothing: float
+) -> Array:
+    """The weights (*R, N) of geometric medians, in array code: the definition that the compiled
+    forms meet, which take Newton steps besides and stop sooner.
+
+    Weiszfeld's iteration from the mean of the rows. Where the unit vectors from a row to all others
+    add up to less than one, that row is the minimum itself (Vardi and Zhang); equal rows share it.
+
+    Args:
+        gram: inner products (*R, N, N) of the rows, about a point of the size of their differences.
+        tolerance, max_iterations, smoothing: those of ``GeometricMedian``.
+    """
+    xp = array_module(gram)
+    n = gram.shape[-1]
+    weights = xp.full(gram.shape[:-1], 1.0 / n)
+    if n <= 2:  # of all points between two rows the middle is taken
+        return weights
+    squares = squared_distances(gram)
+    medians = xp.partition(squares, n // 2, axis=-1)[..., n // 2]
+    unit = xp.sqrt(medians.min(axis=-1, keepdims=True))
+    norms = xp.diagonal(gram, axis1=-2, axis2=-1)
+    apart = squares > SAME * (norms[..., :, None] + norms[..., None, :])
+    inverse = xp.where(apart, 1.0 / xp.sqrt(xp.where(apart, squares, 1.0)), 0.0)
+    # Row k of this holds the coefficients of the sum of the unit vectors from row k to the others.
+    sums = inverse - inverse.sum(axis=-1, keepdims=True) * xp.eye(n)
+    pulls = xp.sqrt(xp.maximum((xp.matmul(sums, gram) * sums).sum(axis=-1), 0.0))
+    at_row = pulls < (n - apart.sum(axis=-1)) * (1.0 - 1e-12)
+    for _ in range(max_iterations):
+        # |g_i - z|^2 of the point z = sum_j w_j g_j, from the distances between the rows.
+        to_rows = xp.matmul(squares, weights[..., None])[..., 0]
+        scatter = 0.5 * (weights * to_rows).sum(axis=-1, keepdims=True)
+        distances = xp.sqrt(xp.maximum(to_rows - scatter, 0.0) + (smoothing * unit) ** 2)
+        nearer = 1.0 / xp.where(distances > 0.0, distances, 1.0)
+        step = nearer / nearer.sum(axis=-1, keepdims=True) - weights
+        weights = weights + step
+        length = -0.5 * (step * xp.matmul(squares, step[..., None])[..., 0]).sum(axis=-1)
+        if not bool((xp.sqrt(xp.maximum(length, 0.0)) > tolerance * unit[..., 0]).any()):
+            break
+    shared = at_row / xp.maximum(at_row.sum(axis=-1, keepdims=True), 1)
+    return xp.where(at_row.any(axis=-1, keepdims=True), shared, weights)
 
 
 class WeiszfeldResult(NamedTuple):
@@ -135,7 +181,7 @@ class GeometricMedian(Weighting):
             )
 
     def solve(self, gram: Array) -> WeiszfeldResult:
-        """Iterate on a (centred) Gram matrix (*R, N, N) of the rows.
+        """Iterate on a (centered) Gram matrix (*R, N, N) of the rows.
 
         On a device the whole result stays there, arrays without axes in place of numbers.
         """

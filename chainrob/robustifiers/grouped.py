@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Policy, Robustifier
+from chainrob.robustifiers.base import Estimate, Policy, Robustifier
 from chainrob.robustifiers.parameters import require_integer
 from chainrob.robustifiers.sample_facts import AsksForFacts, fact
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -66,22 +65,20 @@ class Grouped(AsksForFacts):
         object.__setattr__(self, "nonfinite", robustifier.nonfinite)
         require_integer(self, "least", 1)
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         total: Any = None
+        xp, weights = gradients.xp, None
         for rows in self._groups(gradients):
-            part = self._fitting(len(rows))._estimate(_only(gradients, rows))
-            total = _add(total, part, len(rows) / gradients.n_samples)
-        return total
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        weights = gradients.xp.ones((*gradients.replicas, gradients.n_samples))
-        for rows in self._groups(gradients):
-            part = self._fitting(len(rows))._sample_weights(_only(gradients, rows))
-            weights[..., gradients.xp.asarray(rows)] = part
-        return weights
+            part = self._fitting(len(rows))._estimate(_only(gradients, rows), watch)
+            total = _add(total, part.value, len(rows) / gradients.n_samples)
+            if part.weights is not None:
+                if weights is None:
+                    weights = xp.ones((*gradients.replicas, gradients.n_samples))
+                weights[..., xp.asarray(rows)] = part.weights
+        return Estimate(total, weights)
 
     def _fitting(self, n_samples: int) -> Robustifier:
-        inner = self.robustifier.fitted(n_samples)
+        inner = self.robustifier.for_rows_left(n_samples)
         inner.check(n_samples)
         return inner
 

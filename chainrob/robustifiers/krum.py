@@ -1,12 +1,13 @@
-"""The row that lies nearest to its neighbours, or the mean of the best few of them."""
+"""The row that lies nearest to its neighbors, or the mean of the best few of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from chainrob.kernels import array_module
 from chainrob.kernels import nearest_sums as compiled
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_flag, require_integer
 from chainrob.robustifiers.selection import TIE, smallest
@@ -17,25 +18,25 @@ Neighbors = Literal["n-f-2", "n-f-1", "n-f"]
 
 
 @dataclass(frozen=True, repr=False)
-class Krum(Weighting):
-    r"""Krum: the row with the least sum of squared distances to its N - f - 2 nearest neighbours.
+class Krum(BadRows, Weighting):
+    r"""Krum: the row with the least sum of squared distances to its N - f - 2 nearest neighbors.
 
     .. math:: \hat g = g_{i^*}, \qquad i^* = \arg\min_i s_i, \qquad
         s_i = \sum_{j \in \mathcal N_i} \lVert g_i - g_j \rVert^2
 
     with N_i the N - f - 2 *other* rows nearest to i. Rows with the same score (always two of them
-    where there is one neighbour only) share the weight, so that the answer does not depend on the
+    where there is one neighbor only) share the weight, so that the answer does not depend on the
     order of the rows; the paper takes the first. Breakdown point f rows, 2f + 2 < N; with f = 0 any
-    N will do, and a row always has one neighbour at least, if there is one. Equivariant under
+    N will do, and a row always has one neighbor at least, if there is one. Equivariant under
     translation, scale and rotation. Cost: one Gram matrix.
 
-    Published packages differ from the paper: some sum over N - f - 1 or N - f neighbours, some let
+    Published packages differ from the paper: some sum over N - f - 1 or N - f neighbors, some let
     the row itself, at distance 0, take one of the places, some do not square the distances. The
     options below reproduce them.
 
     Args:
         f: number of rows assumed bad.
-        neighbors: how many neighbours: ``'n-f-2'`` (the paper), ``'n-f-1'`` or ``'n-f'``.
+        neighbors: how many neighbors: ``'n-f-2'`` (the paper), ``'n-f-1'`` or ``'n-f'``.
         count_self: whether the row itself takes one of their places.
         squared: whether the distances are squared (the paper).
 
@@ -53,16 +54,12 @@ class Krum(Weighting):
         adversaries: Byzantine tolerant gradient descent, NeurIPS 2017.
     """
 
-    f: int
     neighbors: Neighbors = field(default="n-f-2", kw_only=True)
     count_self: bool = field(default=False, kw_only=True)
     squared: bool = field(default=True, kw_only=True)
 
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_integer(self, "f")
         require_choice(self, "neighbors", NEIGHBORS)
         require_flag(self, "count_self")
         require_flag(self, "squared")
@@ -125,7 +122,7 @@ class MultiKrum(Krum):
         f: number of rows assumed bad.
         m: number of rows averaged, from 1 (Krum) to N - f, which is the default and what a larger
             m is cut down to where rows that are not finite have been dropped.
-        neighbors: how many neighbours: ``'n-f-2'`` (the paper), ``'n-f-1'`` or ``'n-f'``.
+        neighbors: how many neighbors: ``'n-f-2'`` (the paper), ``'n-f-1'`` or ``'n-f'``.
         count_self: whether the row itself takes one of their places.
         squared: whether the distances are squared (the paper).
 
@@ -158,7 +155,7 @@ class MultiKrum(Krum):
                 f"{n_samples} samples and f={self.f}"
             )
 
-    def fitted(self, n_samples: int) -> MultiKrum:
+    def for_rows_left(self, n_samples: int) -> MultiKrum:
         most = n_samples - self.f
         return replace(self, m=most) if self.m is not None and self.m > most > 0 else self
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -27,12 +27,13 @@ class Mean(Robustifier):
         array([2., 4.])
     """
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.mean()
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        return Estimate(gradients.mean(), _ones(gradients) if watch else None)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
-        weights = self._sample_weights(gradients) / gradients.n_samples
+        weights = _ones(gradients) / gradients.n_samples
         return gradients.pullback_weights(weights, None, cotangent)
+
+
+def _ones(gradients: SampleGradients) -> Array:
+    return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)

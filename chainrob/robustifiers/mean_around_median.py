@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from chainrob.kernels import array_module
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.headroom import headroom, restored
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.selection import smallest
 from chainrob.sample_gradients.base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
-class MeanAround(CoordinateWise):
+class MeanAround(BadRows, CoordinateWise):
     """Base of the estimators that average, in every coordinate, the N - f values nearest to a
-    robust centre.
+    robust center.
     """
 
-    f: int
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer(self, "f")
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
-
     def center(self, values: Array) -> Array:
-        """The centre of each coordinate: (*R, N, d) to (*R, 1, d)."""
+        """The center of each coordinate: (*R, N, d) to (*R, 1, d)."""
         raise NotImplementedError
 
     def reduce(self, values: Array) -> Array:
@@ -44,7 +32,7 @@ class MeanAround(CoordinateWise):
         return self._kept(values) * (n / (n - self.f))
 
     def derivative(self, values: Array) -> Array:
-        # The centre only chooses, and a small move of the values does not change the choice.
+        # The center only chooses, and a small move of the values does not change the choice.
         return self._kept(values) / (values.shape[-2] - self.f)
 
     def _kept(self, values: Array) -> Array:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
-from chainrob.kernels import array_module
-from chainrob.robustifiers.base import Policy, Robustifier
+from chainrob.robustifiers.base import Estimate, Policy, Robustifier
 from chainrob.robustifiers.coordinate_median import CoordinateMedian
 from chainrob.robustifiers.geometric_median import GeometricMedian
 from chainrob.robustifiers.parameters import require_choice, require_integer
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array, block_matrix
+from chainrob.sample_gradients.base import block_matrix
 
 
 @cache
@@ -72,7 +71,7 @@ class MedianOfMeans(Robustifier):
                 f"{self.n_blocks} blocks for {n_samples} samples"
             )
 
-    def fitted(self, n_samples: int) -> MedianOfMeans:
+    def for_rows_left(self, n_samples: int) -> MedianOfMeans:
         return replace(self, n_blocks=n_samples) if self.n_blocks > n_samples else self
 
     @property
@@ -80,17 +79,17 @@ class MedianOfMeans(Robustifier):
         """The robustifier of the block means."""
         return _median(self.center, self.nonfinite)
 
-    def _estimate(self, gradients: SampleGradients) -> Array:
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         # What is not finite has been dealt with, so the median need not look again.
-        return self.median._estimate(gradients.block_means(self.n_blocks))
+        estimate = self.median._estimate(gradients.block_means(self.n_blocks), watch)
+        if estimate.weights is None:
+            return estimate
+        # A block's weight is shared by its rows; the block means' weights average to one, and so do
+        # these.
+        xp, n_samples = gradients.xp, gradients.n_samples
+        matrix = block_matrix(n_samples, self.n_blocks, xp)
+        weights = xp.matmul(estimate.weights[..., None, :], matrix)[..., 0, :]
+        return Estimate(estimate.value, weights * (n_samples / self.n_blocks))
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         return self.median.pullback(gradients.block_means(self.n_blocks), cotangent)
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        # A block's weight is shared by its rows; the block means' weights average to one, and so do
-        # these.
-        blocks = self.median._sample_weights(gradients.block_means(self.n_blocks))
-        matrix = block_matrix(gradients.n_samples, self.n_blocks, array_module(blocks))
-        scale = gradients.n_samples / self.n_blocks
-        return array_module(blocks).matmul(blocks[..., None, :], matrix)[..., 0, :] * scale

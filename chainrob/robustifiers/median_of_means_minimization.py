@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrob.robustifiers.base import Estimate
 from chainrob.robustifiers.parameters import require_integer
 from chainrob.robustifiers.sample_facts import AsksForFacts, fact
 from chainrob.sample_gradients import SampleGradients
@@ -64,14 +65,13 @@ class MedianOfMeansMinimization(AsksForFacts):
                 f"{self.n_blocks} blocks for {n_samples} samples"
             )
 
-    def fitted(self, n_samples: int) -> MedianOfMeansMinimization:
+    def for_rows_left(self, n_samples: int) -> MedianOfMeansMinimization:
         return replace(self, n_blocks=n_samples) if self.n_blocks > n_samples else self
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return gradients.weighted_sum(self._weights(gradients))
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return self._weights(gradients) * gradients.n_samples
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        weights = self._weights(gradients)
+        value = gradients.weighted_sum(weights)
+        return Estimate(value, weights * gradients.n_samples if watch else None)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         # A small move of the rows does not change the losses.

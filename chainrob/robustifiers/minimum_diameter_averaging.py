@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
-from typing import ClassVar
 
 import numpy as np
 
 from chainrob.kernels import array_module, to_host
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.selection import TIE
 from chainrob.sample_gradients.base import Array, squared_distances
 
@@ -20,7 +19,7 @@ MAX_STEPS = 30_000
 
 
 @dataclass(frozen=True, repr=False)
-class MinimumDiameterAveraging(Weighting):
+class MinimumDiameterAveraging(BadRows, Weighting):
     r"""Minimum diameter averaging (MDA): the mean of the subset of N - f rows with the least
     diameter.
 
@@ -61,17 +60,6 @@ class MinimumDiameterAveraging(Weighting):
         ICML 2018 (the name is that of El Mhamdi et al., Genuinely distributed Byzantine machine
         learning, PODC 2020).
     """
-
-    f: int
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer(self, "f")
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
 
     def weights(self, gram: Array) -> Array:
         xp = array_module(gram)

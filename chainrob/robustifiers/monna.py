@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
-from chainrob.robustifiers.parameters import require_choice, require_integer, require_minority
+from chainrob.robustifiers.parameters import require_choice
 from chainrob.robustifiers.selection import TIE, smallest
 from chainrob.sample_gradients.base import Array, squared_distances
 
@@ -14,7 +15,7 @@ PIVOTS = ("first", "last")
 
 
 @dataclass(frozen=True, repr=False)
-class MoNNA(Weighting):
+class MoNNA(BadRows, Weighting):
     r"""MoNNA's aggregation: the mean of the N - f rows nearest to a trusted row, itself included.
 
     .. math:: \hat g = \frac{1}{N - f} \sum_{i \in \mathcal N} g_i, \qquad
@@ -47,18 +48,11 @@ class MoNNA(Weighting):
         collaborative learning with linear gradient overhead, ICML 2023.
     """
 
-    f: int
     pivot: Literal["first", "last"] = field(default="first", kw_only=True)
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_integer(self, "f")
         require_choice(self, "pivot", PIVOTS)
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
 
     def weights(self, gram: Array) -> Array:
         count = gram.shape[-1] - self.f

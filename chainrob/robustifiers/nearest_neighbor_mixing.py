@@ -1,11 +1,11 @@
-"""Every row becomes the mean of its nearest neighbours."""
+"""Every row becomes the mean of its nearest neighbors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.gram import gram_matrix
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.pre_aggregation import Mixing
 from chainrob.robustifiers.selection import TIE, smallest
 from chainrob.sample_gradients import SampleGradients
@@ -13,8 +13,8 @@ from chainrob.sample_gradients.base import Array, squared_distances
 
 
 @dataclass(frozen=True, repr=False)
-class NearestNeighborMixing(Mixing):
-    r"""Nearest-neighbour mixing (NNM): row i becomes the mean of the N - f rows nearest to it, the
+class NearestNeighborMixing(BadRows, Mixing):
+    r"""Nearest-neighbor mixing (NNM): row i becomes the mean of the N - f rows nearest to it, the
     row itself among them.
 
     .. math:: y_i = \frac{1}{N - f} \sum_{j \in \mathcal N_i} g_j
@@ -39,17 +39,6 @@ class NearestNeighborMixing(Mixing):
         Y. Allouah, S. Farhadkhani, R. Guerraoui, N. Gupta, R. Pinot and J. Stephan, Fixing by
         mixing: a recipe for optimal Byzantine ML under heterogeneity, AISTATS 2023.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        require_integer(self, "f")
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
-
-    def without(self, n_dropped: int) -> NearestNeighborMixing:
-        return replace(self, f=max(self.f - n_dropped, 0))
 
     def matrix(self, gradients: SampleGradients) -> Array:
         count = gradients.n_samples - self.f

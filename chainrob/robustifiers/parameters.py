@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -79,6 +79,13 @@ def require_minority(owner: Any, n_samples: int, name: str = "f") -> None:
             f"{type(owner).__name__}: 2 * {name} must be below the number of samples, found "
             f"{name}={value} with {n_samples} samples"
         )
+
+
+def with_dropped(owner: Any, n_dropped: int) -> Any:
+    """The dataclass whose ``counts_bad_rows`` are less by bad rows that have been dropped."""
+    left = {name: getattr(owner, name) for name in owner.counts_bad_rows}
+    left = {name: max(n - n_dropped, 0) for name, n in left.items() if n is not None}
+    return replace(owner, **left) if left else owner
 
 
 def describe(value: Any) -> str:

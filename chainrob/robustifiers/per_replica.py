@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Estimate, Robustifier, together
 from chainrob.robustifiers.mean import Mean
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
@@ -50,26 +48,7 @@ class PerReplica(Robustifier):
                     f"PerReplica: robustifiers must be Robustifier objects or None, found {entry!r}"
                 )
 
-    def __call__(
-        self, gradients: Array | SampleGradients | None = None, *, x: Array | None = None
-    ) -> Any:
-        rows = self._given(gradients, x)
-        return self._each(rows, lambda robustifier, part: robustifier(part))
-
-    def sample_weights(self, gradients: Array | SampleGradients) -> Array:
-        return self._each(gradients, lambda robustifier, part: robustifier.sample_weights(part))
-
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return self(gradients)
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        return self.sample_weights(gradients)
-
-    def _each(
-        self,
-        gradients: Array | SampleGradients,
-        answer: Callable[[Robustifier, SampleGradients], Any],
-    ) -> Any:
+    def estimate(self, gradients: Array | SampleGradients, watch: bool = False) -> Estimate:
         if not isinstance(gradients, SampleGradients) or not gradients.replicas:
             raise ValueError("PerReplica: gradients must have a replica axis, found none")
         count = gradients.replicas[0]
@@ -82,19 +61,15 @@ class PerReplica(Robustifier):
         for number, entry in enumerate(self.robustifiers):
             groups.setdefault(entry or Mean(nonfinite="propagate"), []).append(number)
         if len(groups) == 1:
-            return answer(next(iter(groups)), gradients)
+            return next(iter(groups)).estimate(gradients, watch)
+        xp = gradients.xp
         parts = [
-            answer(robustifier, gradients.replica((gradients.xp.asarray(numbers),)))
+            robustifier.estimate(gradients.replica((xp.asarray(numbers),)), watch)
             for robustifier, numbers in groups.items()
         ]
+        # The groups' answers, back in the order of the replicas.
         order = np.argsort(np.concatenate([np.asarray(one) for one in groups.values()]))
-        if isinstance(parts[0], tuple):
-            return tuple(
-                _gather(column, order, gradients.xp) for column in zip(*parts, strict=True)
-            )
-        return _gather(parts, order, gradients.xp)
+        return together(lambda column: xp.concatenate(column)[xp.asarray(order)], parts)
 
-
-def _gather(parts: Any, order: np.ndarray, xp: Any) -> Array:
-    """The groups' answers, back in the order of the replicas."""
-    return xp.concatenate(list(parts), axis=0)[xp.asarray(order)]
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        return self.estimate(gradients, watch)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from chainrob.robustifiers.base import Robustifier, as_operator, in_chunks
+from chainrob.robustifiers.base import Estimate, Robustifier, as_operator, in_chunks
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
-from chainrob.robustifiers.parameters import describe
+from chainrob.robustifiers.parameters import describe, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.base import Array
 
 Self = TypeVar("Self", bound="PreAggregation")
+
+Spread = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +31,12 @@ class PreAggregation(abc.ABC):
     Called by itself with an array (N, D) a pre-aggregation returns the mixed rows (M, D); with a
     ``SampleGradients`` operator, an operator.
     """
+
+    counts_bad_rows: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that count rows assumed bad."""
+
+    def __post_init__(self) -> None:  # noqa: B027 (most have nothing to check)
+        """Raise where the parameters make no sense."""
 
     def __call__(self, gradients: Array | SampleGradients) -> Any:
         operator = as_operator(gradients)
@@ -51,8 +60,10 @@ class PreAggregation(abc.ABC):
         """The operator of the mixed rows."""
 
     @abc.abstractmethod
-    def spread(self, gradients: SampleGradients, weights: Array) -> Array:
-        """Hand weights (*R, M) of the mixed rows, 1 in a plain mean, back to the N rows."""
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
+        """``mix``, and what hands weights (*R, M) of the mixed rows, 1 in a plain mean, back to the
+        N rows.
+        """
 
     def mix_constantly(self, gradients: SampleGradients) -> SampleGradients:
         """``mix``, for steps whose mixture stays when the rows move a little.
@@ -69,9 +80,9 @@ class PreAggregation(abc.ABC):
         """M for N rows."""
         return n_samples
 
-    def without(self: Self, n_dropped: int) -> Self:
+    def with_dropped(self: Self, n_dropped: int) -> Self:
         """The pre-aggregation for what is left when so many bad rows have been dropped already."""
-        return self
+        return with_dropped(self, n_dropped)
 
     def __rshift__(self, other: Any) -> Any:
         steps = self.steps if isinstance(self, Chain) else (self,)
@@ -111,10 +122,14 @@ class Mixing(PreAggregation):
         # not affine: its factors move with the rows.
         return self.mix(gradients) if self.affine else super().mix_constantly(gradients)
 
-    def spread(self, gradients: SampleGradients, weights: Array) -> Array:
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
         matrix = self.matrix(gradients)
         scale = matrix.shape[-1] / matrix.shape[-2]
-        return gradients.xp.matmul(weights[..., None, :], matrix)[..., 0, :] * scale
+
+        def spread(weights: Array) -> Array:
+            return gradients.xp.matmul(weights[..., None, :], matrix)[..., 0, :] * scale
+
+        return gradients.mix(matrix, affine=self.affine), spread
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,13 +148,18 @@ class Chain(PreAggregation):
             gradients = step.mix_constantly(gradients)
         return gradients
 
-    def spread(self, gradients: SampleGradients, weights: Array) -> Array:
-        stages = [gradients]
-        for step in self.steps[:-1]:
-            stages.append(step.mix(stages[-1]))
-        for step, stage in zip(reversed(self.steps), reversed(stages), strict=True):
-            weights = step.spread(stage, weights)
-        return weights
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
+        back = []
+        for step in self.steps:
+            gradients, spread = step.mix_watched(gradients)
+            back.append(spread)
+
+        def spread_back(weights: Array) -> Array:
+            for spread in reversed(back):
+                weights = spread(weights)
+            return weights
+
+        return gradients, spread_back
 
     def check(self, n_samples: int) -> None:
         for step in self.steps:
@@ -151,8 +171,8 @@ class Chain(PreAggregation):
             n_samples = step.n_mixed(n_samples)
         return n_samples
 
-    def without(self, n_dropped: int) -> Chain:
-        return Chain(tuple(step.without(n_dropped) for step in self.steps))
+    def with_dropped(self, n_dropped: int) -> Chain:
+        return Chain(tuple(step.with_dropped(n_dropped) for step in self.steps))
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, self.steps))
@@ -197,25 +217,27 @@ class Pipeline(Robustifier):
         self.before.check(n_samples)
         self.robustifier.check(self.before.n_mixed(n_samples))
 
-    def without(self, n_dropped: int) -> Pipeline:
-        steps = tuple(step.without(n_dropped) for step in self.steps)
-        return Pipeline(steps, self.robustifier.without(n_dropped))
+    def with_dropped(self, n_dropped: int) -> Pipeline:
+        steps = tuple(step.with_dropped(n_dropped) for step in self.steps)
+        return Pipeline(steps, self.robustifier.with_dropped(n_dropped))
 
-    def fitted(self, n_samples: int) -> Pipeline:
-        return Pipeline(self.steps, self.robustifier.fitted(self.before.n_mixed(n_samples)))
+    def for_rows_left(self, n_samples: int) -> Pipeline:
+        return Pipeline(self.steps, self.robustifier.for_rows_left(self.before.n_mixed(n_samples)))
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        return in_chunks(gradients, lambda part: self.robustifier._estimate(self.before.mix(part)))
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        def answer(part: SampleGradients) -> Estimate:
+            if not watch:
+                return self.robustifier._estimate(self.before.mix(part))
+            mixed, spread = self.before.mix_watched(part)
+            estimate = self.robustifier._estimate(mixed, watch)
+            if estimate.weights is None:
+                return estimate
+            return Estimate(estimate.value, spread(estimate.weights))
+
+        return in_chunks(gradients, answer)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         return self.robustifier._pullback(self.before.mix_constantly(gradients), cotangent)
-
-    def _sample_weights(self, gradients: SampleGradients) -> Array:
-        def answer(part: SampleGradients) -> Array:
-            mixed = self.before.mix(part)
-            return self.before.spread(part, self.robustifier._sample_weights(mixed))
-
-        return in_chunks(gradients, answer)
 
     def __repr__(self) -> str:
         return " >> ".join(map(repr, (*self.steps, self.robustifier)))

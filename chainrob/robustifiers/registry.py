@@ -144,7 +144,7 @@ def default(
     rows = int(n_samples)
     for step in read_steps(name):
         if step.parameters is None:
-            rule = _DEFAULTS.get(_snake(_class(step.name).__name__))
+            rule = _rule(_class(step.name))
             if rule is None:
                 raise ValueError(f"{step.name} has no default; give its parameters to get")
             step = step._replace(parameters=rule(rows, f))
@@ -158,14 +158,6 @@ def default(
 _Rule = Callable[[int, int], dict[str, Any]]
 
 
-def _bad_rows(n: int, f: int) -> dict[str, Any]:
-    return {"f": f}
-
-
-def _count(n: int, f: int) -> dict[str, Any]:
-    return {"count": f}
-
-
 def _pilot(n: int, f: int) -> dict[str, Any]:
     return {"pilot": "median" if f else "mean"}
 
@@ -177,16 +169,20 @@ def _nothing(n: int, f: int) -> dict[str, Any]:
 _DEFAULTS: dict[str, _Rule] = {
     **dict.fromkeys(("mean", "adaptive_mean", "coordinate_median", "geometric_median"), _nothing),
     **dict.fromkeys(("soft_truncation", "multiplicative_noise", "m_estimator"), _pilot),
-    **dict.fromkeys(("trimmed_mean", "winsorized_mean"), _count),
-    **dict.fromkeys(("mean_around_median", "phocas", "krum", "multi_krum", "caf"), _bad_rows),
-    **dict.fromkeys(("minimum_diameter_averaging", "smea"), _bad_rows),
-    **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), _bad_rows),
-    **dict.fromkeys(("monna", "spectral_filter", "dnc", "bulyan"), _bad_rows),
     **dict.fromkeys(("centered_clipping", "relative_clipping"), _nothing),
     "median_of_means": lambda n, f: {"n_blocks": 2 * f + 1},
     "median_of_means_minimization": lambda n, f: {"n_blocks": 2 * f + 1},
     "bucketing": lambda n, f: {"size": max((n - 1) // (2 * f), 1) if f else n},
 }
+"""Those of what does not count bad rows in a parameter."""
+
+
+def _rule(cls: type[Any]) -> _Rule | None:
+    """What the parameters follow from; None where there is no default."""
+    counted = getattr(cls, "counts_bad_rows", ())
+    if counted:
+        return lambda n, f: dict.fromkeys(counted, f)
+    return _DEFAULTS.get(_snake(cls.__name__))
 
 
 def _snake(name: str) -> str:
@@ -235,7 +231,7 @@ def _check_names(
         rule = (
             f", or take chainrob.robustifiers.default({name!r}, n_samples), which finds it from "
             f"the batch size"
-            if _snake(cls.__name__) in _DEFAULTS
+            if _rule(cls) is not None
             else ""
         )
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import to_host
-from chainrob.robustifiers.base import Robustifier
+from chainrob.robustifiers.base import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -78,18 +78,16 @@ def fact(owner: Robustifier, name: str, n_samples: int) -> np.ndarray:
 class AsksForFacts(Robustifier):
     """Base of the robustifiers that ask for facts: rows that are dropped take theirs along."""
 
-    def _from_finite(
-        self, gradients: SampleGradients, finite: Array, answer: str, spread: bool
-    ) -> Any:
+    def _from_finite(self, gradients: SampleGradients, finite: Array, watch: bool) -> Estimate:
         rows = np.asarray(to_host(finite)).reshape(-1, gradients.n_samples)
         if not (rows == rows[:1]).all():  # then it comes back, replica by replica
-            return super()._from_finite(gradients, finite, answer, spread)
+            return super()._from_finite(gradients, finite, watch)
         kept = rows[0]
         narrowed: dict[str, Callable[[], Any]] = {
             name: _narrowed(self, name, kept) for name in _known.get()
         }
         with sample_facts(**narrowed):
-            return super()._from_finite(gradients, finite, answer, spread)
+            return super()._from_finite(gradients, finite, watch)
 
 
 def _narrowed(owner: Robustifier, name: str, kept: np.ndarray) -> Callable[[], Any]:

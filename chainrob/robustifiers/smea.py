@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from math import comb
-from typing import ClassVar
 
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
-from chainrob.robustifiers.parameters import require_integer, require_minority
 from chainrob.robustifiers.selection import TIE
 from chainrob.sample_gradients.base import TILE_BUDGET, Array, squared_distances
 
@@ -21,7 +20,7 @@ MAX_SUBSETS = 50_000
 
 
 @dataclass(frozen=True, repr=False)
-class SMEA(Weighting):
+class SMEA(BadRows, Weighting):
     r"""Smallest maximum eigenvalue averaging (SMEA): the mean of the subset of N - f rows whose
     covariance has the least largest eigenvalue.
 
@@ -57,16 +56,8 @@ class SMEA(Weighting):
         privacy-robustness-utility trilemma in distributed learning, ICML 2023.
     """
 
-    f: int
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_integer(self, "f")
-
     def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
+        super().check(n_samples)
         n_subsets = comb(n_samples, self.f)
         if n_subsets > MAX_SUBSETS:
             raise ValueError(

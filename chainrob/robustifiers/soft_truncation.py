@@ -18,8 +18,6 @@ from chainrob.sample_gradients.base import Array, Fused
 
 SQRT2 = sqrt(2.0)
 
-"""Standard deviation of a Gaussian over its median absolute deviation."""
-
 
 @dataclass(frozen=True, repr=False)
 class SoftTruncation(CoordinateWise):
@@ -31,7 +29,7 @@ class SoftTruncation(CoordinateWise):
         \psi(u) = v - v^3/6,\; v = \min(\max(u, -\sqrt2), \sqrt2)
 
     with m the mean and sigma^2 the unbiased variance (``pilot='mean'``, the tutorial's Algorithm
-    2), or m the median and sigma the normalised median absolute deviation (``pilot='median'``).
+    2), or m the median and sigma the normalized median absolute deviation (``pilot='median'``).
     With the mean as pilot the estimator tames heavy tails but has breakdown point 0: 2 of 100
     points at M move it to 0.43 of the plain mean for any M. With the median as pilot a row at
     infinity adds at most s * 0.95 / N, so the breakdown point is that of the median.

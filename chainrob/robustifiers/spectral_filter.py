@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from chainrob.kernels import array_module
+from chainrob.robustifiers.bad_rows import BadRows
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.caf import principal
 from chainrob.robustifiers.parameters import (
     require_integer,
-    require_minority,
     require_positive,
 )
 from chainrob.robustifiers.selection import TIE
@@ -18,7 +17,7 @@ from chainrob.sample_gradients.base import Array
 
 
 @dataclass(frozen=True, repr=False)
-class SpectralFilter(Weighting):
+class SpectralFilter(BadRows, Weighting):
     r"""Spectral filtering (the filter of Diakonikolas et al.; Sever): again and again, the rows
     farthest from the mean along the first principal component go.
 
@@ -59,19 +58,12 @@ class SpectralFilter(Weighting):
         ICML 2019.
     """
 
-    f: int
     rounds: int | None = field(default=None, kw_only=True)
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_integer(self, "f")
         if self.rounds is not None:
             require_integer(self, "rounds", 1)
-
-    def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
 
     def weights(self, gram: Array) -> Array:
         kept = array_module(gram).ones(gram.shape[:-1])
@@ -87,7 +79,7 @@ class SpectralFilter(Weighting):
 
 
 @dataclass(frozen=True, repr=False)
-class DnC(Weighting):
+class DnC(BadRows, Weighting):
     r"""Divide and conquer (DnC): the mean of the rows that stick out least along the first
     principal component.
 
@@ -125,18 +117,14 @@ class DnC(Weighting):
         attacks and defenses for federated learning, NDSS 2021.
     """
 
-    f: int
     multiple: float = field(default=1.0, kw_only=True)
-
-    counts_bad_rows: ClassVar[tuple[str, ...]] = ("f",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_integer(self, "f")
         require_positive(self, "multiple")
 
     def check(self, n_samples: int) -> None:
-        require_minority(self, n_samples)
+        super().check(n_samples)
         if self._n_removed >= n_samples:
             raise ValueError(
                 f"DnC: multiple * f must be below the number of samples, found "

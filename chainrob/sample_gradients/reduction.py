@@ -47,16 +47,16 @@ class Reduction(NamedTuple):
         """
         if self.mix is not None:
             values = self.mix(values)
-        out = None
         if self.fused is not None and is_array(values):
             ones = array_module(values).ones((*values.shape[:-1], 1, 1), values.dtype)
-            out = fused(*self.fused, values[..., None, :], ones)
-        estimate = self.reduce(values) if out is None else out[..., 0, :]
+            out = fused(*self.fused, values[..., None, :], ones, squares)
+            if out is not None:
+                return out[..., 0, :]
         if squares is not None:
             if self.weights is None:
                 raise TypeError("reduce: squares need the reduction's weights, found none")
             squares.add_tile(values, self.weights(values))
-        return estimate
+        return self.reduce(values)
 
     def of_outer_products(self, x: Array, gy: Array, squares: RowSquares | None) -> Array | None:
         """The compiled estimate (*R, Q, P) of outer products, or None where there is none.
@@ -66,9 +66,9 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or not self.compiled or squares is not None:
+        if self.fused is None or not self.compiled:
             return None
-        return fused(*self.fused, x, gy)
+        return fused(*self.fused, x, gy, squares)
 
 
 class RowSquares:

@@ -64,9 +64,7 @@ class RowIndex:
     def sums(self, array: Array, axis: int = 0) -> Array:
         """The sums over the rows of each sample, N in the place of the row axis."""
         xp = array_module(array)
-        out = xp.zeros(
-            (*array.shape[:axis], self.n_samples, *array.shape[axis + 1 :]), array.dtype
-        )
+        out = xp.zeros((*array.shape[:axis], self.n_samples, *array.shape[axis + 1 :]), array.dtype)
         if self.index.size:
             order = np.argsort(self.index, kind="stable")
             present, starts = np.unique(self.index[order], return_index=True)

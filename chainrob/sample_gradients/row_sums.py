@@ -17,6 +17,7 @@ from chainrob.sample_gradients.row_index import RowIndex
 
 Key = TypeVar("Key")
 
+
 class RowSums(Mixed):
     """The operator whose row n is the sum of the rows of ``base`` that belong to sample n.
 

@@ -51,7 +51,8 @@ def observe(model: chainer.Link, observer: Observer) -> Watch:
     With scopes ``'unit'``, ``'parameter'`` and ``'layer'`` that is once a layer and backward pass;
     with ``'model'`` once an update, from ``RobustGradient``, for the model as a whole. Links that
     run plainly (``robustifier=None``) report nothing. Watching changes neither an estimate nor a
-    copy, pickle or snapshot of the model; nothing is computed until the observer asks.
+    copy, pickle or snapshot of the model; the samples' weights are found in the pass that makes the
+    estimate.
 
     Args:
         model: a link; it and all links below are watched.

@@ -24,28 +24,30 @@ class SuspectReport(chainer.training.Extension):
     r"""Rank the samples of the training data by the weight that robust layers gave them.
 
     In every update each robust layer gives each sample of the batch an effective weight: 1 in a
-    plain mean, near 0 for a sample that was truncated, trimmed or outvoted
-    (XX At every step the share of samples of
-    the batch with a weight below ``below`` is reported for each layer, as
-    ``down_weighted/<layer>``, to ``LogReport`` and ``PrintReport``.
+    plain mean, near 0 for a sample that was truncated, trimmed or outvoted. Samples are ranked by
+    what they get on average, relative to their batches (see ``WeightTally``). At every step the
+    share of samples of the batch with a weight below ``below`` is reported for each layer, as
+    ``down_weighted/<layer>``, to ``LogReport`` and ``PrintReport``. The weights come from the pass
+    that makes the estimate: they cost a weighting robustifier next to nothing, and others about
+    half of that pass again (``benchmarks/watching.py``).
 
     The sums are part of the trainer's snapshot: a resumed run goes on counting.
 
     Args:
-        model (chainer.Link or None): What to watch; None is the target of every optimizer.
-        iterator (str): The updater's iterator whose dataset the indices refer to.
+        model: What to watch; None is the target of every optimizer.
+        iterator: The updater's iterator whose dataset the indices refer to.
         indices: ``indices(trainer)`` gives the dataset indices of the last batch, (B,), for
             iterators of other kinds than Chainer's; None reads Chainer's.
-        n_samples (int or None): Size of the dataset; needed with ``indices`` only.
+        n_samples: Size of the dataset; needed with ``indices`` only.
         layers: Names of the layers to take into account (``'/predictor/l1'``), or a predicate of
             the name; None takes all.
-        below (float): A weight under this counts as down-weighted.
-        filename (str or None): CSV file in ``trainer.out`` with all samples, ranked; None for none.
-        plot_name (str or None): PNG file with the ranked weights, drawn at the end; None for none.
+        below: A weight under this counts as down-weighted.
+        filename: CSV file in ``trainer.out`` with all samples, ranked; None for none.
+        plot_name: PNG file with the ranked weights, drawn at the end; None for none.
         trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
 
     Attributes:
-        tally (WeightTally): ``tally.ranking()``, ``tally.relative()``, ``tally.weights()``.
+        tally: ``tally.ranking()``, ``tally.relative()``, ``tally.weights()``.
 
     Raises:
         TypeError, ValueError: At the start of training: an iterator whose order is not known (see

@@ -98,9 +98,7 @@ class Tree(Model):
     """One node after the other, one row each; the roots are scored together."""
 
     def __init__(self):
-        super().__init__(
-            leaf=L.EmbedID(9, 3), cell=L.ChildSumTreeLSTM(3, 3), out=L.Linear(3, 2)
-        )
+        super().__init__(leaf=L.EmbedID(9, 3), cell=L.ChildSumTreeLSTM(3, 3), out=L.Linear(3, 2))
 
     def samples(self):
         return [[1, [2, 3]], [[4, 5], [6, 7]], 8, [[[1, 2], 0], 3], [5, 5]]

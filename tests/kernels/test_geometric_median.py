@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrob
+from chainrob import kernels
 from chainrob.robustifiers import GeometricMedian
+from chainrob.robustifiers.geometric_median import geometric_median_by_arrays
 
 
 def solve(rows, **options):
@@ -120,3 +122,28 @@ def test_replicas_are_independent():
     for index in np.ndindex(2, 5):
         alone = GeometricMedian().solve(grams[index])
         np.testing.assert_array_equal(together.weights[index], alone.weights)
+
+
+@given(
+    n=st.integers(1, 30),
+    d=st.integers(1, 6),
+    same=st.integers(0, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_array_code_that_defines_it(n, d, same, seed):
+    """Weiszfeld's iteration alone gets to the same least sum of distances."""
+    rows = np.random.default_rng(seed).normal(size=(2, n, d))
+    rows[:, : min(same, n)] = rows[:, :1]
+    gram = rows @ rows.swapaxes(-1, -2)
+
+    def sum_of_distances(weights):
+        points = (weights[..., None] * rows).sum(axis=1)
+        return np.linalg.norm(rows - points[:, None], axis=-1).sum(axis=1)
+
+    compiled = kernels.geometric_median(gram, 1e-10, 1000, 1e-9)[0]
+    defined = geometric_median_by_arrays(gram, 1e-12, 20_000, 1e-9)
+    np.testing.assert_allclose(defined.sum(axis=1), 1.0)
+    np.testing.assert_allclose(
+        sum_of_distances(compiled), sum_of_distances(defined), rtol=1e-7, atol=1e-12
+    )

@@ -148,14 +148,14 @@ def test_non_finite_rows_are_dropped(case):
     with pytest.warns(chainrob.NonFiniteGradientWarning, match=r"2 of 12 .* have weight 0"):
         found = robustifier(rows)
     # Two bad rows are found, so two fewer are assumed among those that are left.
-    expected = robustifier.without(2)(left)
+    expected = robustifier.with_dropped(2)(left)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     with pytest.warns(chainrob.NonFiniteGradientWarning):
         weights = robustifier.sample_weights(rows)
     assert weights[3] == 0
     assert weights[7] == 0
     np.testing.assert_allclose(
-        np.delete(weights, [3, 7]), robustifier.without(2).sample_weights(left)
+        np.delete(weights, [3, 7]), robustifier.with_dropped(2).sample_weights(left)
     )
 
 
@@ -168,7 +168,7 @@ def test_non_finite_rows_in_some_replicas(case):
     with pytest.warns(chainrob.NonFiniteGradientWarning, match="3 of 27"):
         found = robustifier(chainrob.sample_gradients.Dense(rows, 1))
     for index, bad in enumerate([[], [2], [5, 6]]):
-        expected = robustifier.without(len(bad))(np.delete(rows[index], bad, axis=0))
+        expected = robustifier.with_dropped(len(bad))(np.delete(rows[index], bad, axis=0))
         np.testing.assert_allclose(found[index], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -232,7 +232,7 @@ def test_the_mean_fails_the_breakdown_test():
 @every
 def test_more_bad_rows_than_it_can_stand_are_refused(case):
     robustifier = case.make(5)
-    if robustifier.without(5) == robustifier and "median_of_means" not in case.name:
+    if robustifier.with_dropped(5) == robustifier and "median_of_means" not in case.name:
         pytest.skip("no parameter counts bad rows")
     with pytest.raises(ValueError, match=r"below the number of samples|must not exceed"):
         robustifier(clean_rows(10, 4))

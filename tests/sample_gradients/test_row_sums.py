@@ -43,9 +43,7 @@ def make(kind, n_rows=7, seed=0):
             rng.integers(0, 6, size=(n_rows, 3)), rng.normal(size=(n_rows, 3, 2)), 6
         )
     geometry = Geometry((2,), (1,), (1,), 1)
-    return PatchProducts(
-        rng.normal(size=(n_rows, 2, 5)), rng.normal(size=(n_rows, 3, 4)), geometry
-    )
+    return PatchProducts(rng.normal(size=(n_rows, 2, 5)), rng.normal(size=(n_rows, 3, 4)), geometry)
 
 
 def by_hand(operator, index, n_samples):
@@ -134,9 +132,7 @@ def test_a_bias_stays_that_of_its_weights():
     summed = summed_rows({1: weights, 2: weights.bias()}, index)
     assert summed[2].weights is summed[1]
     joined = Joined([summed[1], summed[2]])
-    rows = np.hstack(
-        [by_hand(weights, INDEX[0], 5), by_hand(weights.bias(), INDEX[0], 5)]
-    )
+    rows = np.hstack([by_hand(weights, INDEX[0], 5), by_hand(weights.bias(), INDEX[0], 5)])
     np.testing.assert_allclose(joined.gram(), rows @ rows.T, atol=1e-10)
 
 

@@ -48,9 +48,7 @@ class Entry:
     def robust(self, robustifier: Any) -> tuple[chainer.Chain, Trained]:
         """The model made robust: two lines."""
         model = self.make()
-        chainrob.robustify(
-            model, robustifier, scope=self.scope, on_unsupported=self.on_unsupported
-        )
+        chainrob.robustify(model, robustifier, scope=self.scope, on_unsupported=self.on_unsupported)
         return model, Trained(model, self, hook=self.scope == "model")
 
     def plain(self) -> tuple[chainer.Chain, Trained]:

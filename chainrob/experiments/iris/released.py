@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chainrob.robustifiers import Mean, SoftTruncation
-from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.base import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
 __all__ = ["ReleasedSoftTruncation"]
@@ -72,12 +72,9 @@ class ReleasedSoftTruncation(CoordinateWise):
                 f"small_batches must be 'sum' or 'estimate', found {self.small_batches!r}"
             )
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         n = gradients.n_samples
-        estimate, factor = self._inner(n)._estimate(gradients), self._factor(n)
-        if isinstance(estimate, tuple):  # several parameters joined
-            return tuple(part * factor for part in estimate)
-        return estimate * factor
+        return self._inner(n)._estimate(gradients, watch).times(self._factor(n))
 
     def reduce(self, values: Any) -> Any:
         """Reduce the sample axis: values (*R, N, d) to (*R, d)."""

@@ -16,7 +16,7 @@ from chainrob.experiments.devices import get_device
 from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
 from chainrob.experiments.jobs import Job
 from chainrob.robustifiers import ConvergenceWarning, Mean, Robustifier
-from chainrob.robustifiers.base import CoordinateWise
+from chainrob.robustifiers.base import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
 __all__ = ["ClippedMean", "SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]
@@ -125,11 +125,8 @@ class SlowMean(CoordinateWise):
 
     factor: float = 0.01
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        mean = Mean(nonfinite="propagate")._estimate(gradients)
-        if isinstance(mean, tuple):
-            return tuple(part * self.factor for part in mean)
-        return mean * self.factor
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        return Mean(nonfinite="propagate")._estimate(gradients, watch).times(self.factor)
 
     def reduce(self, values: Any) -> Any:
         """Reduce the sample axis: values (*R, N, d) to (*R, d)."""
@@ -158,8 +155,8 @@ class ClippedMean(Robustifier):
 
     limit: float = 0.1
 
-    def _estimate(self, gradients: SampleGradients) -> Any:
-        mean = Mean(nonfinite="propagate")._estimate(gradients)
+    def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        mean, weights = Mean(nonfinite="propagate")._estimate(gradients, watch)
         parts, xp = (mean if isinstance(mean, tuple) else (mean,)), gradients.xp
         axes = len(gradients.replicas)
         squares = sum(
@@ -171,10 +168,7 @@ class ClippedMean(Robustifier):
             (one * factor.reshape(*factor.shape, *[1] * (one.ndim - axes))).astype(one.dtype)
             for one in parts
         )
-        return clipped if isinstance(mean, tuple) else clipped[0]
-
-    def _sample_weights(self, gradients: SampleGradients) -> Any:
-        return gradients.xp.ones((*gradients.replicas, gradients.n_samples), np.float64)
+        return Estimate(clipped if isinstance(mean, tuple) else clipped[0], weights)
 
 
 def released_truncation(scale: Any = "batch") -> ReleasedSoftTruncation:

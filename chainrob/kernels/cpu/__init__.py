@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.registry import MODULES
+from chainrob.kernels.cpu.row_squares import watch_for
 
 __all__ = ["fused"]
 
@@ -21,7 +22,7 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def fused(
-    name: str, parameters: tuple[Any, ...], x: np.ndarray, gy: np.ndarray
+    name: str, parameters: tuple[Any, ...], x: np.ndarray, gy: np.ndarray, squares: Any = None
 ) -> np.ndarray | None:
     """A coordinate-wise estimate of sums of outer products, or None where there is no kernel.
 
@@ -29,6 +30,8 @@ def fused(
         name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
         x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
         gy: output gradients (*R, N, S, Q), of the same dtype.
+        squares: what the rows' squares are added to, if anybody asks: a
+            ``chainrob.sample_gradients.reduction.RowSquares``.
 
     Returns:
         array (*R, Q, P).
@@ -41,8 +44,17 @@ def fused(
     if x.shape[:-3] != replicas:
         replicas = np.broadcast_shapes(x.shape[:-3], replicas)
     function = _function(name)
-    out = function(_flattened(x, replicas, share=True), _flattened(gy, replicas), *parameters)
-    return None if out is None else out.reshape((*replicas, *out.shape[1:]))
+    x, gy = _flattened(x, replicas, share=True), _flattened(gy, replicas)
+    watch = None if squares is None else watch_for(x, gy)
+    out = function(x, gy, *parameters, watch=watch)
+    if out is None:
+        return None
+    if watch is not None:
+        # From the kernel's unit to that of the squares.
+        exponent = -2 * (int(np.frexp(watch.scale)[1]) - 1 + squares.exponent)
+        shape = (*replicas, gy.shape[1])
+        squares.add(*(np.ldexp(one, exponent).reshape(shape) for one in watch.sums))
+    return out.reshape((*replicas, *out.shape[1:]))
 
 
 @cache

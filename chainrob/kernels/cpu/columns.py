@@ -1,9 +1,9 @@
 """Reductions of the sample axis, a vector of coordinates at a time.
 
-A *column* is what all N samples have at 64 bytes' worth of neighbouring coordinates: N vectors, in
+A *column* is what all N samples have at 64 bytes' worth of neighboring coordinates: N vectors, in
 a buffer that stays in the first-level cache. It is filled from the factors of the outer products,
 reduced, and forgotten, so that nothing of size N * Q * P ever exists. Every coordinate-wise kernel
-is a loop over columns; this file holds what they share.
+is the one loop over columns of ``column_kernels``; this file holds what goes on inside.
 
 Shapes: x (Tx, N, S, P'), with P' the number of inputs padded to whole vectors; gy (T, Q, N, S); the
 result (T, Q, P'). Tx is T, or 1 where all replicas share x.
@@ -11,34 +11,35 @@ result (T, Q, P'). Tx is T, or 1 where all replicas share x.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
-from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
-from chainrob.kernels.threads import share
+from chainrob.kernels.cpu.simd import (
+    fma,
+    keep_nan,
+    load,
+    repeated,
+    splat,
+    store,
+)
 
 OFTEN = 8
 """Number of columns that read the same inputs, from which on these are copied to lie together."""
-
-PIECE = 1 << 19
-"""Numbers a piece of work holds: some ten microseconds at the least, so that threads pay off."""
 
 _sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
 _sort_products = simd.product_sorter(BLOCK_SORT, BLOCK)
 _merge_group = simd.group_sorter(BLOCK_MERGE, BLOCK)
 
 
-class Problem(NamedTuple):
+class Source(NamedTuple):
     """Outer products in the layout of the kernels; arrays are flat."""
 
     x: np.ndarray
     gy: np.ndarray
-    out: np.ndarray
     sizes: tuple[int, int, int, int, int, int]
     """N, S, Q, the number of vectors that make up P'; and how far apart in x the vectors of
     consecutive positions lie, and consecutive vectors of one position."""
@@ -46,42 +47,10 @@ class Problem(NamedTuple):
     """Whether all replicas share x."""
 
 
-def solve(
-    kernel: Callable[..., Any], x: np.ndarray, gy: np.ndarray, *parameters: Any
-) -> np.ndarray:
-    """Run a kernel over all columns.
-
-    Args:
-        kernel: called as ``kernel(x, gy, out, sizes, shared, start, stop, *parameters)`` for runs
-            of columns, numbered with the vectors of P' fastest, then Q, then T.
-        x: inputs (Tx, N, S, P), float32 or float64.
-        gy: output gradients (T, N, S, Q) of the same dtype.
-        parameters: further arguments of the kernel.
-
-    Returns:
-        array (T, Q, P).
+def prepare(x: np.ndarray, gy: np.ndarray) -> tuple[Source, np.ndarray]:
+    """Pad x to whole vectors and make the columns contiguous, where they are read often; the second
+    answer has room for the estimates.
     """
-    n_inputs, n_outputs = x.shape[-1], gy.shape[-1]
-    if n_inputs < min(n_outputs, simd.lanes(x.dtype)):
-        # The longer axis fills the lanes.
-        swapped = (gy, x) if x.shape[0] == gy.shape[0] else (gy, np.repeat(x, gy.shape[0], axis=0))
-        return np.ascontiguousarray(solve(kernel, *swapped, *parameters).swapaxes(-1, -2))
-    problem = prepare(x, gy)
-    n, _, q, vectors = problem.sizes[:4]
-    columns = gy.shape[0] * q * vectors
-
-    def work(start: int, stop: int) -> None:
-        kernel(
-            problem.x, problem.gy, problem.out, problem.sizes, problem.shared, start, stop,
-            *parameters,
-        )  # fmt: skip
-
-    share(work, columns, max(1, PIECE // (n * simd.lanes(x.dtype))))
-    return np.ascontiguousarray(problem.out.reshape(gy.shape[0], q, -1)[..., :n_inputs])
-
-
-def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
-    """Pad x to whole vectors and make the columns contiguous, where they are read often."""
     t, n, s, q = gy.shape
     lanes = simd.lanes(x.dtype)
     vectors = -(-x.shape[-1] // lanes)
@@ -99,9 +68,8 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> Problem:
         inputs = padded(x, lanes)
     columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
-    return Problem(
-        inputs.ravel(), columns.ravel(), out, (n, s, q, vectors, step, jump), x.shape[0] == 1
-    )
+    sizes = n, s, q, vectors, step, jump
+    return Source(inputs.ravel(), columns.ravel(), sizes, x.shape[0] == 1), out
 
 
 def padded(array: np.ndarray, size: int) -> np.ndarray:
@@ -139,44 +107,51 @@ def buffer(like: Any, n: int) -> Any:
     return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
 
 
-@jit
-def fill(memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int) -> Any:
-    """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
-    n, s, q, vectors, step, jump = sizes
-    lanes = simd.LINE // x.itemsize
+@inlined
+def begin(source: Any, column: int) -> Any:
+    """Where the factors of a column begin, in x and in gy."""
+    x, _, sizes, shared = source
+    n, s, q, vectors, _, jump = sizes
     unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
-    from_gy = unit * n * s
+    apart = 0 if shared else (unit // q) * n * s * vectors * (simd.LINE // x.itemsize)
+    return vector * jump + apart, unit * n * s
+
+
+@jit
+def fill(memory: Any, base: int, source: Any, column: int) -> Any:
+    """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
+    x, gy = source.x, source.gy
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
+    lanes = simd.LINE // x.itemsize
+    from_x, from_gy = begin(source, column)
     doubt = splat(x.dtype.type(0))
     for i in range(n):
-        value = splat(gy[from_gy + i * s]) * load(x, from_x + i * s * step)
+        value = repeated(gy, from_gy + i * s) * load(x, from_x + i * s * step)
         for k in range(1, s):
-            value = fma(splat(gy[from_gy + i * s + k]), load(x, from_x + (i * s + k) * step), value)
+            factor = repeated(gy, from_gy + i * s + k)
+            value = fma(factor, load(x, from_x + (i * s + k) * step), value)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     return doubt
 
 
 @jit
-def fill_with_mean(
-    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int
-) -> Any:
+def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with their mean, which is NaN where one is.
 
     Deviations from the first row are added up: a large common mean then costs no digits.
     """
-    n, s, q, vectors, step, jump = sizes
+    x, gy = source.x, source.gy
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     lanes = simd.LINE // x.itemsize
-    unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * s * vectors * lanes)
-    from_gy = unit * n * s
+    from_x, from_gy = begin(source, column)
     if s > 1:
-        fill(memory, base, x, gy, sizes, shared, column)
+        fill(memory, base, source, column)
         return mean(memory, base, n)
-    first = splat(gy[from_gy]) * load(x, from_x)
+    first = repeated(gy, from_gy) * load(x, from_x)
     even = odd = first - first
     for i in range(n):
-        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+        value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
         even, odd = odd, even + (value - first)
     return fma(even + odd, splat(x.dtype.type(1.0 / n)), first)
@@ -207,20 +182,17 @@ def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -
 
 
 @jit
-def fill_sorted(
-    memory: Any, base: int, x: Any, gy: Any, sizes: Any, shared: bool, column: int,
-    groups: Any, pairs: Any, stages: Any,
-) -> Any:  # fmt: skip
+def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) -> Any:
     """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
-    n, s, q, vectors, step, jump = sizes
+    x, gy = source.x, source.gy
+    groups, pairs, stages = program
+    n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     if s > 1 or n < BLOCK:
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
+        doubt = fill(memory, base, source, column)
         sort(memory, base, n, groups, pairs, stages)
         return doubt
     lanes = simd.LINE // x.itemsize
-    unit, vector = column // vectors, column % vectors
-    from_x = vector * jump + (0 if shared else (unit // q) * n * vectors * lanes)
-    from_gy = unit * n
+    from_x, from_gy = begin(source, column)
     whole = n - n % BLOCK
     doubt = splat(x.dtype.type(0))
     for i in range(0, whole, BLOCK):
@@ -230,7 +202,7 @@ def fill_sorted(
         doubt = keep_nan(doubt, found)
     top = splat(x.dtype.type(np.inf))
     for i in range(whole, n):
-        value = splat(gy[from_gy + i]) * load(x, from_x + i * step)
+        value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
         doubt = keep_nan(doubt, value)
     full = -(-n // BLOCK) * BLOCK

@@ -29,6 +29,11 @@ def jit(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, fastmath=FLAGS, inline="never")(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a few operations that a kernel does for every value: a call would cost more."""
+    return numba.njit(nogil=True, fastmath=FLAGS, forceinline=True)(function)
+
+
 class Kernel:
     """A compiled function called from Python.
 

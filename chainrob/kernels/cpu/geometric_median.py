@@ -131,7 +131,7 @@ def _recenter(products: Any, k: int, sizes: Any, row: Any) -> None:
 
 @jit
 def _all_on(products: Any, w: Any) -> None:
-    """Give all weight to the rows that lie where the centre does."""
+    """Give all weight to the rows that lie where the center does."""
     there = 0
     for i in range(len(w)):
         there += products[i, i] == 0.0
@@ -255,7 +255,7 @@ def _noise(products: Any, w: Any, inverse: Any) -> float:
 
 @jit
 def _start(products: Any, unit: float, w: Any, places: Any) -> None:
-    """Weights to start from: falling with the distance to the centre, for from the mean one huge
+    """Weights to start from: falling with the distance to the center, for from the mean one huge
     row would be a long way back. Of an even number of rows on a line, whose minimum is any point
     between the middle two, these two.
     """
@@ -291,7 +291,7 @@ def _start(products: Any, unit: float, w: Any, places: Any) -> None:
 
 @jit
 def _is_minimum(products: Any, k: int, pull: Any, products_pull: Any) -> bool:
-    """Whether the sum of distances is least at row k, the centre: the pull of all other rows is
+    """Whether the sum of distances is least at row k, the center: the pull of all other rows is
     then less than one for each row at that place. (Were it just one, other points would be as good,
     as between the middle two of an even number of rows on a line.)
     """

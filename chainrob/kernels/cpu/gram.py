@@ -1,4 +1,4 @@
-"""The centred Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
+"""The centered Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
 
 Few or small ones are settled here in one call; ``panel_gram`` has the form for the others.
 """

@@ -9,67 +9,70 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, line, solve
-from chainrob.kernels.cpu.compiling import Kernel
-from chainrob.kernels.cpu.simd import absolute, larger, load, splat, store
-from chainrob.kernels.cpu.vectors import largest_magnitude
+from chainrob.kernels.cpu.column_kernels import ColumnKernels, column_kernels, solve
+from chainrob.kernels.cpu.columns import fill, line
+from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.row_squares import Watch, largest_magnitudes
+from chainrob.kernels.cpu.simd import absolute, larger, load, splat
 
 
 def with_headroom(
-    estimate: Callable[[np.ndarray, float], np.ndarray], x: np.ndarray, gy: np.ndarray
+    kernels: ColumnKernels,
+    x: np.ndarray,
+    gy: np.ndarray,
+    parameters: tuple[Any, ...] | Callable[[float], tuple[Any, ...]],
+    watch: Watch | None,
 ) -> np.ndarray:
     """A scale-equivariant estimate of outer products, also where they are near the largest number.
 
     Coordinates that hold such a value are estimated from gy made smaller by a power of two, which
-    rounds nothing there; all others from gy as it is, so that none loses digits to underflow.
+    rounds nothing there; all others from gy as it is, so that none loses digits to underflow. (The
+    squares, of which the largest alone matter, are all found from the smaller gy then.)
 
     Args:
-        estimate: called as ``estimate(gy, shrink)``, gy being ``shrink`` times what it was, and
-            with it everything that an absolute threshold is compared with.
+        kernels: the estimator's.
         x: inputs (Tx, N, S, P), float32 or float64.
         gy: output gradients (T, N, S, Q) of the same dtype.
+        parameters: those of the estimator; with absolute thresholds, a function that gives them for
+            values that have been multiplied by a number.
+        watch: where the rows' squares are added up, if anybody asks.
 
     Returns:
         array (T, Q, P).
     """
+
+    def estimate(gy: np.ndarray, shrink: float, watch: Watch | None) -> np.ndarray:
+        given = parameters(shrink) if callable(parameters) else parameters
+        return solve(kernels, x, gy, given, watch)
+
     n, s = gy.shape[1:3]
     largest = float(np.finfo(x.dtype).max)
     limit = largest / (8 * n)
-    sizes = np.empty(2, x.dtype)
-    # Vectors are loaded from memory as it lies; Numba compiles anew for arrays that are read-only.
-    flat = (one if one.flags.carray else one.copy() for one in (x, gy))
-    _sizes(*(one.reshape(-1) for one in flat), sizes)
+    size_x, size_gy = largest_magnitudes(x, gy)
     # NaN, where it may propagate, is no reason for care.
-    if not float(sizes[0]) * float(sizes[1]) * s > limit:
-        return estimate(gy, 1.0)
+    if not float(size_x) * float(size_gy) * s > limit:
+        return estimate(gy, 1.0, watch)
     exponent = ceil(log2(8 * n * s))
     with np.errstate(over="ignore", invalid="ignore"):
-        plain = estimate(gy, 1.0)
-        small = np.ldexp(gy, -exponent)
-        scaled = estimate(small, 2.0**-exponent)
+        plain = estimate(gy, 1.0, None)
+        small, shrink = np.ldexp(gy, -exponent), 2.0**-exponent
+        scaled = estimate(small, shrink, watch and watch.shrunk(shrink))
         # An estimate lies between the values; rounding must not carry it beyond them.
         bound = np.ldexp(x.dtype.type(largest), -exponent)
         scaled = np.where(np.isfinite(scaled), np.clip(scaled, -bound, bound), scaled)
-        near = solve(_largest, x, small) > np.ldexp(x.dtype.type(limit), -exponent)
+        near = solve(_largest, x, small, ()) > np.ldexp(x.dtype.type(limit), -exponent)
         return np.where(near, np.ldexp(scaled, exponent), plain)
 
 
-@Kernel
-def _sizes(x: Any, gy: Any, sizes: Any) -> None:
-    """The largest magnitudes of two flat arrays."""
-    sizes[0], sizes[1] = largest_magnitude(x, 0, x.size), largest_magnitude(gy, 0, gy.size)
+@jit
+def _estimate_largest(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    lanes = simd.LINE // memory.itemsize
+    fill(memory, base, source, column)
+    widest = splat(memory.dtype.type(0))
+    for i in range(source.sizes[0]):
+        widest = larger(widest, absolute(load(memory, base + line(i) * lanes)))
+    return widest, ()
 
 
-@Kernel
-def _largest(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    for column in range(start, stop):
-        fill(memory, base, x, gy, sizes, shared, column)
-        widest = splat(x.dtype.type(0))
-        for i in range(n):
-            widest = larger(widest, absolute(load(memory, base + line(i) * lanes)))
-        store(out, column * lanes, widest)
+_largest = column_kernels("largest_value", _estimate_largest)

@@ -15,10 +15,12 @@ import numpy as np
 
 from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, fill_with_mean, line, solve
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.column_kernels import column_kernels
+from chainrob.kernels.cpu.columns import fill, fill_with_mean, line
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
+from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
@@ -43,6 +45,7 @@ CATONI = RHO["catoni"]
 def m_estimator(
     x: np.ndarray, gy: np.ndarray, rho: str, pilot: str, scale: float | None, factor: float,
     tolerance: float, max_iterations: int, report: Callable[[np.ndarray], None],
+    *, watch: Watch | None = None,
 ) -> np.ndarray | None:  # fmt: skip
     """The estimate (T, Q, P) from x (Tx, N, S, P) and gy (T, N, S, Q).
 
@@ -62,18 +65,17 @@ def m_estimator(
     # the fourth order leaves an error of some 2 % of its fourth power.
     step = (1e-6 * max(1.0, factor * factor) / 0.02) ** 0.25
 
-    def estimate(gy: np.ndarray, shrink: float) -> np.ndarray:
+    def parameters(shrink: float) -> tuple[Any, ...]:
         info = np.finfo(np.float32)
         given = 0.0
         if scale is not None:
             given = min(max(scale * shrink, float(info.tiny)), float(info.max))
-        return solve(
-            _m_estimator, x, gy, programs, by_median, RHO[rho], polynomials(rho),
-            np.float32(factor), np.float32(given), np.float32(min(step, 0.5)), max_iterations,
-            unconverged,
+        return (
+            programs, by_median, RHO[rho], polynomials(rho), np.float32(factor), np.float32(given),
+            np.float32(min(step, 0.5)), max_iterations, unconverged,
         )  # fmt: skip
 
-    out = with_headroom(estimate, x, gy)
+    out = with_headroom(_m_estimator, x, gy, parameters, watch)
     return None if unconverged[0] else out
 
 
@@ -128,58 +130,89 @@ def polynomials(rho: str) -> np.ndarray:
     return np.array([*powers[::-1], first, second, deficit, bend], np.float32)
 
 
-@Kernel
-def _m_estimator(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    programs: Any, by_median: bool, kind: int, coefficients: Any,
-    factor: Any, given: Any, last_step: Any, max_iterations: int, unconverged: Any,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    dtype = x.dtype.type
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
+@jit
+def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    programs, by_median, kind, coefficients, factor, given, last_step, limit, lost = parameters
+    n = source.sizes[0]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
     tiny, share = splat(np.finfo(dtype).tiny), splat(dtype(1.0 / n))
-    rows = np.empty(n + 1, np.int32)
-    for column in range(start, stop):
-        if by_median:
-            doubt = fill(memory, base, x, gy, sizes, shared, column)
-            pivot = median(memory, base, n, programs)
-        else:
-            doubt = pivot = fill_with_mean(memory, base, x, gy, sizes, shared, column)
-        # Deviations take the place of the values.
-        size, square, odd_size, odd_square, equal = zero, zero, zero, zero, zero
+    if by_median:
+        doubt = fill(memory, base, source, column)
+        pivot = median(memory, base, n, programs)
+    else:
+        doubt = pivot = fill_with_mean(memory, base, source, column)
+    # Deviations take the place of the values.
+    size, square, odd_size, odd_square, equal = zero, zero, zero, zero, zero
+    for i in range(n):
+        at = base + line(i) * lanes
+        deviation = load(memory, at) - pivot
+        store(memory, at, deviation)
+        size, odd_size = odd_size, size + absolute(deviation)
+        square, odd_square = odd_square, fma(deviation, deviation, square)
+        equal = equal + choose(absolute(deviation), tiny, one, zero)
+    size, square = (size + odd_size) * share, (square + odd_square) * share
+    # Deviations near the smallest number are brought to where their squares have digits.
+    unit = one
+    if simd.smallest(size) < 1e-25:
+        unit = choose(size, splat(dtype(1e-25)), splat(dtype(2.0**80)), one)
+        size, square = size * unit, square * unit * unit
+        equal = zero
         for i in range(n):
             at = base + line(i) * lanes
-            deviation = load(memory, at) - pivot
+            deviation = load(memory, at) * unit
             store(memory, at, deviation)
-            size, odd_size = odd_size, size + absolute(deviation)
-            square, odd_square = odd_square, fma(deviation, deviation, square)
             equal = equal + choose(absolute(deviation), tiny, one, zero)
-        size, square = (size + odd_size) * share, (square + odd_square) * share
-        # Deviations near the smallest number are brought to where their squares have digits.
-        unit = one
-        if simd.smallest(size) < 1e-25:
-            unit = choose(size, splat(dtype(1e-25)), splat(dtype(2.0**80)), one)
-            size, square = size * unit, square * unit * unit
-            equal = zero
-            for i in range(n):
-                at = base + line(i) * lanes
-                deviation = load(memory, at) * unit
-                store(memory, at, deviation)
-                equal = equal + choose(absolute(deviation), tiny, one, zero)
-        if given > 0:
-            # No farther from the deviations than psi can tell from its limits.
-            scale = smaller(splat(given) * unit, size * splat(dtype(n * 2.0**20)))
-            scale = larger(scale, size * splat(dtype(n * 1e-37)))
-        else:
-            has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
-            inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, last_step)
-            scale = choose(zero, has_root, splat(factor) / inverse, zero)
-        location = _location(
-            memory, base, n, scale, kind, coefficients, rows, max_iterations, unconverged
-        )
-        store(out, column * lanes, keep_nan(pivot + location / unit, doubt))
+    if given > 0:
+        # No farther from the deviations than psi can tell from its limits.
+        scale = smaller(splat(given) * unit, size * splat(dtype(n * 2.0**20)))
+        scale = larger(scale, size * splat(dtype(n * 1e-37)))
+    else:
+        has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
+        inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, last_step)
+        scale = choose(zero, has_root, splat(factor) / inverse, zero)
+    rows = np.empty(n + 1, np.int32)
+    location = _location(memory, base, n, scale, kind, coefficients, rows, limit, lost)
+    return keep_nan(pivot + location / unit, doubt), (pivot, unit, location, scale)
+
+
+@jit
+def _about_location(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    pivot, unit, location, scale = found
+    dtype = room[0].dtype.type
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    inverse = choose(zero, scale, one / scale, zero)
+    return pivot, location / unit, unit, location, inverse, zero, one, splat(dtype(REACH))
+
+
+@inlined
+def _psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
+    """psi(u) / u; without a scale the estimate is the pivot, and what differs has no say."""
+    pivot, _, unit, location, inverse, zero, one, reach = facts
+    kind, coefficients = parameters[2], parameters[3]
+    deviation = (value - pivot) * unit
+    u = (deviation - location) * inverse
+    size = absolute(u)
+    inside = smaller(size, reach)
+    weight = one - _deficit(inside, kind, coefficients)
+    if simd.exceeding(size, reach):
+        psi, _ = _far(size, kind)
+        weight = choose(reach, size, psi / size, weight)
+    alone = choose(zero, absolute(deviation), zero, one)
+    return choose(zero, inverse, weight, alone)
+
+
+@inlined
+def _deficit(size: Any, kind: int, coefficients: Any) -> Any:
+    r"""1 - psi(u) / u for \|u\| up to REACH, as ``polynomials`` has it."""
+    square = size * size
+    power = size if kind == CATONI else square
+    deficit = splat(coefficients[0])
+    for k in range(1, TERMS):
+        deficit = fma(deficit, power, splat(coefficients[k]))
+    return deficit * square
 
 
 @jit
@@ -375,3 +408,6 @@ def _log(value: Any, twos: Any) -> Any:
     series = fma(series, square, splat(dtype(1))) * x * two
     twos = twos + simd.exponent(value) + splat(dtype(0.5))
     return fma(twos, splat(dtype(math.log(2.0))), series)
+
+
+_m_estimator = column_kernels("m_estimator", _estimate, _psi_over_u, _about_location)

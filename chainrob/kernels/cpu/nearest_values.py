@@ -1,4 +1,4 @@
-"""The mean of the values nearest to a centre of every coordinate: MeaMed and Phocas."""
+"""The mean of the values nearest to a center of every coordinate: MeaMed and Phocas."""
 
 from __future__ import annotations
 
@@ -7,74 +7,95 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill_sorted, line, solve, total
-from chainrob.kernels.cpu.compiling import Kernel
+from chainrob.kernels.cpu.column_kernels import column_kernels
+from chainrob.kernels.cpu.columns import fill_sorted, line, total
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import (
-    absolute,
-    choose,
-    keep_nan,
-    larger,
-    load,
-    smaller,
-    splat,
-    store,
-)
+from chainrob.kernels.cpu.order_statistics import farthest_of_nearest
+from chainrob.kernels.cpu.row_squares import Watch
+from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, larger, load, splat
 
 
-def mean_around_median(x: np.ndarray, gy: np.ndarray, f: int) -> np.ndarray | None:
+def mean_around_median(
+    x: np.ndarray, gy: np.ndarray, f: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The mean of the N - f values nearest to the median."""
-    return _around(x, gy, f, (gy.shape[1] - 1) // 2)
+    return _around(x, gy, f, (gy.shape[1] - 1) // 2, watch)
 
 
-def phocas(x: np.ndarray, gy: np.ndarray, f: int) -> np.ndarray | None:
+def phocas(
+    x: np.ndarray, gy: np.ndarray, f: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The mean of the N - f values nearest to the mean without the f values at each end."""
-    return _around(x, gy, f, f)
+    return _around(x, gy, f, f, watch)
 
 
-def _around(x: np.ndarray, gy: np.ndarray, f: int, trim: int) -> np.ndarray | None:
-    """The centre is the mean without ``trim`` values at each end."""
+def _around(
+    x: np.ndarray, gy: np.ndarray, f: int, trim: int, watch: Watch | None
+) -> np.ndarray | None:
+    """The center is the mean without ``trim`` values at each end."""
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
-    alone = sorted({*range(f + 1), *range(n - f - 1, n)})
-    program = selection(n, trim, n - trim, *alone)
-    return with_headroom(lambda gy, _: solve(_nearest, x, gy, *program, f, trim), x, gy)
+    program = selection(n, trim, n - trim, *sorted({*range(f + 1), *range(n - f - 1, n)}))
+    return with_headroom(_nearest, x, gy, (program, f, trim), watch)
 
 
-@Kernel
-def _nearest(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, f: int, trim: int,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    dtype = x.dtype.type
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
+@jit
+def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    program, f, trim = parameters
+    n = source.sizes[0]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
-    share = splat(dtype(1.0 / (n - 2 * trim)))
+    doubt = fill_sorted(memory, base, source, column, program)
+    center = total(memory, base, trim, n - trim) * splat(dtype(1.0 / (n - 2 * trim)))
+    # The distance at which the choice ends.
+    reach = farthest_of_nearest(memory, base, n, n - f, center)
+    # Values that tie there share what is left.
+    inside, n_inside, tied, n_tied = zero, zero, zero, zero
+    for i in range(n):
+        value = load(memory, base + line(i) * lanes)
+        distance = absolute(value - center)
+        is_inside = choose(distance, reach, one, zero)
+        is_tied = choose(reach, distance, zero, one) - is_inside
+        inside = inside + choose(distance, reach, value, zero)
+        tied = tied + choose(zero, is_tied, value, zero)
+        n_inside = n_inside + is_inside
+        n_tied = n_tied + is_tied
     kept = splat(dtype(n - f))
-    for column in range(start, stop):
-        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
-        center = total(memory, base, trim, n - trim) * share
-        # The nearest values are a run of the sorted ones. The distance at which the choice ends is
-        # that of the run whose farther end is nearest.
-        reach = splat(dtype(np.inf))
-        for first in range(f + 1):
-            below = absolute(load(memory, base + line(first) * lanes) - center)
-            above = absolute(load(memory, base + line(first + n - f - 1) * lanes) - center)
-            reach = smaller(reach, larger(below, above))
-        # Values that tie there share what is left.
-        inside, n_inside, tied, n_tied = zero, zero, zero, zero
-        for i in range(n):
-            value = load(memory, base + line(i) * lanes)
-            distance = absolute(value - center)
-            is_inside = choose(distance, reach, one, zero)
-            is_tied = choose(reach, distance, zero, one) - is_inside
-            inside = inside + choose(distance, reach, value, zero)
-            tied = tied + choose(zero, is_tied, value, zero)
-            n_inside = n_inside + is_inside
-            n_tied = n_tied + is_tied
-        mean = (inside + tied * ((kept - n_inside) / larger(n_tied, one))) / kept
-        store(out, column * lanes, keep_nan(mean, doubt))
+    share = (kept - n_inside) / larger(n_tied, one)
+    return keep_nan((inside + tied * share) / kept, doubt), (center, reach, share)
+
+
+@jit
+def _reach(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    f = parameters[1]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    center, reach, share = found
+    zero = splat(dtype(0))
+    # Where all values kept are one, a sorted value is just that, and a mean of them nearly.
+    value = load(memory, base + line((n - 1) // 2) * lanes)
+    inside, tied = zero, zero
+    for i in range(n):
+        row = load(memory, base + line(i) * lanes)
+        distance = absolute(row - center)
+        inside = inside + choose(distance, reach, row - value, zero)
+        tied = tied + choose(distance, reach, zero, choose(reach, distance, zero, row - value))
+    shift = fma(tied, share, inside) * splat(dtype(1.0 / (n - f)))
+    kept = splat(dtype(n / (n - f)))
+    return value, shift, center, reach, share * kept, zero, kept
+
+
+@inlined
+def _within_reach(value: Any, facts: Any, parameters: Any) -> Any:
+    _, _, center, reach, at_reach, zero, kept = facts
+    distance = absolute(value - center)
+    return choose(distance, reach, kept, choose(reach, distance, zero, at_reach))
+
+
+_nearest = column_kernels("nearest_values", _estimate_nearest, _within_reach, _reach)

@@ -1,4 +1,4 @@
-"""Distances between rows from their inner products: to the nearest neighbours, and to all."""
+"""Distances between rows from their inner products: to the nearest neighbors, and to all."""
 
 from __future__ import annotations
 

@@ -7,82 +7,219 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, fill, fill_sorted, line, solve, total
-from chainrob.kernels.cpu.compiling import Kernel
+from chainrob.kernels.cpu.column_kernels import column_kernels
+from chainrob.kernels.cpu.columns import fill, fill_sorted, line, total
+from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.network import MAX_ROWS, selection
-from chainrob.kernels.cpu.simd import fma, keep_nan, load, splat, store
+from chainrob.kernels.cpu.row_squares import Watch
+from chainrob.kernels.cpu.simd import (
+    absolute,
+    choose,
+    fma,
+    keep_nan,
+    larger,
+    load,
+    smaller,
+    splat,
+)
 
 
-def trimmed_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None:
+def trimmed_mean(
+    x: np.ndarray, gy: np.ndarray, count: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The mean of the values of rank count to N - count - 1."""
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
-    program = selection(n, count, n - count)
-    return with_headroom(lambda gy, _: solve(_trimmed_mean, x, gy, *program, count), x, gy)
+    return with_headroom(_trimmed_mean, x, gy, (selection(n, count, n - count), count), watch)
 
 
-def coordinate_median(x: np.ndarray, gy: np.ndarray) -> np.ndarray | None:
+def coordinate_median(
+    x: np.ndarray, gy: np.ndarray, *, watch: Watch | None = None
+) -> np.ndarray | None:
     """The median, for even N the mean of the two middle values."""
-    programs = networks(gy.shape[1])
+    n = gy.shape[1]
+    programs = networks(n)
     if programs is None:
         return None
-    return with_headroom(lambda gy, _: solve(_median, x, gy, programs), x, gy)
+    if watch is None:
+        return with_headroom(_median, x, gy, (programs,), None)
+    return with_headroom(_sorted_median, x, gy, (selection(n, 0, 0, *range(n)),), watch)
 
 
-def winsorized_mean(x: np.ndarray, gy: np.ndarray, count: int) -> np.ndarray | None:
-    """The mean after the count values at each end are drawn in to their neighbour."""
+def winsorized_mean(
+    x: np.ndarray, gy: np.ndarray, count: int, *, watch: Watch | None = None
+) -> np.ndarray | None:
+    """The mean after the count values at each end are drawn in to their neighbor."""
     n = gy.shape[1]
     if n > MAX_ROWS:
         return None
     program = selection(n, count + 1, n - count - 1, count, n - count - 1)
-    return with_headroom(lambda gy, _: solve(_winsorized_mean, x, gy, *program, count), x, gy)
+    return with_headroom(_winsorized_mean, x, gy, (program, count), watch)
 
 
-@Kernel
-def _median(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int, programs: Any
-) -> None:
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        store(out, column * lanes, keep_nan(median(memory, base, n, programs), doubt))
+# -- the median
 
 
-@Kernel
-def _trimmed_mean(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, count: int,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    share = splat(x.dtype.type(1.0 / (n - 2 * count)))
-    for column in range(start, stop):
-        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
-        mean = total(memory, base, count, n - count) * share
-        store(out, column * lanes, keep_nan(mean, doubt))
+@jit
+def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    doubt = fill(memory, base, source, column)
+    center = median(memory, base, source.sizes[0], parameters[0])
+    return keep_nan(center, doubt), (center,)
 
 
-@Kernel
-def _winsorized_mean(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    groups: Any, pairs: Any, stages: Any, count: int,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    share = splat(x.dtype.type(1.0 / n))
+_median = column_kernels("coordinate_median", _estimate_median)
+
+
+@jit
+def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    """As above, by a whole sort: one also gives the median distance."""
+    memory, base = room[0], room[1]
+    n = source.sizes[0]
+    low = (n - 1) // 2
+    doubt = fill_sorted(memory, base, source, column, parameters[0])
+    center = total(memory, base, low, n - low) * splat(memory.dtype.type(1.0 / (n - 2 * low)))
+    return keep_nan(center, doubt), (center,)
+
+
+@jit
+def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    dtype = memory.dtype.type
+    center = found[0]
+    middle = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
+    if n % 2 == 0:
+        upper = farthest_of_nearest(memory, base, n, n // 2 + 1, center)
+        middle = (middle + upper) * splat(dtype(0.5))
+    # More than half of the values at the median, up to rounding: the others have no weight.
+    middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
+    return center, middle, splat(dtype(1))
+
+
+@jit
+def farthest_of_nearest(memory: Any, base: int, n: int, count: int, center: Any) -> Any:
+    """The distance of the farthest of the ``count`` sorted values that are nearest to a center.
+
+    They are a run, and of all runs as long the one whose farther end is nearest.
+    """
+    lanes = simd.LINE // memory.itemsize
+    reach = splat(memory.dtype.type(np.inf))
+    for first in range(n - count + 1):
+        below = absolute(load(memory, base + line(first) * lanes) - center)
+        above = absolute(load(memory, base + line(first + count - 1) * lanes) - center)
+        reach = smaller(reach, larger(below, above))
+    return reach
+
+
+@inlined
+def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
+    center, middle, one = facts
+    distance = absolute(value - center)
+    return choose(middle, distance, middle / distance, one)
+
+
+_sorted_median = column_kernels(
+    "sorted_median", _estimate_sorted, _by_distance, _median_distance, normalized=True
+)
+
+# -- means between two ranks
+
+
+@jit
+def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    program, count = parameters
+    n = source.sizes[0]
+    doubt = fill_sorted(memory, base, source, column, program)
+    share = splat(memory.dtype.type(1.0 / (n - 2 * count)))
+    return keep_nan(total(memory, base, count, n - count) * share, doubt), ()
+
+
+@jit
+def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    """The least and the largest value that are kept, and the weights of those that equal them."""
+    memory, base = room[0], room[1]
+    count = parameters[1]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    low = high = center = load(memory, base + line((n - 1) // 2) * lanes)
+    even, odd = zero, zero
+    for i in range(count, n - count):
+        value = load(memory, base + line(i) * lanes)
+        low, high = smaller(low, value), larger(high, value)
+        even, odd = odd, even + (value - center)
+    below, above = low - one / zero, high + one / zero
+    for i in range(count):
+        below = larger(below, load(memory, base + line(i) * lanes))
+        above = smaller(above, load(memory, base + line(n - 1 - i) * lanes))
+    shift = (even + odd) * splat(dtype(1.0 / (n - 2 * count)))
+    kept = splat(dtype(n / (n - 2 * count)))
+    weight_low = weight_high = kept
+    tie = choose(below, low, choose(high, above, zero, one), one)
+    if simd.largest(tie) > 0:
+        at_low, at_high, kept_low, kept_high = zero, zero, zero, zero
+        for i in range(n):
+            value = load(memory, base + line(i) * lanes)
+            is_low = choose(low, value, zero, choose(value, low, zero, one))
+            is_high = choose(high, value, zero, choose(value, high, zero, one))
+            at_low, at_high = at_low + is_low, at_high + is_high
+            if count <= i < n - count:
+                kept_low, kept_high = kept_low + is_low, kept_high + is_high
+        weight_low, weight_high = kept * kept_low / at_low, kept * kept_high / at_high
+    tied = simd.largest(tie) > 0
+    return center, shift, low, high, weight_low, weight_high, zero, kept, tied
+
+
+@inlined
+def _inside(value: Any, facts: Any, parameters: Any) -> Any:
+    """N / (N - 2k) inside, 0 outside, and a share of it for values that tie at an end."""
+    _, _, low, high, weight_low, weight_high, zero, kept, tied = facts
+    if tied:
+        weight = choose(low, value, kept, choose(value, low, zero, weight_low))
+        return choose(value, high, weight, choose(high, value, zero, weight_high))
+    return choose(value, low, zero, choose(high, value, zero, kept))
+
+
+_trimmed_mean = column_kernels("trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends)
+
+
+@jit
+def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    program, count = parameters
+    n = source.sizes[0]
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    doubt = fill_sorted(memory, base, source, column, program)
+    low = load(memory, base + line(count) * lanes)
+    high = load(memory, base + line(n - count - 1) * lanes)
     # The middle of an odd number of values may be both ends at once.
-    weight_low = splat(x.dtype.type(count + 1))
-    weight_high = splat(x.dtype.type(min(count + 1, n - count - 1)))
-    for column in range(start, stop):
-        doubt = fill_sorted(memory, base, x, gy, sizes, shared, column, groups, pairs, stages)
-        mean = total(memory, base, count + 1, n - count - 1)
-        mean = fma(load(memory, base + line(count) * lanes), weight_low, mean)
-        mean = fma(load(memory, base + line(n - count - 1) * lanes), weight_high, mean)
-        store(out, column * lanes, keep_nan(mean * share, doubt))
+    mean = total(memory, base, count + 1, n - count - 1)
+    mean = fma(low, splat(dtype(count + 1)), mean)
+    mean = fma(high, splat(dtype(min(count + 1, n - count - 1))), mean)
+    mean = mean * splat(dtype(1.0 / n))
+    return keep_nan(mean, doubt), (low, high, mean)
+
+
+@jit
+def _winsorized_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    low, high, mean = found
+    return low, mean - low, high, mean, splat(room[0].dtype.type(1))
+
+
+@inlined
+def _drawn_in(value: Any, facts: Any, parameters: Any) -> Any:
+    """What the end of the range has of a value's deviation beyond it."""
+    low, _, high, center, one = facts
+    end = larger(smaller(value, high), low)
+    share = (end - center) / (value - center)
+    return choose(end, value, share, choose(value, end, share, one))
+
+
+_winsorized_mean = column_kernels(
+    "winsorized_mean", _estimate_winsorized, _drawn_in, _winsorized_ends
+)

@@ -1,4 +1,4 @@
-"""The centred Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
+"""The centered Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
 
 The differences of the rows from a central one lie in *panels* of ``WIDTH`` samples, all factors of
 one input side by side. Tiles of the two Gram matrices, WIDTH x WIDTH, are formed in registers and
@@ -133,7 +133,7 @@ def product_of_rows(
     dx_dx: float, dg_dg: float, x_i: float, x_j: float, g_i: float, g_j: float,
     size_x: float, size_g: float,
 ) -> float:  # fmt: skip
-    """The inner product of two centred rows.
+    """The inner product of two centered rows.
 
     Args:
         dx_dx, dg_dg: inner products of the differences from the central row's factors.

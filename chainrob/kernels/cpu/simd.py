@@ -1,7 +1,7 @@
 """Explicit SIMD vectors for Numba: a cache line of numbers in one register, one coordinate a lane.
 
 Order statistics, clipping and fixed-point iterations of many coordinates at once are branch-free in
-lanes, but LLVM's own vectoriser gives up on them: it cannot tell the rows of a buffer apart, nor
+lanes, but LLVM's own vectorizer gives up on them: it cannot tell the rows of a buffer apart, nor
 keep an array of accumulators in registers. So a vector is a Numba type here, with loads, stores and
 the usual operators. A ``Vector`` of float32 has 16 lanes and of float64 8; where the processor's
 registers are narrower LLVM splits it. Nothing is reassociated: results do not depend on the
@@ -101,6 +101,24 @@ def splat(typingctx: Any, scalar: Any) -> Any:
         return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
     return vector(scalar), codegen
+
+
+@intrinsic
+def repeated(typingctx: Any, array: Any, offset: Any) -> Any:
+    """``splat(array[offset])`` for an offset that is not negative. Numba cannot know that, and to
+    count from the end for negative ones costs more than the load.
+    """
+    vector = Vector(array.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind, index = _ir_type(vector), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        number = builder.load(builder.gep(data, [args[1]]))
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, index(0))
+        zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
+        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+    return vector(array, types.intp), codegen
 
 
 # -- arithmetic
@@ -251,6 +269,7 @@ def _fold(pick: Emit, name: str, doc: str) -> Any:
 
 smallest = _fold(_smaller, "smallest", "The smallest lane, a scalar.")
 largest = _fold(_larger, "largest", "The largest lane, a scalar.")
+lane_sum = _fold(lambda builder, a, b: builder.fadd(a, b), "lane_sum", "The sum of the lanes.")
 
 
 @intrinsic

@@ -19,43 +19,33 @@ import numpy as np
 
 from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import PIECE, buffer, fill, line, mean, padded
-from chainrob.kernels.cpu.columns import solve as solve_columns
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.column_kernels import column_kernels, solve
+from chainrob.kernels.cpu.columns import fill, line
+from chainrob.kernels.cpu.compiling import jit
 from chainrob.kernels.cpu.median import median, networks
-from chainrob.kernels.cpu.powers import WORD, scaled
-from chainrob.kernels.cpu.simd import (
-    absolute,
-    choose,
-    fma,
-    keep_nan,
-    larger,
-    load,
-    smaller,
-    splat,
-    store,
+from chainrob.kernels.cpu.row_squares import Watch
+from chainrob.kernels.cpu.simd import absolute, larger, load, splat, store
+from chainrob.kernels.cpu.truncated_column import (
+    about_pilot,
+    checked,
+    mean_pilot,
+    psi_over_u,
+    truncated_mean,
 )
-from chainrob.kernels.threads import share
+from chainrob.kernels.cpu.truncated_moments import by_moments
 
 FEW = 1 << 18
 """N * Q * P up to which columns cost less than preparing the factors."""
 
-BATCH = 8
-"""Pairs of units whose truncated values are put right together."""
-
-BLOCK = 256
-"""Samples whose powers are added up before they join the sums of the blocks before, so that
-rounding does not grow with N."""
-
-TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
-"""The least variance over mean square at which the central moments still have their digits."""
-
-LEAST = 1e-12
-"""The least mean square of scaled values whose third power is still far from underflow."""
-
 
 def soft_truncation(
-    x: np.ndarray, gy: np.ndarray, delta: float, pilot: str, min_variance: float
+    x: np.ndarray,
+    gy: np.ndarray,
+    delta: float,
+    pilot: str,
+    min_variance: float,
+    *,
+    watch: Watch | None = None,
 ) -> np.ndarray | None:
     """The estimate (T, Q, P) from x (Tx, N, S, P) and gy (T, N, S, Q); None where intermediate
     numbers do not fit into the dtype, or where the sorting networks end.
@@ -72,275 +62,45 @@ def soft_truncation(
         if programs is None:
             return None
         scale = dtype(MAD_TO_SIGMA * factor**0.5)
-        out = solve_columns(_median_pilot, x, gy, programs, scale, floor, overflow)
+        out = solve(_median_pilot, x, gy, (scale, floor, overflow, programs), watch)
         return None if overflow[0] else out
     scale = dtype((factor / max(n - 1, 1)) ** 0.5)
     if gy.shape[2] > 1 or gy.shape[0] > 1 or n < 16 or gy.size * x.shape[-1] <= FEW:
-        out = solve_columns(_mean_pilot, x, gy, scale, floor, overflow)
+        out = solve(_mean_pilot, x, gy, (scale, floor, overflow), watch)
     else:
-        out = _by_moments(x[0, :, 0], gy[0, :, 0], factor, min_variance, scale, floor, overflow)
+        rows = x[0, :, 0], gy[0, :, 0]
+        out = by_moments(*rows, factor, min_variance, scale, floor, overflow, watch)
     return None if overflow[0] else out
 
 
-def _by_moments(
-    x: np.ndarray, gy: np.ndarray, factor: float, min_variance: float, scale: Any, floor: Any,
-    overflow: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """The estimate (1, Q, P) from x (N, P) and gy (N, Q)."""
-    dtype, lanes = x.dtype.type, simd.lanes(x.dtype)
-    n, n_inputs = x.shape
-    n_outputs = gy.shape[1]
-    x = padded(x, lanes)
-    b, a = scaled(x), scaled(padded(gy, lanes))
-    # One unit's factors lie along the samples.
-    columns = padded(a.values.swapaxes(1, 2), WORD)
-    out = np.empty((1, n_outputs, x.shape[1]), x.dtype)
-    sizes = n, n_outputs, x.shape[1] // lanes
-    floors = np.empty(0, dtype)
-    if min_variance > 0:
-        with np.errstate(over="ignore"):
-            root = (min_variance * factor) ** 0.5 / b.units.astype(np.float64)
-            floors = np.concatenate([root, 1 / a.units]).astype(dtype)
-    least_x = b.least.reshape(-1, lanes).min(axis=1)
-
-    def work(start: int, stop: int) -> None:
-        _mean_pilot_by_moments(
-            x.ravel(), columns.ravel(), out.ravel(), sizes, start, stop,
-            b.values.ravel(), b.units, a.units, b.reach.ravel(), b.even, least_x, a.least,
-            floors, dtype(factor), dtype(TRUST[x.dtype]), dtype(LEAST), scale, floor, overflow,
-        )  # fmt: skip
-
-    batches = -(-n_outputs // (2 * BATCH))
-    share(work, batches * sizes[2], max(1, 4 * PIECE // (BATCH * n * lanes)))
-    return np.ascontiguousarray(out[..., :n_inputs])
+@jit
+def _estimate_by_mean(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
+    scale, floor, overflow = parameters
+    doubt = fill(memory, base, source, column)
+    estimate, center, spread = mean_pilot(memory, base, source.sizes[0], scale, floor)
+    return checked(memory, estimate, doubt, overflow), (center, spread)
 
 
 @jit
-def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
-    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0.
-
-    Written as a mean of v (1 - (v / scale)^2 / 6), v the clipped deviation, which is right at any
-    scale: what vanishes in the square beside a large one has no digit in the sum.
-    """
-    dtype = memory.dtype.type
+def _estimate_by_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    memory, base, deviations, at = room
+    scale, floor, overflow, programs = parameters
+    n = source.sizes[0]
     lanes = simd.LINE // memory.itemsize
-    zero, one = splat(dtype(0)), splat(dtype(1))
-    inverse = choose(zero, scale, one / scale, zero)
-    bound, sixth = scale * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0))
-    even, odd = zero, zero
+    doubt = fill(memory, base, source, column)
+    center = median(memory, base, n, programs)
     for i in range(n):
-        clipped = load(memory, base + line(i) * lanes) - center
-        clipped = larger(smaller(clipped, bound), zero - bound)
-        unit = clipped * inverse
-        even, odd = odd, fma(clipped, fma(unit * unit, sixth, one), even)
-    return fma(even + odd, splat(dtype(1.0 / n)), center)
+        value = load(memory, base + line(i) * lanes)
+        store(deviations, at + line(i) * lanes, absolute(value - center))
+    spread = larger(median(deviations, at, n, programs) * splat(scale), splat(floor))
+    estimate = truncated_mean(memory, base, n, center, spread)
+    return checked(memory, estimate, doubt, overflow), (center, spread)
 
 
-@jit
-def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
-    """The estimate of a column with mean and variance as pilot.
-
-    Deviations are scaled by the largest before they are squared: huge values then cost no digits.
-
-    Args:
-        scale, floor: s^2 = max(scale^2 * sum of squared deviations, floor^2).
-    """
-    dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
-    zero, one = splat(dtype(0)), splat(dtype(1))
-    center = mean(memory, base, n)
-    widest = zero
-    for i in range(n):
-        widest = larger(widest, absolute(load(memory, base + line(i) * lanes) - center))
-    tiny = splat(np.finfo(dtype).tiny)
-    inverse = choose(tiny, widest, one / widest, zero)
-    even, odd = zero, zero
-    for i in range(n):
-        deviation = (load(memory, base + line(i) * lanes) - center) * inverse
-        even, odd = odd, fma(deviation, deviation, even)
-    spread = simd.sqrt(even + odd) * widest * splat(scale)
-    return truncated_mean(memory, base, n, center, larger(spread, splat(floor)))
-
-
-@Kernel
-def _mean_pilot(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    memory, base = buffer(x, sizes[0])
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        estimate = mean_pilot(memory, base, sizes[0], scale, floor)
-        _answer(out, column, estimate, doubt, overflow)
-
-
-@jit
-def _answer(out: Any, column: int, estimate: Any, doubt: Any, overflow: Any) -> None:
-    """Store an estimate, and say so where sums of the values do not fit into the dtype."""
-    dtype = out.dtype.type
-    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
-    lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
-    if simd.largest(choose(doubt, one, lost, zero)) > 0:
-        overflow[0] = 1
-    store(out, column * (simd.LINE // out.itemsize), keep_nan(estimate, doubt))
-
-
-@Kernel
-def _median_pilot(
-    x: Any, gy: Any, out: Any, sizes: Any, shared: bool, start: int, stop: int,
-    programs: Any, scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    n = sizes[0]
-    lanes = simd.LINE // x.itemsize
-    memory, base = buffer(x, n)
-    deviations, at = buffer(x, n)
-    for column in range(start, stop):
-        doubt = fill(memory, base, x, gy, sizes, shared, column)
-        center = median(memory, base, n, programs)
-        for i in range(n):
-            value = load(memory, base + line(i) * lanes)
-            store(deviations, at + line(i) * lanes, absolute(value - center))
-        spread = median(deviations, at, n, programs) * splat(scale)
-        spread = larger(spread, splat(floor))
-        estimate = truncated_mean(memory, base, n, center, spread)
-        _answer(out, column, estimate, doubt, overflow)
-
-
-@Kernel
-def _mean_pilot_by_moments(
-    x: Any, a: Any, out: Any, sizes: Any, start: int, stop: int,
-    b: Any, units_x: Any, units_gy: Any, reach: Any, even: Any, least_x: Any, least_gy: Any,
-    floors: Any, factor: Any, trust: Any, least: Any, scale: Any, floor: Any, overflow: Any,
-) -> None:  # fmt: skip
-    """The names are those of ``_by_moments``.
-
-    Units go in pairs, so that additions need not wait for one another, and ``BATCH`` pairs meet one
-    vector of inputs while that is in the first-level cache; then comes the next vector, whose
-    estimates lie beside theirs. The processor cannot guess where a value is truncated, so these
-    places are collected, without a branch, and put right when the batch is done.
-    """
-    n, n_outputs, vectors = sizes
-    dtype = x.dtype.type
-    lanes = simd.LINE // x.itemsize
-    pairs = (n_outputs + 1) // 2
-    padded = reach.size // vectors
-    memory, base = buffer(x, n)
-    sums = np.empty(6 * lanes, x.dtype)
-    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
-    two, three = splat(dtype(2)), splat(dtype(3))
-    every = (1 << lanes) - 1
-    count, share = splat(dtype(n)), splat(dtype(1.0 / n))
-    unbiased = splat(dtype(factor * n / (n - 1)))
-    m_of, threshold_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
-    sixth_of, extra_of = np.empty(2 * BATCH * lanes, x.dtype), np.empty(2 * BATCH * lanes, x.dtype)
-    unit_of = np.empty(2 * BATCH, np.int64)
-    # A place is a column of the batch, a run of WORD samples, and a bit for each of them.
-    column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
-    low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
-    for number in range(start, stop):
-        vector, first = number % vectors, number // vectors * BATCH
-        n_columns, n_places = 0, 0
-        for pair in range(first, min(first + BATCH, pairs)):
-            _power_sums(b, a, vector * n * lanes, 2 * pair * padded, n, padded, sums)
-            for unit in range(2 * pair, min(2 * pair + 2, n_outputs)):
-                at = (unit - 2 * pair) * 3 * lanes
-                m = load(sums, at) * share
-                e2 = load(sums, at + lanes) * share
-                e3 = load(sums, at + 2 * lanes) * share
-                variance = e2 - m * m
-                # A bit a lane. Without underflow a sum of squares that is zero means that all
-                # values are; NaN stays what it is.
-                empty = zero if least_gy[unit] * least_x[vector] > least else zero - one
-                fine = simd.exceeding(variance, e2 * splat(trust))
-                fine &= simd.exceeding(e2, splat(least)) & simd.exceeding(infinite, e2)
-                fine |= ~simd.exceeding(e2, empty)
-                if ~fine & every:
-                    doubt = _fill(
-                        memory, base, x, a, units_gy[unit], n, vector * lanes, unit * padded
-                    )
-                    estimate = mean_pilot(memory, base, n, scale, floor)
-                    _answer(out, unit * vectors + vector, estimate, doubt, overflow)
-                    continue
-                s2 = variance * unbiased
-                if floors.size:
-                    root = load(floors, vector * lanes) * splat(floors[units_x.size + unit])
-                    s2 = larger(s2, root * root)
-                s2 = choose(zero, e2, s2, infinite)
-                threshold = simd.sqrt(two * s2)
-                sixth = zero - one / (s2 * splat(dtype(6)))
-                k = n_columns * lanes
-                store(m_of, k, m)
-                store(threshold_of, k, threshold)
-                store(sixth_of, k, sixth)
-                store(extra_of, k, (e3 - m * (three * e2 - two * m * m)) * count * sixth)
-                # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its
-                # least, in units in which the b of all lanes are of one size.
-                limit = (threshold - absolute(m)) * load(even, vector * lanes)
-                limit = splat(simd.smallest(limit))
-                for low in range(0, padded, WORD):
-                    bits = 0
-                    for i in range(0, WORD, lanes):
-                        size = absolute(load(a, unit * padded + low + i))
-                        product = size * load(reach, vector * padded + low + i)
-                        bits |= simd.exceeding(product, limit) << i
-                    column_at[n_places], low_at[n_places] = n_columns, low
-                    bits_at[n_places] = bits
-                    n_places += bits != 0
-                unit_of[n_columns] = unit
-                n_columns += 1
-        for place in range(n_places):
-            k, bits = column_at[place] * lanes, bits_at[place]
-            unit = unit_of[column_at[place]]
-            m, threshold = load(m_of, k), load(threshold_of, k)
-            sixth, extra = load(sixth_of, k), load(extra_of, k)
-            while bits:
-                i = low_at[place] + simd.lowest_bit(bits)
-                bits &= bits - 1
-                d = splat(a[unit * padded + i]) * load(b, (vector * n + i) * lanes) - m
-                v = larger(smaller(d, threshold), zero - threshold)
-                extra = extra + (fma(v * v * v, sixth, v) - fma(d * d * d, sixth, d))
-            store(extra_of, k, extra)
-        for column in range(n_columns):
-            estimate = fma(load(extra_of, column * lanes), share, load(m_of, column * lanes))
-            unit = unit_of[column]
-            back = splat(units_gy[unit]) * load(units_x, vector * lanes)
-            store(out, (unit * vectors + vector) * lanes, estimate * back)
-
-
-@jit
-def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, at_a: int) -> Any:
-    """As ``columns.fill``, from scaled factors of an output unit: powers of two lose nothing."""
-    lanes = simd.LINE // x.itemsize
-    width = x.size // n
-    doubt = splat(x.dtype.type(0))
-    for i in range(n):
-        value = splat(a[at_a + i] * unit) * load(x, at_x + i * width)
-        store(memory, base + line(i) * lanes, value)
-        doubt = keep_nan(doubt, value)
-    return doubt
-
-
-@jit
-def _power_sums(b: Any, a: Any, at_b: int, at_a: int, n: int, padded: int, sums: Any) -> None:
-    """Sums of u, u^2 and u^3 over the samples, u = a b, for two neighbouring units: six vectors."""
-    lanes = simd.LINE // b.itemsize
-    zero = splat(b.dtype.type(0))
-    for k in range(6):
-        store(sums, k * lanes, zero)
-    for low in range(0, n, BLOCK):
-        first, second, third = zero, zero, zero
-        next_first, next_second, next_third = zero, zero, zero
-        for i in range(low, min(low + BLOCK, n)):
-            inputs = load(b, at_b + i * lanes)
-            u = splat(a[at_a + i]) * inputs
-            v = splat(a[at_a + padded + i]) * inputs
-            square, next_square = u * u, v * v
-            first, next_first = first + u, next_first + v
-            second, next_second = second + square, next_second + next_square
-            third, next_third = fma(square, u, third), fma(next_square, v, next_third)
-        store(sums, 0, load(sums, 0) + first)
-        store(sums, lanes, load(sums, lanes) + second)
-        store(sums, 2 * lanes, load(sums, 2 * lanes) + third)
-        store(sums, 3 * lanes, load(sums, 3 * lanes) + next_first)
-        store(sums, 4 * lanes, load(sums, 4 * lanes) + next_second)
-        store(sums, 5 * lanes, load(sums, 5 * lanes) + next_third)
+_mean_pilot = column_kernels(
+    "soft_truncation_by_mean", _estimate_by_mean, psi_over_u, about_pilot, normalized=False
+)
+_median_pilot = column_kernels(
+    "soft_truncation_by_median", _estimate_by_median, psi_over_u, about_pilot, normalized=False
+)

@@ -24,13 +24,13 @@ DEVICE_FUNCTION double inverse_distances(Team &team, const double *w, double *pr
     return team.sum([&](int i) { return inverse[i]; });
 }
 
-// All weight to the rows that lie where the centre does.
+// All weight to the rows that lie where the center does.
 DEVICE void all_on_center(const Team &team, double *w) {
     const double there = team.sum([&](int i) { return team.diagonal(i) == 0.0 ? 1.0 : 0.0; });
     team.each([&](int i) { w[i] = team.diagonal(i) == 0.0 ? 1.0 / there : 0.0; });
 }
 
-// Whether the sum of distances is least at row k, the centre: the pull of all other rows is then less than one for each
+// Whether the sum of distances is least at row k, the center: the pull of all other rows is then less than one for each
 // row at that place.
 DEVICE_FUNCTION bool is_minimum(Team &team, int k, double *pull, double *products_pull) {
     team.each([&](int i) {
@@ -98,7 +98,7 @@ DEVICE double noise(const Team &team, const double *w, const double *inverse) {
     });
 }
 
-// Weights to start from: falling with the distance to the centre, for from the mean one huge row would be a long way
+// Weights to start from: falling with the distance to the center, for from the mean one huge row would be a long way
 // back. Of an even number of rows on a line, whose minimum is any point between the middle two, these two.
 DEVICE_FUNCTION void start(const Team &team, double unit, double *w, double *places) {
     const int n = team.n;

@@ -2,7 +2,7 @@
 // robustifiers/m_estimator.py.
 //
 // Passes are made by whole blocks, so a thread whose coordinate is done goes along idly: its answer depends neither on
-// its neighbours nor on where its tile lies.
+// its neighbors nor on where its tile lies.
 
 #include "values.cuh"
 

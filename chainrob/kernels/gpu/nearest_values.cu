@@ -1,4 +1,4 @@
-// The mean of the values nearest to a centre of every coordinate: MeaMed about the median, Phocas about a trimmed mean.
+// The mean of the values nearest to a center of every coordinate: MeaMed about the median, Phocas about a trimmed mean.
 
 #include "values.cuh"
 
@@ -8,7 +8,7 @@ template <class T> DEVICE T nearest(const Values<T> &values, T center, int f) {
     const auto distance = [&](T value) { return fabs(value - center); };
     T reach, again;
     values.order_statistics(kept - 1, kept - 1, distance, reach, again);
-    // Sums about the centre keep the digits of values that nearly coincide.
+    // Sums about the center keep the digits of values that nearly coincide.
     const T inside = values.template sum<T>([&](T value) { return distance(value) < reach ? value - center : T(0); });
     const T tied = values.template sum<T>([&](T value) { return distance(value) == reach ? value - center : T(0); });
     const unsigned long long counts = values.template sum<unsigned long long>([&](T value) {

@@ -1,7 +1,7 @@
 // Soft truncation of one coordinate from its values, read anew in every pass. Needs values.cuh.
 
 // center + (s / n) sum psi((value - center) / s), s^2 = max(variance, floor) * factor, psi(v) = v - v^3 / 6 on
-// [-sqrt 2, sqrt 2] and constant beyond. With a median as pilot, variance is the squared normalised MAD.
+// [-sqrt 2, sqrt 2] and constant beyond. With a median as pilot, variance is the squared normalized MAD.
 template <class T> DEVICE T soft_truncation(const Values<T> &values, int median_pilot, T factor, T floor) {
     T center, deviation;
     if (median_pilot) {

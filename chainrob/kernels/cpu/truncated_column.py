@@ -1,0 +1,97 @@
+"""Soft truncation of a column in a buffer: what both ways to it share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.columns import line, mean
+from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.simd import (
+    absolute,
+    choose,
+    fma,
+    keep_nan,
+    larger,
+    load,
+    smaller,
+    splat,
+)
+
+
+@jit
+def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
+    """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    inverse = choose(zero, scale, one / scale, zero)
+    bound, sixth = scale * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0))
+    even, odd = zero, zero
+    for i in range(n):
+        clipped = load(memory, base + line(i) * lanes) - center
+        clipped = larger(smaller(clipped, bound), zero - bound)
+        unit = clipped * inverse
+        even, odd = odd, fma(clipped, fma(unit * unit, sixth, one), even)
+    return fma(even + odd, splat(dtype(1.0 / n)), center)
+
+
+@jit
+def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
+    """The estimate of a column with mean and variance as pilot, the pilot's center and s.
+
+    Deviations are scaled by the largest before they are squared: huge values then cost no digits.
+
+    Args:
+        scale, floor: s^2 = max(scale^2 * sum of squared deviations, floor^2).
+    """
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    center = mean(memory, base, n)
+    widest = zero
+    for i in range(n):
+        widest = larger(widest, absolute(load(memory, base + line(i) * lanes) - center))
+    tiny = splat(np.finfo(dtype).tiny)
+    inverse = choose(tiny, widest, one / widest, zero)
+    even, odd = zero, zero
+    for i in range(n):
+        deviation = (load(memory, base + line(i) * lanes) - center) * inverse
+        even, odd = odd, fma(deviation, deviation, even)
+    spread = simd.sqrt(even + odd) * widest * splat(scale)
+    spread = larger(spread, splat(floor))
+    return truncated_mean(memory, base, n, center, spread), center, spread
+
+
+@jit
+def checked(memory: Any, estimate: Any, doubt: Any, overflow: Any) -> Any:
+    """An estimate; says so where sums of the values do not fit into the dtype."""
+    dtype = memory.dtype.type
+    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
+    lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
+    if simd.largest(choose(doubt, one, lost, zero)) > 0:
+        overflow[0] = 1
+    return keep_nan(estimate, doubt)
+
+
+@jit
+def about_pilot(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    center, spread = found
+    dtype = room[0].dtype.type
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    inverse = choose(zero, spread, one / spread, zero)
+    return center, inverse, spread * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0)), one
+
+
+@inlined
+def psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
+    """psi(u) / u, 1 at 0."""
+    center, inverse, bound, sixth, one = facts
+    size = absolute(value - center)
+    unit = smaller(size, bound) * inverse
+    weight = fma(unit * unit, sixth, one)
+    if simd.exceeding(size, bound):
+        weight = weight * choose(bound, size, bound / size, one)
+    return weight
