@@ -31,7 +31,7 @@ class Entry:
         spoil: makes bad samples of good ones, where there is a test of learning under
             contamination.
         error: the model's error on clean samples.
-        rate: the learning rate there.
+        rate, epochs: the learning rate there, and how often the batches are seen.
         batch: samples in a batch.
     """
 
@@ -43,6 +43,7 @@ class Entry:
     spoil: Callable[..., Data] | None = None
     error: Callable[..., float] | None = None
     rate: float = 0.1
+    epochs: int = 10
     batch: int = 20
 
     def robust(self, robustifier: Any) -> tuple[chainer.Chain, Trained]:

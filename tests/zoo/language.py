@@ -109,8 +109,8 @@ def trees(rng: np.random.Generator, n: int) -> Data:
     """The target is the mean of the words' values."""
     found, targets = [], []
     for _ in range(n):
-        nodes = [int(one) for one in rng.integers(0, WORDS, size=rng.integers(2, 5))]
-        targets.append(np.mean(nodes) / WORDS - 0.5)
+        nodes = [int(one) for one in rng.integers(0, WORDS, size=rng.integers(2, 4))]
+        targets.append(np.mean(nodes) / WORDS)
         while len(nodes) > 1:
             k = rng.integers(len(nodes) - 1)
             nodes[k : k + 2] = [[nodes[k], nodes[k + 1]]]
@@ -213,7 +213,9 @@ LANGUAGE = [
         scope="model",
         spoil=far_targets,
         error=squared_error,
-        rate=0.05,
+        rate=0.1,
+        epochs=3,
+        batch=10,
     ),
     Entry("memory network", MemoryNetwork, stories, scope="model"),
     Entry(

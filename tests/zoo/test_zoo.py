@@ -87,7 +87,7 @@ def test_it_learns_under_contamination_what_plain_training_does_not(entry: Entry
             optimizer=lambda: chainer.optimizers.SGD(entry.rate),
         )
         with np.errstate(all="ignore"):
-            for epoch in range(10):
+            for epoch in range(entry.epochs):
                 steps(trained, dirty, epoch)
             errors[name] = entry.error(model, *clean)
     assert errors["robust"] < 0.7 * untrained
