@@ -29,7 +29,7 @@ class SequenceNetwork(RobustLink):
 
     def _call(self, hs: Any, xs: Any, **kwargs: Any) -> Any:
         if runs_plainly(self.aggregation):
-            return super()._call(hs, xs, **kwargs)  # type: ignore[misc]
+            return super()._call(hs, xs, **kwargs)
         # Chainer sorts the sequences by length; the samples keep their numbers.
         outer, count = current_samples(), len(xs)
         rows = None if outer is None else outer.rows(count, type(self).__name__)
@@ -37,12 +37,12 @@ class SequenceNetwork(RobustLink):
         n_samples = count if rows is None else rows.n_samples
         order = argsort_list_descent(xs)
         with using(SampleIndex((index[order],), n_samples)):
-            return super()._call(hs, xs, **kwargs)  # type: ignore[misc]
+            return super()._call(hs, xs, **kwargs)
 
     def rnn(self, *args: Any) -> Any:
         """States of all layers, and the outputs of all steps."""
         if runs_plainly(self.aggregation):
-            return super().rnn(*args)  # type: ignore[misc]
+            return super().rnn(*args)
         n_layers, ratio, *states, ws, bs, xs = args
         counts = [len(x) for x in xs]
         samples = current_samples()

@@ -1,4 +1,4 @@
-"""Drop-in for ``chainer.links.ChildSumTreeLSTM``, whose children are rows of their parent's sample."""
+"""Drop-in for ``chainer.links.ChildSumTreeLSTM``: children are rows of their parent's sample."""
 
 from __future__ import annotations
 

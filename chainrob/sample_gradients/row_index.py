@@ -13,7 +13,7 @@ Array = Any
 """A NumPy or CuPy array."""
 
 PADDING_LIMIT = 4
-"""How many times the rows may grow when every sample is filled up to as many rows as the largest."""
+"""How many times the rows may grow when every sample is filled up to the size of the largest."""
 
 
 class RowIndex:

@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002 (Chainer's initializers and dropout draw from the same state)
 """Rows that are not samples: models whose samples are named, against each sample run alone."""
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def test_without_the_index_the_message_says_what_to_do():
     _, root = model.cell(c[:3], c[3:], h[:3], h[3:], np.zeros((3, 3)))
     model.cleargrads()
     F.sum(root).backward()
-    with pytest.raises(ValueError, match="say with chainrob.samples which rows are one sample"):
+    with pytest.raises(ValueError, match=r"say with chainrob\.samples which rows are one sample"):
         hook()
     assert tree
 

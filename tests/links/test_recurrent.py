@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002 (Chainer's initializers and dropout draw from the same state)
 """NStepLSTM and its family: as the stock links with a mean, and against each sequence run alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002 (Chainer's initializers and dropout draw from the same state)
 """Networks on words: seq2seq, word2vec, tree LSTM, memory network, transformer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002 (Chainer's initializers and dropout draw from the same state)
 """Every model: as plain training with a mean, robust under contamination, resumed where it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002 (Chainer's initializers and dropout draw from the same state)
 """Networks on vectors and images: MLP, CNN with batch normalization, VAE, DCGAN."""
 
 from __future__ import annotations
