@@ -29,6 +29,7 @@ from tests.zoo.vision import VISION
 RESULTS = Path(__file__).parent / "results"
 ROBUSTIFIERS = {
     "Mean": chainrob.Mean(),
+    "AdaptiveMean": chainrob.AdaptiveMean(),
     "GeometricMedian": chainrob.GeometricMedian(),
     "TrimmedMean(0.1)": chainrob.TrimmedMean(0.1),
     "SoftTruncation": chainrob.SoftTruncation(),
