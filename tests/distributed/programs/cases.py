@@ -170,9 +170,10 @@ class Checks:
         else:
             self.failed.append(f"{name}: nothing raised")
 
-    def report(self, rank: int) -> None:
-        """Print how many checks were made, or fail."""
+    def report(self, name: str, rank: int) -> None:
+        """Print how many checks the program of this name made, or fail."""
         if self.failed:
-            raise SystemExit(f"rank {rank}: {len(self.failed)} failed\n" + "\n".join(self.failed))
+            said = f"{name}, rank {rank}: {len(self.failed)} failed\n"
+            raise SystemExit(said + "\n".join(self.failed))
         if rank == 0:
-            print(f"{self.count} checks")
+            print(f"{name}: {self.count} checks", flush=True)
