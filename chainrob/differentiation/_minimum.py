@@ -337,7 +337,9 @@ def _follows(
     relative = np.maximum(tolerance, 100 * rounding)
     asked = (curvature.smallest > 0) & (relative < 1e-2)  # beyond, rounding alone could hide it
     lengths = xp.asarray(np.where(asked, relative, 0.0) * scale)[:, None]
-    unit = curvature.weakest / xp.linalg.norm(curvature.weakest, axis=-1, keepdims=True).clip(1e-300)
+    unit = curvature.weakest / xp.linalg.norm(curvature.weakest, axis=-1, keepdims=True).clip(
+        1e-300
+    )
     flat = x.reshape(unit.shape)
     moved = (flat + lengths * unit).astype(x.dtype)
     with np.errstate(all="ignore"):

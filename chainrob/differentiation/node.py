@@ -68,7 +68,8 @@ class Node:
                 f"node {self.name!r}: function must be callable, found "
                 f"{type(self.function).__name__}"
             )
-        inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+        given: Any = self.inputs  # one name may come as itself
+        inputs = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "outputs", tuple(self.outputs) or (self.name,))
         if self.is_link and not (self.parameters is None and self.adjoint is None):

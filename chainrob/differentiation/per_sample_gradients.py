@@ -58,9 +58,9 @@ def per_sample_gradients(
         A :class:`PerSampleGradients`.
 
     Raises:
-        ValueError: If there is no sample; if a link has no robust form and ``loop`` is off; if the model mixes the samples
-            (BatchNormalization in training mode); or if the loss is not one number or depends on no
-            parameter.
+        ValueError: If there is no sample; if a link has no robust form and ``loop`` is off; if the
+            model mixes the samples (BatchNormalization in training mode); or if the loss is not one
+            number or depends on no parameter.
         TypeError: If the model is no Link.
 
     Example:

@@ -51,9 +51,7 @@ def test_bad_conditioning_is_not_taken_for_it(condition):
     basis = np.linalg.qr(rng.normal(size=(20, 20)))[0]
     hessian = basis * np.geomspace(1, condition, 20) @ basis.T
     t = chainer.Variable(rng.normal(size=20))
-    x = argmin(
-        lambda x, t: F.sum((x - t) * F.matmul(hessian, x - t)) / 2 + 7, np.zeros(20), t
-    )
+    x = argmin(lambda x, t: F.sum((x - t) * F.matmul(hessian, x - t)) / 2 + 7, np.zeros(20), t)
     F.sum(x).backward()
     np.testing.assert_allclose(t.grad, np.ones(20), rtol=1e-15 * condition)
 
