@@ -16,8 +16,10 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 # Paths relative to this folder: pip splits these variables at spaces.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check --quiet
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+TORCH := torch ==2.13.0
 
-.PHONY: help iris test lint types upstream docs notebooks format clean
+.PHONY: help iris test lint types kernels upstream docs notebooks format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -25,8 +27,10 @@ help:
 iris: .venv/installed
 	$(BIN)/chainrob iris $(ARGS)
 
-test: .venv/installed-test lint types
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+# One process compiles while another one checks types; then two test, and compile nothing.
+test: .venv/installed-test
+	@$(MAKE) --no-print-directory --jobs=2 kernels lint types
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check
@@ -34,6 +38,9 @@ lint: .venv/installed-test
 
 types: .venv/installed-test
 	$(BIN)/mypy
+
+kernels: .venv/installed-test
+	@$(ONE_THREAD) $(BIN)/python -m tests.kernels.compile_ahead
 
 upstream: .venv/installed-test
 	$(BIN)/python tests/upstream/run.py "$(CHAINER)"
@@ -61,8 +68,13 @@ clean:
 	$(PIP) install --editable .
 	@touch $@
 
+# PyTorch only where that is cheap: its builds for CUDA, several GB, are those that require triton.
+# Another build that is in .venv already stays.
 .venv/installed-test: $(REQUIREMENTS) | .venv/pyvenv.cfg
 	$(PIP) install --editable '.[test]'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+		echo 'triton <0' | $(PIP) install --constraint /dev/stdin '$(TORCH)' 2>/dev/null || \
+		echo 'torch is not installed: its tests are skipped'
 	@touch $@ .venv/installed
 
 .venv/installed-docs: $(REQUIREMENTS) | .venv/pyvenv.cfg

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -238,6 +239,7 @@ def main() -> None:
         "network": "-".join(map(str, DIMS)),
         "n_samples": N_SAMPLES,
         "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],  # ratios of a busy machine are too high
         "processor": platform.processor() or platform.machine(),
         "measure": "least CPU time of a step, over that of the stock step in the same process",
     }

@@ -35,7 +35,7 @@ from chainrob import _chainer
 _chainer.install()  # before anyone imports chainer, which is imported where it is used
 
 from chainrob import robustifiers, sample_gradients  # noqa: E402
-from chainrob.aggregation import exact_backward  # noqa: E402
+from chainrob.aggregation import SampleAxisWarning, exact_backward, samples  # noqa: E402
 from chainrob.robustifiers import (  # noqa: E402
     CAF,
     SMEA,
@@ -124,6 +124,7 @@ __all__ = [
     "Phocas",
     "RelativeClipping",
     "Robustifier",
+    "SampleAxisWarning",
     "SampleGradients",
     "SoftTruncation",
     "SpectralFilter",
@@ -138,6 +139,7 @@ __all__ = [
     "robustify",
     "sample_facts",
     "sample_gradients",
+    "samples",
     "training",
 ]
 

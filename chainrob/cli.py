@@ -28,12 +28,29 @@ COMMANDS = {
     "digits": ("chainrob.experiments.digits", "train on handwritten digits, also on many machines"),
 }
 
+EXAMPLES = """\
+examples:
+  chainrob iris                              the tutorial's Figure 4, in results/iris
+  chainrob iris --robustifier "all=trimmed_mean:fraction=0.05"
+  chainrob reproduce --quick                 a minute; without --quick, all of it
+  chainrob compare --quick                   where robust gradients pay
+  chainrob digits --epochs 3                 a small network, some labels wrong
+  mpiexec -n 4 chainrob digits --distributed
+
+chainrob COMMAND --help lists the options of a command.
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that complains in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    """The epilog as it is, and a command's summary beside its name."""
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=14)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["iris", "--trials", "0"])
         2
     """
-    parser = _Parser(prog="chainrob", description="Robust training on Chainer.")
+    parser = _Parser(
+        prog="chainrob",
+        description="Robust training: robust estimates in place of the sum of the gradients.",
+        epilog=EXAMPLES,
+        formatter_class=_wide,
+    )
     parser.add_argument("--version", action="version", version=f"chainrob {chainrob.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     chosen = next((a for a in arguments or sys.argv[1:] if not a.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, allow_abbrev=False)

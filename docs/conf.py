@@ -22,15 +22,16 @@ release = version = chainrob.__version__
 
 extensions = [
     "mathml",
+    "picture_texts",
     "reference_pages",
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_extensions"]
+# What is included in other pages is no page itself.
+exclude_patterns = ["_extensions", "_extra", "_static", "results", "examples"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # -- text
@@ -45,8 +46,6 @@ nb_merge_streams = True
 
 # -- reference
 
-autosummary_generate = True
-autosummary_imported_members = False
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True, "inherited-members": False}
@@ -56,19 +55,39 @@ add_module_names = False
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
+# -- the report of `chainrob reproduce`, where one is kept
+
+REPORT = HERE.parent / "benchmarks" / "results" / "reproduce" / "report.html"
+if REPORT.exists():
+    tags.add("report")  # noqa: F821 (Sphinx defines it)
+
 # -- look
 
+WIDE_PAGES = (
+    "experiment/many_machines",
+    "experiment/report",
+    "how_it_works/cost",
+    "reference/robustifiers",
+    "start/five_minutes",
+)
 html_theme = "pydata_sphinx_theme"
 html_title = "chainrob"
 html_static_path = ["_static"]
 html_css_files = ["chainrob.css"]
+html_extra_path = ["_extra"]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
+# A page of a folder may not fetch other pages, of which the summaries are made.
+html_show_search_summary = False
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    # Wide tables and long lines of code get the room of the contents.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **{page: [] for page in WIDE_PAGES},
+    },
     "navbar_align": "left",
     "show_nav_level": 2,
     "header_links_before_dropdown": 8,
@@ -81,16 +100,21 @@ copybutton_prompt_is_regexp = True
 
 def copy_from_repository(app: Any, config: Any) -> None:
     """Bring in what stands elsewhere in the repository: notebooks, figures and results."""
+    (HERE / "_extra").mkdir(exist_ok=True)
     for source, target in (("notebooks", "tutorials"), ("benchmarks/results", "results")):
-        folder = HERE / target
-        folder.mkdir(exist_ok=True)
         for path in sorted((HERE.parent / source).rglob("*")):
-            if path.suffix in {".ipynb", ".png", ".svg"}:
-                place = folder / path.relative_to(HERE.parent / source)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if not place.exists() or place.read_bytes() != path.read_bytes():
-                    shutil.copyfile(path, place)
-    shutil.copyfile(HERE.parent / "CHANGELOG.md", HERE / "contributing" / "changes.md")
+            if path.suffix in {".ipynb", ".png", ".svg", ".md", ".html"}:
+                copy(path, HERE / target / path.relative_to(HERE.parent / source))
+    if REPORT.exists():
+        copy(REPORT, HERE / "_extra" / "report" / "report.html")
+    copy(HERE.parent / "CHANGELOG.md", HERE / "contributing" / "changes.md")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file unless it is there: an unchanged file is not built again."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        shutil.copyfile(source, target)
 
 
 def setup(app: Any) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import chainrob
-from chainrob.cli import main
+from chainrob.cli import COMMANDS, main
 from chainrob.experiments.iris import iris_experiment
 
 QUICK = ["iris", "--trials", "2", "--iterations", "5"]
@@ -47,6 +47,16 @@ def test_bad_options(capsys, tmp_path, options, fragments):
 def test_bad_commands(capsys):
     fails_in_one_line(capsys, ["irsi"], "irsi")
     fails_in_one_line(capsys, [], "COMMAND")
+
+
+def test_help_fits_a_screen_and_has_an_example_of_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 30
+    assert max(map(len, text.splitlines())) <= 90
+    examples = text[text.index("examples:") :]
+    for command in COMMANDS:
+        assert f"chainrob {command}" in examples
 
 
 def test_unwritable_folder(capsys, tmp_path):

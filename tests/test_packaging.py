@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_second_make_installs_nothing(tmp_path):
     for goal in ("iris", "test"):
         assert "-m venv .venv" in commands(goal)
         assert "pip --disable-pip-version-check --quiet install" in commands(goal)
+    assert "'torch ==" in commands("test")  # whose tests are skipped without it
     (tmp_path / ".venv").mkdir()
     for name in ("pyvenv.cfg", "installed", "installed-test"):
         (tmp_path / ".venv" / name).touch()
@@ -158,3 +160,85 @@ def test_pip_is_told_of_setuptools_before_it_fails(tmp_path, variables, stops):
     assert (done.returncode != 0) == stops
     assert ("PIP_BUILD_CONSTRAINT=constraints.txt" in done.stderr) == stops
     assert ("set up" in done.stdout) == (not stops)
+
+
+LEFT_OUT = {"build", "dist", "results", "shared"}
+"""Of the checkout's own folder: what is made there, or lent."""
+
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, "build_" + sys.argv[1])(sys.argv[2]))
+"""
+
+
+def leave_out(folder: str, names: list[str]) -> set[str]:
+    made = {name for name in names if name.startswith(".") or name.endswith(".egg-info")}
+    made |= {name for name in names if name == "__pycache__"}
+    return made | (LEFT_OUT & set(names) if Path(folder) == ROOT else set())
+
+
+def run_quietly(*command: object, folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env={**os.environ, "CHAINROB_NO_CHECK": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1] if done.stdout else ""
+
+
+@pytest.fixture(scope="module")
+def source_archive(tmp_path_factory) -> Path:
+    """What ``python -m build`` makes first, from the files of the checkout, without a network."""
+    folder = tmp_path_factory.mktemp("source") / "checkout"
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=leave_out)
+    return folder.parent / run_quietly("-c", BUILD, "sdist", folder.parent, folder=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_source_archive_holds_what_its_makefile_needs(source_archive):
+    with tarfile.open(source_archive) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    wanted = {"Makefile", "constraints.txt", "CITATION.cff", "LICENSE", "data/README.md"}
+    wanted |= {"notebooks/demo.ipynb", "docs/index.md", "docs/examples/chainer_quickstart.py"}
+    wanted |= {"tests/conftest.py", "docs/_static/figures/pull.png"}
+    assert wanted - names == set()
+    assert not [name for name in names if name.startswith(("docs/results", "docs/_extra"))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_wheel_of_the_source_archive_works_where_it_is_installed(source_archive, tmp_path):
+    with tarfile.open(source_archive) as content:
+        content.extractall(
+            tmp_path, **({"filter": "tar"} if hasattr(tarfile, "tar_filter") else {})
+        )
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    wheel = tmp_path / run_quietly("-c", BUILD, "wheel", tmp_path, folder=unpacked)
+    shutil.rmtree(unpacked)
+    target = tmp_path / "site"
+    options = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
+    run_quietly("-m", "pip", "install", *options, "--target", target, wheel, folder=tmp_path)
+    program = """
+import importlib.metadata, pathlib
+import chainrob
+from chainrob.datasets import load_iris, data_folder
+folder = pathlib.Path(chainrob.__file__).parent
+assert folder == pathlib.Path(TARGET) / "chainrob", folder
+assert data_folder() == folder / "_data"
+assert load_iris().x.shape == (150, 4)
+assert list((folder / "kernels" / "gpu").glob("*.cu"))
+assert (folder / "py.typed").exists()
+assert importlib.metadata.version("chainrob") == chainrob.__version__
+from chainrob.cli import main
+assert main(["iris", "--trials", "1", "--iterations", "2", "--out", "out"]) == 0
+assert list(pathlib.Path("out").glob("*.png"))
+"""
+    script = tmp_path / "program.py"
+    script.write_text(f"TARGET = {str(target)!r}\n{program}")
+    run_quietly(script, folder=tmp_path, PYTHONPATH=str(target))

@@ -9,6 +9,7 @@ model and second derivatives are decided here, once:
 - ``model_gradients``: one estimate for all parameters of a model, from what the layers recorded.
 - ``scopes``: which gradients form one row.
 - ``observers``, ``recorder``: who watches, and who waits for the end of the pass.
+- ``sample_index``: which rows are one sample, where the first axis does not say it.
 - ``exact``: the switch back to plain sums.
 """
 
@@ -18,6 +19,7 @@ from chainrob.aggregation.layer_options import Aggregation, Reduction, Scope, ch
 from chainrob.aggregation.model_gradients import Entry, mean_gradients, model_gradients
 from chainrob.aggregation.observers import Observation, add_observer, remove_observer
 from chainrob.aggregation.recorder import Recorder, Recording
+from chainrob.aggregation.sample_index import SampleAxisWarning, samples
 
 __all__ = [
     "Aggregation",
@@ -27,6 +29,7 @@ __all__ = [
     "Recorder",
     "Recording",
     "Reduction",
+    "SampleAxisWarning",
     "Scope",
     "add_observer",
     "check_options",
@@ -35,4 +38,5 @@ __all__ = [
     "mean_gradients",
     "model_gradients",
     "remove_observer",
+    "samples",
 ]

@@ -18,7 +18,7 @@ from chainrob.aggregation.recorder import record
 from chainrob.aggregation.scopes import count_samples, pullback
 from chainrob.robustifiers import CoordinateWise, Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
-from chainrob.sample_gradients import SampleGradients
+from chainrob.sample_gradients import RowIndex, RowSums, SampleGradients, summed_rows
 from chainrob.sample_gradients.base import Array
 
 Build = Callable[[tuple[Array, ...], Sequence[int]], Mapping[int, SampleGradients]]
@@ -110,7 +110,22 @@ class LayerGradients:
         then carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
         """
         arrays, n_samples = self.scaled(arrays)
-        return self.build(arrays, self.wanted), n_samples
+        operators = self.build(arrays, self.wanted)
+        rows = self.rows_of_samples(arrays)
+        if rows is None:
+            return operators, n_samples
+        if self.aggregation.scope == "model":  # all uses are first put together
+            return {key: RowSums(one, rows) for key, one in operators.items()}, n_samples
+        return summed_rows(operators, rows), n_samples
+
+    def rows_of_samples(self, arrays: tuple[Array, ...]) -> RowIndex | None:
+        """To which sample each row belongs, where ``chainrob.samples`` says it."""
+        samples = self.aggregation.samples
+        return None if samples is None else samples.rows(self.n_rows(arrays), self.function)
+
+    def n_rows(self, arrays: tuple[Array, ...]) -> int:
+        """The entries of gy's sample axis, positions of one put together."""
+        return int(arrays[-1].shape[self.sample_axis]) // self.n_positions
 
     def scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int]:
         """The arrays with gy in the unit of contract 1, and N.
@@ -118,7 +133,8 @@ class LayerGradients:
         float16 becomes float32 first: N times what a scaled loss leaves there is soon beyond it.
         """
         *inputs, gy = (one.astype(np.float32) if one.dtype == np.float16 else one for one in arrays)
-        n_samples = gy.shape[self.sample_axis] // self.n_positions
+        rows = self.rows_of_samples(arrays)
+        n_samples = self.n_rows(arrays) if rows is None else rows.n_samples
         if self.aggregation.loss_reduction == "mean":
             gy = gy * gy.dtype.type(n_samples)
         return (*inputs, gy), n_samples
@@ -159,6 +175,9 @@ class LayerGradients:
         assert plan.robustifier is not None
         inputs, n_samples = self.scaled(arrays)
         operators = self.build(inputs, self.wanted)
+        index = self.rows_of_samples(inputs)
+        if index is not None:  # not resolved: cotangents are wanted of the single rows
+            operators = {key: RowSums(one, index) for key, one in operators.items()}
         rows = [self._explicit(operators[index]) for index in self.wanted]
         given = [
             row.xp.zeros((*row.replicas, *row.shape), row.compute_dtype)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chainrob.aggregation.exact import is_exact
+from chainrob.aggregation.sample_index import SampleIndex, current_samples
 from chainrob.robustifiers.mean import Mean
 
 Scope = Literal["unit", "parameter", "layer", "model"]
@@ -40,12 +41,14 @@ class Aggregation:
         scope: ``'unit'``, ``'parameter'``, ``'layer'``; ``'model'`` only with an owner.
         owner: the layer that runs the function (a Chainer link, a PyTorch module), by which
             observers and recorders know it.
+        samples: which rows are one sample: what ``chainrob.samples`` says when the layer is run.
     """
 
     robustifier: Callable[[Any], Any] | None
     loss_reduction: Reduction = "mean"
     scope: Scope = "layer"
     owner: Any = None
+    samples: SampleIndex | None = field(default_factory=current_samples)
 
     def __post_init__(self) -> None:
         check_options(self.robustifier, self.loss_reduction, self.scope)
@@ -64,10 +67,19 @@ class Aggregation:
             return robustifier
         return cls(robustifier, loss_reduction, scope)
 
+    def axis_of(self, n_batch_axes: int) -> int:
+        """Which of a layer's batch axes counts the samples: the first, unless
+        ``chainrob.samples`` says another and the layer has it.
+        """
+        axis = 0 if self.samples is None else self.samples.axis
+        return axis if axis < n_batch_axes else 0
+
     def now(self) -> Aggregation:
         """The settings themselves; those of the plain sum inside ``exact_backward``, or where there
         is no robustifier.
         """
         if self.robustifier is not None and not is_exact():
             return self
-        return Aggregation(Mean(nonfinite="propagate"), self.loss_reduction, "parameter", None)
+        return Aggregation(
+            Mean(nonfinite="propagate"), self.loss_reduction, "parameter", None, None
+        )

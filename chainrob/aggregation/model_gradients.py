@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from chainrob.aggregation.observers import watched_estimate
 from chainrob.aggregation.recorder import Recording
+from chainrob.aggregation.sample_index import ADVICE
 from chainrob.aggregation.scopes import count_samples, plain_mean
 from chainrob.sample_gradients import SampleGradients, add_up
 from chainrob.sample_gradients.base import Array
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
             return cls(name, recording, add_up(recording.operators))
         except ValueError as error:
             raise ValueError(
-                f"RobustGradient: parameter {name} is used several times: {error}"
+                f"RobustGradient: parameter {name} is used several times: {error}; {ADVICE}"
             ) from error
 
 
@@ -59,7 +60,7 @@ def model_gradients(
     if len(set(counts.values())) > 1:
         raise ValueError(
             f"RobustGradient: all parameters must see the same samples, found numbers of "
-            f"samples {_by_value(counts)}"
+            f"samples {_by_value(counts)}; {ADVICE}"
         )
     reductions = {one.name: one.recording.loss_reduction for one in entries}
     if len(set(reductions.values())) > 1:

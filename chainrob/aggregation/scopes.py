@@ -49,7 +49,7 @@ def estimate_watched(
         nobody watches, and for a plain callable, whose weights nobody knows.
     """
     none = gradients[0].xp.ones((*gradients[0].replicas, 0)) if watch and gradients else None
-    if gradients and gradients[0].n_samples == 0 and not _spans_ranks(robustifier):
+    if gradients and gradients[0].n_samples == 0 and not spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
         return [one.zeros() for one in gradients], none
     if not isinstance(robustifier, Robustifier):
@@ -90,7 +90,7 @@ def _apart(
 
 def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
     """N: the samples at hand, or those of all ranks where the robustifier is distributed."""
-    if not _spans_ranks(robustifier):
+    if not spans_ranks(robustifier):
         return n_samples
     return robustifier.count_samples(n_samples)  # type: ignore[attr-defined]
 
@@ -98,12 +98,13 @@ def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:
 def plain_mean(robustifier: Callable[[Any], Any], gradients: SampleGradients) -> Array:
     """The plain mean of the rows that the robustifier would see: those of all ranks, if it does."""
     mean: Any = Mean(nonfinite="propagate")
-    if _spans_ranks(robustifier):
+    if spans_ranks(robustifier):
         mean = robustifier.of(mean)  # type: ignore[attr-defined]
     return mean(gradients)
 
 
-def _spans_ranks(robustifier: Any) -> bool:
+def spans_ranks(robustifier: Any) -> bool:
+    """Whether it estimates from the samples of several ranks."""
     return hasattr(robustifier, "count_samples")
 
 

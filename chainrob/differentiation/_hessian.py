@@ -51,8 +51,10 @@ class Curvature:
     smallest: Array
     largest: Array
     exact: bool
-    direction: Array | None = None
-    """Where inverse iteration was needed: the direction (B, n) of the smallest curvature."""
+    weakest: Array | None = None
+    """Directions (B, n) of the smallest eigenvalue, of length 1."""
+    iterated: bool = False
+    """Whether inverse iteration was needed."""
 
     @property
     def condition_number(self) -> Array:
@@ -145,11 +147,11 @@ class Hessian:
             rest = self._norm()[:, None, None] * (self.xp.eye(self.size) - projector)
             matrix = projector @ matrix @ projector
             top, matrix = matrix - rest, matrix + rest
-        smallest = self.xp.linalg.eigvalsh(matrix)[:, 0]
+        values, vectors = self.xp.linalg.eigh(matrix)
         largest = self.xp.linalg.eigvalsh(top)[:, -1]
         to_host = chainer.backends.cuda.to_cpu
-        smallest, largest = to_host(smallest), to_host(largest)
-        return Curvature(smallest, np.maximum(largest, smallest), True)
+        smallest, largest = to_host(values[:, 0]), to_host(largest)
+        return Curvature(smallest, np.maximum(largest, smallest), True, vectors[:, :, 0])
 
     def _lanczos(self, tangent: Tangent) -> Curvature:
         from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
@@ -162,7 +164,7 @@ class Hessian:
         def inside(flat: np.ndarray) -> Array:
             return self.xp.asarray(flat.reshape(self.problems, self.size), dtype=self.dtype)
 
-        def extreme(which: str, shift: float, tolerance: float) -> float | None:
+        def extreme(which: str, shift: float, tolerance: float) -> tuple[float, Array] | None:
             def apply(flat: np.ndarray) -> np.ndarray:
                 moved = inside(flat)
                 along = tangent.project(moved)
@@ -171,24 +173,25 @@ class Hessian:
 
             operator = LinearOperator((total, total), matvec=apply, dtype=np.float64)
             try:
-                found = eigsh(
+                values, vectors = eigsh(
                     operator, k=1, which=which, v0=start, tol=tolerance, maxiter=5,
-                    ncv=min(total, 30 if which == "LA" else 60), return_eigenvectors=False,
+                    ncv=min(total, 30 if which == "LA" else 60),
                 )  # fmt: skip
             except ArpackNoConvergence:
                 return None
             except ArpackError:  # the first product was zero
-                return 0.0
-            return float(found[0])
+                return 0.0, inside(start)
+            return float(values[0]), inside(vectors[:, 0])
 
-        largest = extreme("LA", 0.0, 1e-2)
-        if largest is None:
+        top = extreme("LA", 0.0, 1e-2)
+        if top is None:
             return Curvature(np.nan * ones, np.nan * ones, False)
-        smallest = extreme("SA", 0.0 if tangent.is_whole else 2 * abs(largest) + 1e-300, 1e-2)
-        if smallest is None:
-            smallest, direction = self._by_inverse_iteration(tangent, inside(start))
-            return Curvature(smallest * ones, largest * ones, False, direction)
-        return Curvature(smallest * ones, largest * ones, False)
+        shift = 0.0 if tangent.is_whole else 2 * abs(top[0]) + 1e-300
+        bottom = extreme("SA", shift, 1e-2)
+        iterated = bottom is None
+        if bottom is None:
+            bottom = self._by_inverse_iteration(tangent, inside(start))
+        return Curvature(bottom[0] * ones, top[0] * ones, False, bottom[1], iterated)
 
     def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> tuple[float, Array]:
         """About the smallest eigenvalue where Lanczos' iteration is too slow: from above.

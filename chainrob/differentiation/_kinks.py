@@ -35,16 +35,16 @@ _chosen: contextvars.ContextVar[Choice | None] = contextvars.ContextVar("chosen"
 def subgradient(name: str) -> Iterator[None]:
     r"""Inside, derivatives at kinks are the named subgradients instead of errors.
 
-    ==============================  ==========  ===========  ==========
+    ==============================  ==========  ============  ===========
     at the kink of                  ``'left'``  ``'middle'``  ``'right'``
-    ==============================  ==========  ===========  ==========
-    \|x\| at 0                      -1          0            1
-    relu(x) at 0                    0           1/2          1
-    clip(x, a, b) at a; at b        0; 1        1/2; 1/2     1; 0
-    max(x, y) in x where x = y      0           1/2          1
-    min(x, y) in x where x = y      1           1/2          0
-    max of many equals              the last    equal parts  the first
-    ==============================  ==========  ===========  ==========
+    ==============================  ==========  ============  ===========
+    \|x\| at 0                      -1          0             1
+    relu(x) at 0                    0           1/2           1
+    clip(x, a, b) at a; at b        0; 1        1/2; 1/2      1; 0
+    max(x, y) in x where x = y      0           1/2           1
+    min(x, y) in x where x = y      1           1/2           0
+    max of many equals              the last    equal parts   the first
+    ==============================  ==========  ============  ===========
 
     That is the slope below the kink, the mean of both slopes, and the slope above it: for one
     number the limits of ``backward_difference``, ``central_difference`` and

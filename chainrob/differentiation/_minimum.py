@@ -12,7 +12,7 @@ import numpy as np
 import chainer
 from chainrob.differentiation._conjugate_gradients import LinearSolve
 from chainrob.differentiation._constrained import Optimum
-from chainrob.differentiation._hessian import Hessian
+from chainrob.differentiation._hessian import Curvature, Hessian
 from chainrob.differentiation._minimisers import Problem
 from chainrob.differentiation._tangent import Tangent, whole_space
 
@@ -123,16 +123,18 @@ def measure(
     steps = _newton_steps(hessian, tangent, smallest, residuals, scale)
     moved = xp.asarray(flat + tangent.project(_displacement(xp, flat, tolerance))).astype(x.dtype)
     beside = problem.hessian(moved.reshape(x.shape))
-    if curvature.direction is None:
-        nearby = beside.curvature(tangent).smallest
+    if curvature.iterated:
+        nearby = np.full(len(smallest), beside.quotient(curvature.weakest))
     else:
-        nearby = np.full(len(smallest), beside.quotient(curvature.direction))
+        nearby = beside.curvature(tangent).smallest
+    follows = _follows(problem, x, hessian, curvature, tolerance, scale)
     values = _host(hessian.values)
     limits = [_Limits() for _ in values] if optimum is None else _limits(optimum, data, tolerance)
     judged = [
         _faults(
             x.dtype, tolerance, values[k], residuals[k], steps[k], smallest[k], nearby[k],
             float(curvature.condition_number[k]), float(abs(flat[k]).max()), limits[k],
+            bool(follows[k]),
         )
         for k in range(len(values))
     ]  # fmt: skip
@@ -176,13 +178,19 @@ def verify(report: ArgminReport) -> None:
     """Raise NotAMinimumError unless the report describes an isolated minimum."""
     if report.verdict != "refused":
         return
+    hint = ""
+    if report.linear_solver == "cg" and report.smallest_curvature == 0:
+        hint = (
+            " Conjugate gradients cannot tell a flat direction from bad conditioning: "
+            "preconditioner='diagonal' or linear_solver='dense' may."
+        )
     raise NotAMinimumError(
         f"argmin: {'; '.join(report.reasons)}. Measured: stationarity residual "
         f"{report.residual:.3g}, smallest curvature {report.smallest_curvature:.3g}, "
         f"conditioning {report.condition_number:.3g}, objective {report.value:.6g}. "
         f"Remedy: run the solver longer (or widen tolerance=... where fewer digits will do), start "
         f"it elsewhere, or, if the objective has no isolated minimum there, give it one with a "
-        f"term that grows, such as c * sum(x**2).",
+        f"term that grows, such as c * sum(x**2).{hint}",
         report,
     )
 
@@ -225,7 +233,7 @@ def _limits(optimum: Optimum, data: Sequence[Array], tolerance: float) -> list[_
 
 def _faults(
     dtype: Any, tolerance: float, value: float, residual: float, step: float, smallest: float,
-    nearby: float, condition: float, largest_x: float, limits: _Limits,
+    nearby: float, condition: float, largest_x: float, limits: _Limits, follows: bool,
 ) -> list[str]:  # fmt: skip
     """Why one problem's point is no isolated minimum; nothing if it is one."""
     eps = float(np.finfo(dtype).eps)
@@ -259,6 +267,11 @@ def _faults(
         faults.append(
             f"the minimum is degenerate: within the tolerance the smallest curvature changes "
             f"from {smallest:.3g} to {nearby:.3g}"
+        )
+    if not follows:
+        faults.append(
+            "the gradient is lost in rounding: a small step does not change it as the smallest "
+            "curvature promises"
         )
     if smallest * size <= eps * abs(value):
         faults.append("the objective is flat to rounding in some direction")
@@ -305,6 +318,37 @@ def _newton_steps(
         return steps
     lengths = _host(xp.linalg.norm(step.astype(np.float64), axis=-1)) / scale
     return np.where(good, lengths, _INFINITE)
+
+
+def _follows(
+    problem: Problem, x: Array, hessian: Hessian, curvature: Curvature, tolerance: float,
+    scale: Array,
+) -> Array:  # fmt: skip
+    """Whether the gradient changes along the weakest direction (B,), as it does at a minimum.
+
+    Where an objective only tends to its infimum, as softplus(-x), the terms of the gradient cancel
+    to an exact zero in the end, while the curvature is a product and stays positive.
+    """
+    count = len(curvature.smallest)
+    if curvature.weakest is None:
+        return np.ones(count, bool)
+    xp, eps = hessian.xp, float(np.finfo(x.dtype).eps)
+    rounding = eps * np.where(curvature.smallest > 0, curvature.condition_number, 1.0)
+    relative = np.maximum(tolerance, 100 * rounding)
+    asked = (curvature.smallest > 0) & (relative < 1e-2)  # beyond, rounding alone could hide it
+    lengths = xp.asarray(np.where(asked, relative, 0.0) * scale)[:, None]
+    unit = curvature.weakest / xp.linalg.norm(curvature.weakest, axis=-1, keepdims=True).clip(
+        1e-300
+    )
+    flat = x.reshape(unit.shape)
+    moved = (flat + lengths * unit).astype(x.dtype)
+    with np.errstate(all="ignore"):
+        slopes = problem.value_and_gradient(moved.reshape(x.shape))[1].reshape(unit.shape)
+        gained = ((slopes - hessian.gradient) * unit).sum(axis=-1).astype(np.float64)
+        promised = (hessian.product((moved - flat).astype(x.dtype)) * unit).sum(axis=-1)
+    gained, promised = _host(gained), _host(promised.astype(np.float64))
+    told = asked & np.isfinite(gained) & (promised > 0)
+    return ~(told & (gained < 0.1 * promised))
 
 
 def _displacement(xp: Any, flat: Array, tolerance: float) -> Array:

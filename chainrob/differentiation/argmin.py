@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -140,6 +141,10 @@ def argmin(
         data=arrays,
     )
     verify(report)
+    if batched:  # at the start their influence on each other may have been zero
+        with chainer.force_backprop_mode():
+            there = chainer.Variable(x)
+            _check_apart(problem.variable(there), there)
     inputs = (*data, *thetas)
     x_star = _Argmin(problem, x, found, report).apply(inputs)[0] if inputs else chainer.Variable(x)
     x_star.report = report
@@ -347,10 +352,38 @@ def _check_objective(
         )
     if id(x.node) not in reached:
         raise ValueError("objective must depend on x, found that it does not")
-    if batched and len(start) > 1:
-        half = start.dtype.type(1) * (value.xp.arange(len(start)) % 2 == 0)
-        (slope,) = gradients([value], [x], [chainer.Variable(half.astype(value.dtype))])
-        if bool((slope.array[1::2] != 0).any()):
+    with chainer.no_backprop_mode():
+        again = objective(*own).array.astype(np.float64)
+    once = value.array.astype(np.float64)
+    rounding = 1e3 * float(np.finfo(start.dtype).eps) * abs(once)
+    if bool((abs(again - once) > rounding).any()):
+        raise ValueError(
+            "objective must give the same number whenever it is asked, found that it is random; "
+            "dropout is switched off by chainer.using_config('train', False)"
+        )
+    if batched:
+        _check_apart(value, x)
+
+
+def _check_apart(values: Variable, x: Variable) -> None:
+    """Refuse a batch in which one problem's number depends on the x of another.
+
+    Every problem gets as many marks as every other, but different ones. So for any two there is a
+    mark that one has and the other has not, and the gradient of all numbers with that mark must be
+    exactly zero in the x of the problems without it.
+    """
+    count = len(x)
+    marks = 0
+    while math.comb(marks, marks // 2) < count:
+        marks += 1
+    owners = itertools.islice(itertools.combinations(range(marks), marks // 2), count)
+    table = np.zeros((count, marks), bool)
+    for row, mine in zip(table, owners, strict=True):
+        row[list(mine)] = True
+    for has in table.T:
+        weight = values.xp.asarray(has, dtype=values.dtype)
+        (slope,) = gradients([values], [x], [chainer.Variable(weight)])
+        if bool((slope.array[values.xp.asarray(~has)] != 0).any()):
             raise ValueError(
                 "objective must keep the problems of a batch apart, found that the numbers of some "
                 "depend on the x of others"

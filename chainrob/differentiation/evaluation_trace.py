@@ -13,7 +13,7 @@ from chainrob.differentiation import _recorded, _trace_text
 from chainrob.differentiation._closed import as_array, gradients
 from chainrob.differentiation._dot import render_dot, to_dot
 from chainrob.differentiation._formulas import partials
-from chainrob.differentiation._kinks import KinkHook, every_choice
+from chainrob.differentiation._kinks import KinkHook, every_choice, require_finite
 from chainrob.differentiation._operations import operations
 from chainrob.differentiation._recorded import OperationCounts, Step
 
@@ -124,9 +124,14 @@ class EvaluationTrace:
                 table.update({name: _recorded.rounded(one, digits) for name, one in pushed.items()})
             return table
 
-        table = every_choice(self._nodes, sweep)
+        table = self._finite(every_choice(self._nodes, sweep))
         plain = {name: _recorded.plain(value) for name, value in table.items()}
         return {**plain, "y": plain[self.output]}
+
+    def _finite(self, table: dict[str, Any]) -> dict[str, Any]:
+        names, output = self._alive
+        require_finite(output, list(names.values()), list(table.values()))
+        return table
 
     def _push(self, node: Any, table: dict[str, Any]) -> dict[str, Any]:
         """The tangents of a node's outputs: its own backward, which is linear, transposed."""
@@ -194,7 +199,9 @@ class EvaluationTrace:
         return self._reverse(None, None, bundled=True)
 
     def _reverse(self, adjoint: Any, digits: int | None, bundled: bool) -> dict[str, Any]:
-        table = every_choice(self._nodes, lambda: self._pull(adjoint, digits, bundled))
+        table = self._finite(
+            every_choice(self._nodes, lambda: self._pull(adjoint, digits, bundled))
+        )
         order = [step.name for step in reversed(self.steps)] + list(reversed(self.inputs))
         plain = {name: _recorded.plain(table[name]) for name in order}
         return {"y": plain[self.output], **plain}

@@ -119,10 +119,14 @@ class Functional:
                 f"parameters must be one vector of shape {(sum(sizes),)}, found {vector.shape}"
             )
         ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-        return tuple(
+        parts = [
             F.reshape(vector[end - size : end], shape)
             for end, size, shape in zip(ends, sizes, self.shapes, strict=True)
-        )
+        ]
+        dtypes = [one.dtype for one in self._parameters]
+        if len(set(dtypes)) > 1:  # a model of mixed precision needs each in its own
+            parts = [F.cast(part, dtype) for part, dtype in zip(parts, dtypes, strict=True)]
+        return tuple(parts)
 
     def assign(self, *parameters: Any) -> None:
         """Write values into the model itself: arrays or Variables, as a call takes them."""

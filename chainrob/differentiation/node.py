@@ -68,6 +68,9 @@ class Node:
                 f"node {self.name!r}: function must be callable, found "
                 f"{type(self.function).__name__}"
             )
+        given: Any = self.inputs  # one name may come as itself
+        inputs = (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "outputs", tuple(self.outputs) or (self.name,))
         if self.is_link and not (self.parameters is None and self.adjoint is None):
             raise ValueError(f"node {self.name!r}: a link has its own parameters and adjoint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ def per_sample_gradients(
         model: A Link or Chain of layers with a robust form in ``chainrob.links``; robust ones will
             do as well.
         loss: ``loss(model(x), t)`` gives a Variable of one number that joins the samples as
-            ``loss_reduction`` says: any of Chainer's losses.
+            ``loss_reduction`` says: any of Chainer's losses. One that divides by another number
+            (``softmax_cross_entropy`` by the labels that it does not ignore, unless
+            ``normalize=False``) or mixes the samples gets a warning.
         x: Batch, N samples along the first axis, or a tuple of such arguments of the model.
         t: Targets, N along the first axis.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
@@ -55,9 +58,9 @@ def per_sample_gradients(
         A :class:`PerSampleGradients`.
 
     Raises:
-        ValueError: If a link has no robust form and ``loop`` is off; if the model mixes the samples
-            (BatchNormalization in training mode); or if the loss is not one number or depends on no
-            parameter.
+        ValueError: If there is no sample; if a link has no robust form and ``loop`` is off; if the
+            model mixes the samples (BatchNormalization in training mode); or if the loss is not one
+            number or depends on no parameter.
         TypeError: If the model is no Link.
 
     Example:
@@ -75,11 +78,13 @@ def per_sample_gradients(
     if not isinstance(model, chainer.Link):
         raise TypeError(f"model must be a chainer.Link, found {type(model).__name__}")
     inputs = x if isinstance(x, tuple) else (x,)
+    if not len(t):
+        raise ValueError("t must hold at least one sample, found none")
     parameters = named_parameters(model)
     names = {id(one): name for name, one in parameters.items()}
     recorder = Recorder()
     with _recording(model, recorder, loss_reduction, loop):
-        slopes = _slopes(model, loss, inputs, t, parameters)
+        slopes = _slopes(model, loss, inputs, t, parameters, loss_reduction)
         uses: dict[str, list[SampleGradients]] = {}
         for one in recorder.collect():
             if id(one.target) not in names:
@@ -245,10 +250,12 @@ def _slopes(
     inputs: tuple[Any, ...],
     t: Any,
     parameters: Mapping[str, chainer.Parameter],
+    reduction: str | None = None,
 ) -> dict[str, Array]:
     """Gradients of the loss by name, without those that it does not depend on."""
     with chainer.force_backprop_mode():
-        value = loss(model(*inputs), t)
+        y = model(*inputs)
+        value = loss(y, t)
         if not isinstance(value, chainer.Variable) or value.size != 1:
             found = getattr(value, "shape", type(value).__name__)
             raise ValueError(f"loss must return a Variable of one number, found {found}")
@@ -256,8 +263,42 @@ def _slopes(
             return {}
         used = {name: one for name, one in parameters.items() if one.array is not None}
         slopes = chainer.grad([value], list(used.values()))
+    if reduction is not None and isinstance(y, chainer.Variable) and len(y) == len(t):
+        _warn_unless_it_adds_up(loss, chainer.Variable(y.array), t, value.array, reduction)
     pairs = zip(used, slopes, strict=True)
     return {name: slope.array for name, slope in pairs if slope is not None}
+
+
+def _warn_unless_it_adds_up(
+    loss: Callable[[Any, Any], Any], y: Any, t: Any, whole: Array, reduction: str
+) -> None:
+    """Compare the loss with that of parts of the batch: a mean or a sum of samples adds up.
+
+    Parts have two samples or more. A loss that knows the number of samples raises on them as a
+    rule, and is believed.
+    """
+    count = len(t)
+    ends = [0, 2, 2 + (count - 2) // 2, count] if count >= 6 else [0, 2, count]
+    if count < 4:
+        return
+    values, sizes = [], []
+    with chainer.no_backprop_mode():
+        for start, end in pairwise(ends):
+            try:
+                part = loss(y[start:end], t[start:end])
+            except Exception:
+                return  # it takes whole batches only
+            values.append(float(part.array) * (end - start if reduction == "mean" else 1))
+            sizes.append(abs(values[-1]))
+    total = float(whole) * (count if reduction == "mean" else 1)
+    rounding = float(np.finfo(whole.dtype).eps) ** 0.5 * max(abs(total), *sizes)
+    if np.isfinite([total, *values]).all() and abs(sum(values) - total) > rounding:
+        warnings.warn(
+            f"the loss is not the {reduction} of the samples' own losses (parts of the batch add "
+            f"up to {sum(values):.6g}, the whole is {total:.6g}), so the rows are not their "
+            f"gradients; see loss_reduction, and normalize=False of softmax_cross_entropy",
+            stacklevel=4,
+        )
 
 
 def _one_by_one(

@@ -10,6 +10,7 @@ from chainer.functions.connection import embed_id as stock
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import embedding_pullback, embedding_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
+from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
 
@@ -57,7 +58,7 @@ def embed_id(
     moves rare ids. Weighting robustifiers give one weight a sample and have no such effect.
 
     Args:
-        x: integer ids, (N, ...).
+        x: integer ids, (N, ...); ``chainrob.samples`` can say which axis counts the samples.
         W: embedding matrix, (V, Q).
         ignore_label: id whose output is zero and whose row gets no gradient.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
@@ -83,4 +84,9 @@ def embed_id(
     plan = Aggregation.of(robustifier, loss_reduction, scope)
     if runs_plainly(plan):
         return chainer.functions.embed_id(x, W, ignore_label=ignore_label)
-    return EmbedIDFunction(plan, ignore_label).apply((x, W))[0]
+    axis = plan.axis_of(len(x.shape))
+    if axis:
+        ids = chainer.as_variable(x).array
+        x = array_module(ids).moveaxis(ids, axis, 0)
+    (y,) = EmbedIDFunction(plan, ignore_label).apply((x, W))
+    return chainer.functions.moveaxis(y, 0, axis) if axis else y

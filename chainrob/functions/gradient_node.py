@@ -14,11 +14,17 @@ import numpy as np
 
 import chainer
 from chainer import function_node
+from chainrob._chainer import clearing
 from chainrob.aggregation import Aggregation, LayerGradients
 from chainrob.aggregation.layer_gradients import Build, Pull
+from chainrob.aggregation.sample_index import new_step, watch_count
+from chainrob.aggregation.scopes import spans_ranks
+from chainrob.robustifiers import Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.base import Array
+
+clearing.LISTENERS.append(new_step)
 
 __all__ = ["Aggregation", "GradientNode", "RobustFunction"]
 
@@ -79,13 +85,26 @@ class GradientNode(function_node.FunctionNode):
         self.retain_inputs(tuple(range(len(arrays))))
         if self.traced:
             return self._replayed(arrays)
+        self._watch(arrays)
         return self.layer.estimates(arrays)
+
+    def _watch(self, arrays: tuple[Array, ...]) -> None:
+        """Warn where the rows of a link look as if they were no samples."""
+        plan = self.layer.aggregation
+        watched = plan.owner is not None and plan.samples is None
+        if watched and not isinstance(plan.robustifier, Mean) and not spans_ranks(plan.robustifier):
+            watch_count(plan.owner, self.layer.n_rows(arrays), plan.scope)
 
     def _replayed(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         """The gradients by the settings of the moment: ``@static_graph`` runs this once while it
         traces the pass, whose results it throws away, and then in every pass.
         """
         owner = self.settings.owner
+        if self.settings.samples is not None:
+            raise RuntimeError(
+                "chainrob.samples: @static_graph would keep the index of its first pass; leave it "
+                "out"
+            )
         self.layer.aggregation = (self.settings if owner is None else owner.aggregation).now()
         if self.layer.aggregation.scope != "model":
             return self.layer.estimates(arrays)

@@ -116,8 +116,8 @@ def linear(
         x: input, (N, ..., P); with replicas (T, N, P), or (N, P) shared by all of them.
         W: weights, (Q, P); T replicas of the layer in one graph are (T, Q, P).
         b: biases, (Q,) or (T, Q), or None.
-        n_batch_axes: batch axes of x; the first is the sample, and a sample's gradient is the sum
-            over the others.
+        n_batch_axes: batch axes of x; the first is the sample (``chainrob.samples`` can say
+            another), and a sample's gradient is the sum over the others.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
             ``chainer.functions.linear``.
         loss_reduction: how the loss joins the samples. With ``'mean'`` (Chainer's losses) row n is
@@ -160,6 +160,9 @@ def linear(
             raise ValueError(f"n_batch_axes must be at least 1, found {n_batch_axes}")
     elif n_batch_axes != 1:
         raise ValueError(f"n_batch_axes must be 1 where W has replica axes, found {n_batch_axes}")
+    axis = plan.axis_of(n_batch_axes)
+    if axis:
+        x = chainer.functions.moveaxis(x, axis, 0)
     batch_shape = x.shape[: replicas + n_batch_axes]
     positions = 1
     if replicas <= 0 and (n_batch_axes > 1 or x.ndim > 2):
@@ -171,4 +174,4 @@ def linear(
     (y,) = node.apply((x, W) if b is None else (x, W, b))
     if n_batch_axes > 1:
         y = chainer.functions.reshape(y, (*batch_shape, W.shape[-2]))
-    return y
+    return chainer.functions.moveaxis(y, 0, axis) if axis else y

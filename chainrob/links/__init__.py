@@ -18,12 +18,24 @@ from chainrob.links.ensemble import Ensemble
 from chainrob.links.linear import Linear
 from chainrob.links.mlp import MLP
 from chainrob.links.normalization import GroupNormalization, LayerNormalization
+from chainrob.links.recurrent import (
+    NStepBiGRU,
+    NStepBiLSTM,
+    NStepBiRNNReLU,
+    NStepBiRNNTanh,
+    NStepGRU,
+    NStepLSTM,
+    NStepRNNReLU,
+    NStepRNNTanh,
+)
 from chainrob.links.robust_link import RobustLink
 from chainrob.links.scale_bias import Bias, Scale
+from chainrob.links.tree_lstm import ChildSumTreeLSTM
 
 __all__ = [
     "MLP",
     "Bias",
+    "ChildSumTreeLSTM",
     "Convolution1D",
     "Convolution2D",
     "Convolution3D",
@@ -38,6 +50,14 @@ __all__ = [
     "GroupNormalization",
     "LayerNormalization",
     "Linear",
+    "NStepBiGRU",
+    "NStepBiLSTM",
+    "NStepBiRNNReLU",
+    "NStepBiRNNTanh",
+    "NStepGRU",
+    "NStepLSTM",
+    "NStepRNNReLU",
+    "NStepRNNTanh",
     "PReLU",
     "RobustLink",
     "Scale",

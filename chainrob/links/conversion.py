@@ -25,12 +25,8 @@ MIXES_SAMPLES = (
 )
 
 
-ONE_STEP = {
-    "LSTM": "chainer.links.LSTM",
-    "GRU": "chainer.links.StatefulGRU",
-    "RNN": "a chainer.links.Linear of input and state",
-}
-"""What runs one step of what Chainer's NStep links run in one function, by a part of their name."""
+RUN_AS_A_WHOLE = (chainer.links.rnn.n_step_rnn.NStepRNNBase,)
+"""Chains whose parts are never run by themselves."""
 
 
 class UnsupportedLinkWarning(UserWarning):
@@ -133,6 +129,13 @@ def robustify(
             if not isinstance(link, RobustLink):
                 link.__class__ = robust_forms()[type(link)]
             link.set_aggregation(robustifier, loss_reduction, scope)
+    converted = [name for name, _ in chosen if not reasons[name]]
+    for path, link in _walk(model, ""):
+        # A chain without parameters of its own may have to tell its links what they see.
+        form = robust_forms().get(type(link))
+        parts = [name for name in converted if name.startswith(f"{path}/")]
+        if form is not None and isinstance(link, chainer.Chain) and not link._params and parts:
+            link.__class__ = form
     return model
 
 
@@ -175,7 +178,7 @@ def named_layers(model: chainer.Link) -> list[tuple[str, chainer.Link]]:
     found: list[tuple[str, chainer.Link]] = []
     seen: set[int] = set()
     for name, link in _walk(model, ""):
-        own = bool(link._params) or isinstance(link, MIXES_SAMPLES)
+        own = bool(link._params) or isinstance(link, (*MIXES_SAMPLES, *RUN_AS_A_WHOLE))
         if own and id(link) not in seen:
             seen.add(id(link))
             found.append((name or "/", link))
@@ -184,7 +187,9 @@ def named_layers(model: chainer.Link) -> list[tuple[str, chainer.Link]]:
 
 def _walk(link: chainer.Link, path: str) -> Iterator[tuple[str, chainer.Link]]:
     yield path, link
-    if isinstance(link, chainer.ChainList):
+    if isinstance(link, RUN_AS_A_WHOLE):
+        children = []
+    elif isinstance(link, chainer.ChainList):
         children = [(str(number), child) for number, child in enumerate(link.children())]
     elif isinstance(link, chainer.Chain):
         children = [(name, child) for name, child in vars(link).items() if name in link._children]
@@ -247,18 +252,10 @@ def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str)
         if container is not None and scope != "model":
             return (
                 f"{type(container).__name__} runs it once a time step, and a sample's gradient is "
-                f"the sum over the steps; use scope='model', which estimates it after the pass"
+                f"the sum over the steps; use scope='model', which estimates it after the pass "
+                f"(and chainrob.samples, where the steps see different numbers of rows)"
             )
         return ""
-    container = _recurrent_container(model, name)
-    if container is not None and isinstance(container, chainer.links.rnn.n_step_rnn.NStepRNNBase):
-        kind = type(container).__name__
-        step = next((one for part, one in ONE_STEP.items() if part in kind), ONE_STEP["RNN"])
-        return (
-            f"it is a part of {kind}, which runs all its layers and time steps in one function; "
-            f"build the recurrence from {step}, called once a step, and convert that with "
-            f"scope='model'"
-        )
     for stock, form in robust_forms().items():
         if isinstance(link, stock):
             return (
@@ -274,7 +271,7 @@ def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str)
 def _recurrent_container(model: chainer.Link, name: str) -> chainer.Link | None:
     """The recurrent link of Chainer that the named link is a part of."""
     for path, link in _walk(model, ""):
-        inside = name.startswith(f"{path}/") and path != name
+        inside = name.startswith(f"{path}/") and (path or "/") != name
         if inside and any(
             kind.__module__.startswith("chainer.links.rnn.") for kind in type(link).__mro__
         ):

@@ -48,8 +48,8 @@ class ConvolutionND(_Filters, chainer.links.ConvolutionND):
     sample's gradient is the sum over its positions; see ``chainrob.functions.convolution_nd``.
 
     Args:
-        ndim, in_channels, out_channels, ksize, stride, pad, nobias, initialW, initial_bias,
-            cover_all, dilate, groups: as in ``chainer.links.ConvolutionND``.
+        ndim, in_channels, out_channels, ksize, stride, pad: as in ``chainer.links.ConvolutionND``.
+        nobias, initialW, initial_bias, cover_all, dilate, groups: likewise.
         robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
             sum.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
@@ -148,8 +148,9 @@ class DeconvolutionND(_Filters, chainer.links.DeconvolutionND):
     sample's gradient is the sum over its positions; see ``chainrob.functions.deconvolution_nd``.
 
     Args:
-        ndim, in_channels, out_channels, ksize, stride, pad, nobias, outsize, initialW,
-            initial_bias, dilate, groups: as in ``chainer.links.DeconvolutionND``.
+        ndim, in_channels, out_channels, ksize, stride, pad: as in
+            ``chainer.links.DeconvolutionND``.
+        nobias, outsize, initialW, initial_bias, dilate, groups: likewise.
         robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
             sum.
         loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.

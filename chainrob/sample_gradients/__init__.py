@@ -15,6 +15,8 @@ from chainrob.sample_gradients.embedding import EmbeddingGradients
 from chainrob.sample_gradients.joined import Joined
 from chainrob.sample_gradients.outer_product import OuterProducts
 from chainrob.sample_gradients.patches import PatchProducts, TransposedPatchProducts
+from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.row_sums import RowSums, summed_rows
 from chainrob.sample_gradients.summed import Summed, add_up
 from chainrob.sample_gradients.tiled import Tiled
 
@@ -27,9 +29,12 @@ __all__ = [
     "Mixed",
     "OuterProducts",
     "PatchProducts",
+    "RowIndex",
+    "RowSums",
     "SampleGradients",
     "Summed",
     "Tiled",
     "TransposedPatchProducts",
     "add_up",
+    "summed_rows",
 ]

@@ -18,6 +18,7 @@ import numpy as np
 from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.pullback import Derivative, Differentiable
 from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.row_index import RowIndex
 from chainrob.sample_gradients.rows import block_matrix, central_row, squared_distances
 
 __all__ = [
@@ -237,6 +238,10 @@ class SampleGradients(Differentiable, abc.ABC):
 
     def added_up(self, uses: Sequence[SampleGradients]) -> SampleGradients | None:
         """One operator for the sum of several of this kind, or None: see ``summed.add_up``."""
+        return None
+
+    def row_sums(self, rows: RowIndex) -> SampleGradients | None:
+        """The operator whose row n is the sum of sample n's rows, or None: see ``RowSums``."""
         return None
 
     def as_layer(self) -> SampleGradients:

@@ -20,6 +20,7 @@ from chainrob.sample_gradients.base import (
     central_row,
 )
 from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.row_index import RowIndex
 
 
 class Dense(Factored):
@@ -105,6 +106,10 @@ class Dense(Factored):
         matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
         means = self.xp.matmul(matrix, flat)
         return Dense(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
+
+    def row_sums(self, rows: RowIndex) -> Dense:
+        axis = len(self.replicas)
+        return Dense(rows.sums(self.rows.astype(self.compute_dtype, copy=False), axis), axis)
 
     def added_up(self, uses: Sequence[Any]) -> Dense:
         return Dense(sum(one.rows for one in uses), len(self.replicas))

@@ -19,6 +19,7 @@ from chainrob.sample_gradients.base import (
     RowSquares,
     SampleGradients,
 )
+from chainrob.sample_gradients.row_index import RowIndex
 from chainrob.sample_gradients.tiled import Tiled
 
 
@@ -65,6 +66,14 @@ class EmbeddingGradients(Tiled):
 
     def _made_of(self, *factors: Array) -> EmbeddingGradients:
         ids, gy = factors
+        return EmbeddingGradients(ids, gy, self.full_shape[0])
+
+    def row_sums(self, rows: RowIndex) -> EmbeddingGradients | None:
+        if rows.ragged:
+            return None
+        ids = rows.padded(self.ids, fill=-1)
+        ids = ids.reshape((rows.n_samples, ids.shape[1] * ids.shape[2]))
+        gy = rows.padded(self.gy).reshape((*ids.shape, self.gy.shape[-1]))
         return EmbeddingGradients(ids, gy, self.full_shape[0])
 
     def added_up(self, uses: Sequence[Any]) -> EmbeddingGradients:

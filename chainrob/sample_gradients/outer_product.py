@@ -23,6 +23,7 @@ from chainrob.sample_gradients.base import (
 )
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.row_index import RowIndex
 
 
 class OuterProducts(Factored):
@@ -173,6 +174,19 @@ class OuterProducts(Factored):
         x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
         share = share.astype(self.compute_dtype, copy=False)[..., None]
         return self.with_factors(x, self.xp.take(gy, index, axis=-2) * share)
+
+    def row_sums(self, rows: RowIndex) -> OuterProducts | None:
+        """Rows of one sample are positions; a shorter sample is filled up with zeros."""
+        if rows.ragged or self.by_unit:
+            return None
+
+        def positions(factor: Array) -> Array:
+            axis = self.sample_axis(factor)
+            array = rows.padded(factor, axis)
+            count = array.shape[axis + 1] * array.shape[axis + 2]
+            return array.reshape((*array.shape[: axis + 1], count, factor.shape[-1]))
+
+        return self.with_factors(*[positions(one) for one in self.factors])
 
     def added_up(self, uses: Sequence[Any]) -> OuterProducts:
         lead = (*self.replicas, self.n_samples)

@@ -10,6 +10,8 @@ import numpy as np
 from chainrob.sample_gradients.base import Array, Index, SampleGradients
 from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.normalized import larger
+from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.row_sums import RowSums
 from chainrob.sample_gradients.tiled import Tiled
 
 
@@ -33,12 +35,33 @@ def add_up(parts: Sequence[SampleGradients]) -> SampleGradients:
             f"add_up: all parts must have the same number of samples, shape and replicas, found "
             f"{sorted(alike)}"
         )
+    if any(isinstance(part, RowSums) for part in parts):
+        parts = _of_rows(parts)
     first = parts[0]
     if len(parts) == 1:
         return first
     alike_in_kind = all(type(part) is type(first) for part in parts)
     total = first.added_up(parts) if alike_in_kind else None
     return Summed(parts) if total is None else total
+
+
+def _of_rows(parts: Sequence[SampleGradients]) -> Sequence[SampleGradients]:
+    """Operators of rows and of samples in one form: one operator, or the samples of each."""
+    wrapped = []
+    for part in parts:
+        own = RowIndex(np.arange(part.n_samples), part.n_samples)
+        wrapped.append(part if isinstance(part, RowSums) else RowSums(part, own))
+    total = wrapped[0].added_up(wrapped)
+    if total is not None:
+        return [total]
+    resolved = [part.resolved() if isinstance(part, RowSums) else part for part in parts]
+    if any(isinstance(part, RowSums) for part in resolved):
+        raise NotImplementedError(
+            f"uses of one parameter whose rows are named by samples() must be of one kind and "
+            f"size, found {sorted({type(part.base).__name__ for part in wrapped})} of different "
+            f"shapes"
+        )
+    return resolved
 
 
 class Summed(Tiled):

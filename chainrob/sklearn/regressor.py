@@ -23,10 +23,10 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
     classes; those that scikit-learn's ``MLPRegressor`` has mean what they mean there.
 
     Args:
-        hidden_layer_sizes, robustifier, scope, activation, solver, alpha, batch_size,
-        learning_rate_init, max_iter, shuffle, random_state, tol, verbose, momentum, early_stopping,
-        validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, track_suspects: As in
-            ``RobustMLPClassifier``.
+        hidden_layer_sizes, robustifier, scope, activation: As in ``RobustMLPClassifier``.
+        solver, alpha, batch_size, learning_rate_init, max_iter, shuffle, random_state: Likewise.
+        tol, verbose, momentum, early_stopping, validation_fraction: Likewise.
+        beta_1, beta_2, epsilon, n_iter_no_change, track_suspects: Likewise.
         loss: ``'squared_error'`` (half the square), ``'absolute_error'`` or ``'huber'``, averaged
             over the outputs.
         huber_delta: Where Huber's loss turns from a square into a line, in units of y.

@@ -24,8 +24,9 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
     with NaN or infinity is an overflow: the layer's gradients become infinite, so the scaler skips
     the step and lowers the scale, whatever the robustifier would make of the rows.
 
-    Without it thresholds are in units of the scaled loss, and only float16 layers know an overflow
-    from a bad sample. The scaler is no part of the module: copies and pickles do not have it.
+    Without it thresholds are in units of the scaled loss, and only layers that ran in float16, or
+    under autocast to it, take NaN and infinity for an overflow rather than for a bad sample. The
+    scaler is no part of the module: copies and pickles do not have it.
 
     Args:
         module: the model; all robust layers below are told.
@@ -60,11 +61,16 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
     return module
 
 
-def scale_of(owner: Any, gy: torch.Tensor, ranks: Any = None) -> tuple[float, bool]:
-    """By how much the loss is scaled, and whether its gradient has overflowed on any rank."""
+def scale_of(
+    owner: Any, gy: torch.Tensor, in_half: bool = False, ranks: Any = None
+) -> tuple[float, bool]:
+    """By how much the loss is scaled, and whether its gradient has overflowed on any rank.
+
+    ``in_half`` says that the layer ran under autocast to float16.
+    """
     scaler = _scalers.get(owner) if _scalers and owner is not None else None
     scale = float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else None
-    if scale is None and gy.dtype != torch.float16:
+    if scale is None and gy.dtype != torch.float16 and not in_half:
         return 1.0, False
     finite = bool(torch.isfinite(gy).all())
     overflow = not (finite if ranks is None else ranks_of_ddp.all_agree(ranks, finite))

@@ -10,7 +10,9 @@ see what they would see without.
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,8 @@ __all__ = ["ModelGroup", "Pass", "held_robustifier"]
 class Pass:
     """What the layers of a group recorded in one backward pass."""
 
+    thread: int = 0
+    """The thread that runs it."""
     recordings: dict[int, Recording] = field(default_factory=dict)
     robustifiers: list[Any] = field(default_factory=list)
     sources: list[Tensor] = field(default_factory=list)
@@ -90,7 +94,8 @@ class ModelGroup:
         self._signature: frozenset[Any] = frozenset()
         self._first: weakref.ref[Any] | None = None
         self._number = 0
-        self._passes: dict[int, Pass] = {}
+        self._passes: dict[int, Pass] = {}  # by PyTorch's number of the backward pass
+        self._given_up: deque[int] = deque(maxlen=64)
         self._last: tuple[int, int] = (-1, -1)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,9 +146,15 @@ class ModelGroup:
     def record(self, call: Any, layer: LayerGradients, x: Tensor, gy: Tensor, scale: float) -> None:
         """Leave the sample gradients of one call for the end of the pass."""
         task = torch._C._current_graph_task_id()
-        for old in [one for one in self._passes if one != task]:
-            del self._passes[old]  # of a pass that an error ended
-        one_pass = self._passes.setdefault(task, Pass())
+        thread = threading.get_ident()
+        for number, old in tuple(self._passes.items()):
+            if number != task and old.thread == thread:
+                # Of a pass that an error ended; if this one runs inside it, it will say so.
+                self._passes.pop(number, None)
+                self._given_up.append(number)
+        one_pass = self._passes.setdefault(task, Pass(thread))
+        if task in self._given_up:
+            raise RuntimeError(f"{call.where}: {_INTERRUPTED}")
         with computing(gy):
             operators, _ = layer.operators(call.arrays(x, gy))
         one_pass.add(call, layer, operators, scale)
@@ -154,6 +165,8 @@ class ModelGroup:
         """The gradients of the gate's parameters, when all layers have been passed."""
         task = torch._C._current_graph_task_id()
         mine = self._passes.get(task)
+        if task in self._given_up:
+            raise RuntimeError(_INTERRUPTED)
         if mine is None or not mine.recordings:
             return (None,) * len(parameters)
         known = {id(one) for one in parameters}
@@ -172,6 +185,12 @@ class ModelGroup:
         if torch.is_grad_enabled() and mine.sources:
             return _undifferentiable(gradients, mine.sources)
         return gradients
+
+
+_INTERRUPTED = (
+    "scope='model' needs the whole backward pass at once, but another one through the same layers "
+    "ran inside it; use another scope"
+)
 
 
 def _key(parameter: Tensor) -> tuple[Any, ...]:

@@ -67,6 +67,7 @@ class RobustCall:
         leaves: the parameters, of which gradients may wait for the end of the pass.
         ranks: the process group of the DistributedDataParallel around the layer.
         dtype: what autocast makes of input and parameters.
+        in_half: whether it ran under autocast to float16, where a loss is scaled and may overflow.
     """
 
     kind: LayerKind
@@ -77,6 +78,7 @@ class RobustCall:
     leaves: Parameters = ()
     ranks: Any = None
     dtype: torch.dtype | None = None
+    in_half: bool = False
 
     def gradients(
         self, x: Tensor, gy: Tensor, parameters: Parameters, wanted: Sequence[int]
@@ -90,6 +92,7 @@ class RobustCall:
             axes = [size for axis, size in enumerate(gy.shape[:-1]) if axis != self.sample_axis]
             for size in axes:
                 positions *= size
+            positions = positions or 1  # a batch of empty sequences: see _laid_out
         return LayerGradients(
             self.kind.rows if positions == 1 else _with_positions(self.kind.rows, positions),
             plan,
@@ -113,15 +116,16 @@ class RobustCall:
         if self.sample_axis:
             tensor = tensor.movedim(self.sample_axis, 0)
         if self.kind.flat and tensor.ndim != 2:
-            tensor = (
-                tensor.reshape(-1, tensor.shape[-1])
-                if tensor.numel()
-                else tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
-            )
+            if not tensor.shape[1:-1].numel():
+                # A position of zeros adds what no position does: nothing.
+                return tensor.new_zeros(tensor.shape[0], tensor.shape[-1])
+            tensor = tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
         return tensor
 
     def restored(self, array: Any, like: Tensor) -> Tensor:
         """An array as ``arrays`` made it, in the tensor's own shape."""
+        if not like.numel():
+            return torch.zeros_like(like)
         tensor = to_tensor(array, like.dtype)
         shape = like.movedim(self.sample_axis, 0).shape
         return tensor.reshape(shape).movedim(0, self.sample_axis)
@@ -151,6 +155,11 @@ class RobustFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> Any:
         call: RobustCall = ctx.call
+        if torch._C._functorch.is_legacy_batchedtensor(gy):
+            raise RuntimeError(
+                f"{call.where}: a robust layer takes one output gradient at a time; leave "
+                f"is_grads_batched (in torch.autograd.functional: vectorize) False"
+            )
         x, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         gx = None
@@ -165,6 +174,13 @@ class RobustFunction(torch.autograd.Function):
                 found[key - 1] = gradient
         return None, None, gx, *found
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(
+            f"{ctx.call.where}: a robust layer has no forward-mode derivative; use "
+            f"chainrob.torch.plain(module) first"
+        )
+
 
 def _parameter_gradients(
     call: RobustCall,
@@ -178,7 +194,7 @@ def _parameter_gradients(
     dtypes = [parameters[key - 1].dtype for key in wanted]  # type: ignore[union-attr]
     scale = 1.0
     if not is_exact():
-        scale, overflow = loss_scale.scale_of(call.aggregation.owner, gy, call.ranks)
+        scale, overflow = loss_scale.scale_of(call.aggregation.owner, gy, call.in_half, call.ranks)
         if overflow:
             # Of a step that GradScaler is to skip, whatever a robustifier would make of it.
             return [torch.full_like(parameters[key - 1], torch.inf) for key in wanted]
@@ -322,10 +338,12 @@ def _apply(
         return kind.op(x, *parameters)
     where = f"{kind.function} {path!r}" if path else kind.function
     _check(kind, x, parameters, sample_axis, where)
-    dtype = None
-    if kind.casts and x.dtype.is_floating_point and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x = x.to(dtype)
+    dtype, in_half = None, False
+    if torch.is_autocast_enabled(x.device.type):
+        lower = torch.get_autocast_dtype(x.device.type)
+        in_half = lower == torch.float16
+        if kind.casts and x.dtype.is_floating_point:
+            dtype, x = lower, x.to(lower)
     token = None
     if group is not None:
         computed = [one for one in parameters if one is not None and not one.is_leaf]
@@ -337,7 +355,9 @@ def _apply(
             )
         token = group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
-    call = RobustCall(kind, aggregation, sample_axis, path, group, parameters, ranks, dtype)
+    call = RobustCall(
+        kind, aggregation, sample_axis, path, group, parameters, ranks, dtype, in_half
+    )
     return RobustFunction.apply(call, token, x, *parameters)
 
 

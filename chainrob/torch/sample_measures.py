@@ -12,7 +12,7 @@ from torch import Tensor
 from chainrob.aggregation import Observation, add_observer, remove_observer
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Joined, SampleGradients, add_up
-from chainrob.torch.module_conversion import plain, robustify
+from chainrob.torch.module_conversion import MIXES_SAMPLES, named_layers, plain, robustify
 from chainrob.torch.robust_modules import RobustModule
 from chainrob.torch.tensor_arrays import computing, to_tensor
 
@@ -38,12 +38,7 @@ class SampleMeasure:
     ) -> None:
         self._module = module
         self._measure = measure
-        self._converted = not any(
-            isinstance(one, RobustModule) and one.robustifier is not None
-            for one in module.modules()
-        )
-        if self._converted:
-            robustify(module, Mean(nonfinite="propagate"), loss_reduction=loss_reduction)
+        self._switched_on, self._converted = _made_robust(module, loss_reduction)
         self._watched = [one for one in module.modules() if isinstance(one, RobustModule)]
         for one in self._watched:
             add_observer(one, self._keep)
@@ -66,9 +61,11 @@ class SampleMeasure:
         for one in self._watched:
             remove_observer(one, self._keep)
         self._watched = []
-        if self._converted:
-            plain(self._module)
-            self._converted = False
+        for one in self._converted:
+            plain(one)
+        for one in self._switched_on:
+            one.robustifier = None
+        self._converted, self._switched_on = [], []
 
     def _keep(self, observation: Observation) -> None:
         task = torch._C._current_graph_task_id()
@@ -130,9 +127,9 @@ def per_sample_norms(module: torch.nn.Module, *, loss_reduction: str = "mean") -
     .. math:: \lVert g_n \rVert = \Big(\sum_l \lVert g_n^{(l)} \rVert^2\Big)^{1/2}, \qquad
         \lVert g_{y_n} x_n^\top \rVert = \lVert g_{y_n} \rVert \, \lVert x_n \rVert
 
-    Forward and backward passes inside ``with`` are measured, the last one counts. A robust module
-    is measured as it is; a plain one is made robust with ``Mean()`` meanwhile, which leaves its
-    gradients as they are, so all its layers need a robust form.
+    Forward and backward passes inside ``with`` are measured, the last one counts. Robust layers
+    are measured as they are; plain ones are made robust with ``Mean()`` meanwhile, which leaves
+    their gradients as they are, so they need a robust form. Frozen layers do not count.
 
     Args:
         module: the model.
@@ -143,7 +140,8 @@ def per_sample_norms(module: torch.nn.Module, *, loss_reduction: str = "mean") -
         SampleMeasure: ``total``, (N,) float64, over all parameters, and ``layers``.
 
     Raises:
-        ValueError: a plain module with layers that have no robust form.
+        ValueError: a plain module with layers that have no robust form. Where other layers are
+            robust, there is an ``UnsupportedModuleWarning`` instead, and they are left out.
 
     Example:
         >>> import torch, chainrob.torch
@@ -175,6 +173,41 @@ def gram(module: torch.nn.Module, *, loss_reduction: str = "mean") -> SampleMeas
                 [ 3.,  1.]], dtype=torch.float64)
     """
     return SampleMeasure(module, lambda parts: Joined(parts).gram(), loss_reduction)
+
+
+def _made_robust(
+    module: torch.nn.Module, loss_reduction: Any
+) -> tuple[list[RobustModule], list[torch.nn.Module]]:
+    """Give the layers that estimate nothing yet ``Mean()``, which leaves their gradients as they
+    are.
+
+    Returns:
+        robust layers that had no robustifier; plain layers, which are robust now.
+    """
+    mean = Mean(nonfinite="propagate")
+    robust = [one for one in module.modules() if isinstance(one, RobustModule)]
+    switched_on = [one for one in robust if one.robustifier is None]
+    for one in switched_on:
+        one.robustifier = mean
+
+    def left(_: str, one: torch.nn.Module) -> bool:
+        if isinstance(one, RobustModule):
+            return False
+        frozen = not any(parameter.requires_grad for parameter in one.parameters(recurse=False))
+        return not frozen or (isinstance(one, MIXES_SAMPLES) and one.training)
+
+    found = [one for name, one in named_layers(module) if left(name, one)]
+    if found:
+        recurrent = any(isinstance(one, torch.nn.RNNCellBase) for one in found)
+        robustify(
+            module,
+            mean,
+            layers=left,
+            scope="model" if recurrent else "layer",
+            loss_reduction=robust[0].loss_reduction if robust else loss_reduction,
+            strict=not robust,
+        )
+    return switched_on, [one for one in found if isinstance(one, RobustModule)]
 
 
 def _norms(parts: list[SampleGradients]) -> Any:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from chainrob.aggregation import Observation, add_observer, remove_observer
 from chainrob.aggregation.tally import WeightTally
+from chainrob.torch import gradient_accumulation
 from chainrob.torch.robust_modules import RobustModule
 
 __all__ = ["Suspects"]
@@ -67,6 +68,7 @@ class Suspects:
         self.tally = WeightTally(n_samples)
         self._names = None if layers is None else frozenset(layers)
         self._indices: np.ndarray | None = None
+        self._joined: Any = None  # the accumulation whose micro-batches the indices are of
         self._watched = [one for one in module.modules() if isinstance(one, RobustModule)]
         if not self._watched:
             raise ValueError(
@@ -108,6 +110,8 @@ class Suspects:
     def next(self, indices: Any) -> None:
         """Say which samples of the dataset the following backward passes see.
 
+        Inside ``accumulate_samples`` the micro-batches are one batch, and their indices one list.
+
         Args:
             indices: integers (B,), in the order of the batch.
         """
@@ -120,7 +124,11 @@ class Suspects:
                 f"{self.tally.n_samples - 1}, found shape {indices.shape} and values "
                 f"{indices.reshape(-1)[:5].tolist()}"
             )
-        self._indices = indices
+        running = (gradient_accumulation.running(one) for one in self._watched)
+        joined = next((one for one in running if one is not None), None)
+        if joined is not None and joined is self._joined and self._indices is not None:
+            indices = np.concatenate([self._indices, indices])
+        self._indices, self._joined = indices, joined
 
     def ranking(self) -> np.ndarray:
         """Indices of the samples that were weighed, the most suspect first."""

@@ -131,7 +131,9 @@ class RobustGradient:
         plain: list[Entry] = []
         masks: dict[str, Any] = {}
         for name, recording in self._named(self._recorder.collect()):
-            parameter = getattr(recording.owner, recording.name)
+            parameter = recording.target
+            if not isinstance(parameter, chainer.Parameter):
+                parameter = getattr(recording.owner, recording.name)
             entry = Entry.of(name, recording)
             masks[name] = mask = self._index_set.of(name, parameter)
             if mask is not True:

@@ -163,7 +163,8 @@ def test_one_row_a_sample_over_the_model(reduction):
 
 def test_what_does_not_fit_together_is_named_once():
     entries, _ = recorded(Recorder(), counts=(N, N - 2))
-    message = r"found numbers of samples 7 \(/l0/W, /l0/b\); 5 \(/l1/W, /l1/b\)$"
+    found = r"found numbers of samples 7 \(/l0/W, /l0/b\); 5 \(/l1/W, /l1/b\)"
+    message = found + r"; say with chainrob\.samples which rows are one sample \(manual: [^()]*\)$"
     with pytest.raises(ValueError, match=message):
         model_gradients(entries, chainrob.Mean(), Layer())
     entries, _ = recorded(Recorder(), reductions=("mean", "sum"))

@@ -96,7 +96,7 @@ Q, C = 2 * np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, 1.0])
 
 
 def test_the_quadratic_program_of_the_cvxopt_and_jaxopt_manuals():
-    """CVXOPT, User's guide, "Quadratic programming": x* = (0.25, 0.75), y = -2.75 ... of the form
+    """CVXOPT, User's guide, "Quadratic programming": x* = (0.25, 0.75) of
     min 2 x1^2 + x2^2 + x1 x2 + x1 + x2, x >= 0, x1 + x2 = 1; jaxopt's manual takes it over.
     """
     x = argmin(quadratic, np.full(2, 0.5), (Q, C), constraints=Simplex())

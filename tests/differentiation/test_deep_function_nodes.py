@@ -350,3 +350,9 @@ def test_time_and_memory_of_back_propagation():
 
     plain()
     assert least(lambda: network.adjoint(x, squared)) <= 3 * least(plain)
+
+
+def test_one_input_may_be_named_without_a_tuple():
+    network = DeepFunction([Node("out", F.tanh, "state")], inputs=("state",))
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    np.testing.assert_array_equal(network(x).array, np.tanh(x))

@@ -9,6 +9,7 @@ from chainer.utils.type_check import InvalidType
 from chainrob.differentiation import (
     argmin,
     central_difference,
+    evaluation_trace,
     functional,
     gauss_newton_vector_product,
     hessian,
@@ -247,3 +248,67 @@ class Hoarder(chainer.Chain):
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_evaluation_costs_and_traces_of_a_model():
+    """Two layers: what a sum of tanh costs, and the derivatives in all parameters at once."""
+    with chainer.using_config("dtype", np.float64):
+        model = chainer.Sequential(L.Linear(3, 4), F.tanh, L.Linear(4, 2))
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    f = functional(model)
+    assert f.names == ("/0/W", "/0/b", "/1/W", "/1/b")
+
+    def loss(*p):
+        return F.sum(F.tanh(f(*p, x)))
+
+    trace = evaluation_trace(loss, *f.parameters)
+    assert trace.inputs == ("u-3", "u-2", "u-1", "u0")
+    assert [step.expression.split("(")[0] for step in trace.steps] == [
+        "LinearFunction", "Tanh", "LinearFunction", "Tanh", "Sum",
+    ]  # fmt: skip
+    exact = vjp(loss, f.parameters)[1]
+    reverse = trace.reverse()
+    for name, slope in zip(trace.inputs, exact, strict=True):
+        np.testing.assert_allclose(reverse[name], slope, rtol=1e-12)
+    directions = [np.random.default_rng(k).normal(size=p.shape) for k, p in enumerate(exact)]
+    forward = trace.forward(*directions)["y"]
+    expected = sum(float((d * g).sum()) for d, g in zip(directions, exact, strict=True))
+    assert forward == pytest.approx(expected, rel=1e-12)
+    costs = trace.operations()
+    # Multiplications and additions of the two products, the tanhs, and the final sum.
+    assert costs.evaluation >= 5 * (2 * 3 * 4 + 2 * 4 * 2)
+    assert costs.reverse <= 3 * costs.evaluation
+
+
+def test_evaluations_of_differences_in_the_parameters_of_a_model():
+    with chainer.using_config("dtype", np.float64):
+        model = L.Linear(3, 2)
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    f = functional(model, flat=True)
+
+    def loss(p):
+        return F.sum(F.tanh(f(p, x)))
+
+    gradient, info = central_difference(loss, f.parameters, return_info=True)
+    assert info.evaluations == 2 * 8
+    np.testing.assert_allclose(gradient, vjp(loss, f.parameters)[1], rtol=1e-7)
+
+
+def test_one_vector_of_a_model_of_two_dtypes():
+    class Mixed(chainer.Chain):
+        def __init__(self):
+            super().__init__()
+            with self.init_scope():
+                self.first = L.Linear(3, 2, initialW=np.ones((2, 3), np.float16), nobias=True)
+                self.scale = chainer.Parameter(np.ones(2, np.float32))
+
+        def forward(self, x):
+            return F.cast(self.first(x), np.float32) * F.broadcast_to(self.scale, (len(x), 2))
+
+    model = Mixed()
+    f = functional(model, flat=True)
+    x = np.ones((4, 3), np.float16)
+    assert f.parameters.dtype == np.float32
+    np.testing.assert_array_equal(f(f.parameters, x).array, model(x).array)
+    slope = vjp(lambda p: F.sum(f(p, x)), f.parameters)[1]
+    np.testing.assert_allclose(slope, [4] * 6 + [12] * 2)

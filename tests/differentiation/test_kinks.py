@@ -175,3 +175,16 @@ def test_a_network_whose_units_rest_at_zero():
     assert not g2.any()
     with pytest.raises(ValueError, match="a ReLU of 0"):
         vjp(lambda v: F.sum(F.linear(F.relu(F.linear(v, w1)), w2)), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda a: F.sqrt(a - 2), lambda a: F.sqrt((a - 2) ** 2), lambda a: ((a - 2) ** 2) ** 0.5],
+    ids=["root", "modulus as a root", "modulus as a power"],
+)
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value):RuntimeWarning")
+def test_derivatives_that_are_not_finite_are_refused_alike(function):
+    trace = evaluation_trace(function, 2.0)
+    for run in (lambda: vjp(function, np.array(2.0)), trace.reverse, lambda: trace.forward(1.0)):
+        with pytest.raises(ValueError, match="not differentiable there \\(or its derivative over"):
+            run()

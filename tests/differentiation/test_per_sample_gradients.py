@@ -269,3 +269,38 @@ def test_a_penalty_belongs_to_no_sample():
         per_sample_gradients(
             model, lambda y, t: F.mean_squared_error(y, t) + F.sum(model.W**2), ONES, TWO
         )
+
+
+def test_losses_that_do_not_add_up_get_a_warning():
+    """Means over other numbers, mixed samples, the wrong reduction; weights by place are right."""
+    with chainer.using_config("dtype", np.float64):
+        model = chainer.Sequential(L.Linear(3, 4))
+    rng = np.random.default_rng(0)
+    x, t, labels = rng.normal(size=(7, 3)), rng.normal(size=(7, 4)), rng.integers(0, 4, 7)
+    labels[4] = -1
+
+    def spread(y, t):
+        return F.mean((y - F.broadcast_to(F.mean(y, axis=0), y.shape)) ** 2)
+
+    with pytest.warns(UserWarning, match="parts of the batch add up"):
+        per_sample_gradients(model, F.softmax_cross_entropy, x, labels)
+    with pytest.warns(UserWarning, match="not the mean of the samples"):
+        per_sample_gradients(model, spread, x, t)
+    with pytest.warns(UserWarning, match="not the sum of the samples"):
+        per_sample_gradients(model, F.mean_squared_error, x, t, loss_reduction="sum")
+
+    rows = per_sample_gradients(
+        model, lambda y, t: F.softmax_cross_entropy(y, t, normalize=False), x, labels
+    )
+    assert rows.norms()[4] == 0
+    one = per_sample_gradients(model, F.softmax_cross_entropy, x[:1], labels[:1])
+    np.testing.assert_allclose(rows["/0/W"].materialize()[0], one["/0/W"].materialize()[0])
+    weights = np.arange(7.0)[:, None]
+    weighted = per_sample_gradients(model, lambda y, t: F.mean(weights * (y - t) ** 2), x, t)
+    plain = per_sample_gradients(model, lambda y, t: F.mean((y - t) ** 2), x, t)
+    np.testing.assert_allclose(weighted.norms(), np.arange(7) * plain.norms())
+
+
+def test_no_sample():
+    with pytest.raises(ValueError, match="t must hold at least one sample, found none"):
+        per_sample_gradients(L.Linear(3, 2), F.mean_squared_error, np.ones((0, 3)), np.ones((0, 2)))

@@ -22,7 +22,7 @@ LAYERS = {
     ),
     "convolution_2d": (
         f.convolution_2d,
-        (4, 4, 5),
+        (4, 3, 4),
         [(2, 2, 2, 3), (2,)],
         {"groups": 2, "dilate": 1},
     ),

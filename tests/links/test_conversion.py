@@ -13,6 +13,7 @@ import chainrob
 import chainer
 from chainer import functions as F
 from chainer import links as L
+from chainrob.links.conversion import named_layers
 from tests.links.cases import CASES
 
 
@@ -223,27 +224,24 @@ def test_recurrent_links_need_the_whole_pass():
         chainrob.robustify(recurrent, chainrob.Mean(), scope="model")
 
 
-@pytest.mark.parametrize(
-    ("make", "step"),
-    [
-        (L.NStepLSTM, "chainer.links.LSTM"),
-        (L.NStepBiLSTM, "chainer.links.LSTM"),
-        (L.NStepGRU, "chainer.links.StatefulGRU"),
-        (L.NStepBiGRU, "chainer.links.StatefulGRU"),
-        (L.NStepRNNTanh, "a chainer.links.Linear of input and state"),
-    ],
-)
-def test_recurrences_in_one_function_are_refused_with_what_to_do(make, step):
+@pytest.mark.parametrize("make", [L.NStepLSTM, L.NStepBiGRU, L.NStepRNNTanh])
+def test_networks_over_sequences_are_converted_as_a_whole(make):
     model = Holder(r=make(2, 3, 4, 0.0), out=L.Linear(4, 2))
-    message = (
-        f"/r/0(, /r/.)* .Link.: it is a part of {make.__name__}, .* from {step}, called once a step"
-    )
-    with pytest.raises(ValueError, match=message):
+    assert [name for name, _ in named_layers(model)] == ["/r", "/out"]
+    chainrob.robustify(model, chainrob.Mean(), layers="r")
+    assert robust_names(model) == ["/r"]
+    assert type(chainrob.plain(model).r) is make
+
+
+def test_a_tree_lstm_tells_its_links_what_they_see():
+    model = Holder(r=L.ChildSumTreeLSTM(3, 4))
+    with pytest.raises(ValueError, match="use scope='model', which estimates it after the pass"):
         chainrob.robustify(model, chainrob.Mean())
-    assert robust_names(model) == []
-    chainrob.robustify(model, chainrob.Mean(), layers="out")
-    assert robust_names(model) == ["/out"]
-    chainrob.robustify(Holder(r=L.StatefulGRU(3, 4)), chainrob.Mean(), scope="model")
+    assert type(model.r) is L.ChildSumTreeLSTM
+    chainrob.robustify(model, chainrob.Mean(), scope="model")
+    assert type(model.r) is chainrob.links.ChildSumTreeLSTM
+    assert type(chainrob.plain(model).r) is L.ChildSumTreeLSTM
+    assert type(model.r.W_x) is L.Linear
 
 
 @pytest.mark.parametrize(

@@ -112,3 +112,17 @@ def test_empty_batch_has_zero_gradients():
     layer = chainrob.torch.robustify(CASES[0].layer(), chainrob.GeometricMedian(), scope="model")
     layer(CASES[0].batch()[:0]).sum().backward()
     assert not layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("scope", ["layer", "unit", "model"])
+@pytest.mark.parametrize("family", [chainrob.GeometricMedian(), chainrob.SoftTruncation()])
+def test_sequences_without_positions_have_zero_gradients(scope, family):
+    layer = chainrob.torch.robustify(torch.nn.Linear(4, 3), family, scope=scope)
+    x = torch.randn(5, 0, 4, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+    for p in layer.parameters():
+        assert torch.equal(p.grad, torch.zeros_like(p))
+    if scope != "model" and family == chainrob.SoftTruncation():
+        (gradient,) = torch.autograd.grad(layer(x).sum(), layer.weight, create_graph=True)
+        assert torch.autograd.grad(gradient.sum(), x, allow_unused=True)[0].shape == x.shape

@@ -195,6 +195,18 @@ def test_functorch_is_refused():
         torch.func.grad(loss)(parameters)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of PyTorch itself
+def test_forward_mode_and_batched_derivatives_are_refused():
+    net = ct.robustify(network(), chainrob.Mean())
+    with (
+        torch.autograd.forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match="linear '0': a robust layer has no forward-mode"),
+    ):
+        net(torch.autograd.forward_ad.make_dual(X, X))
+    with pytest.raises(RuntimeError, match=r"linear '2': .* leave is_grads_batched"):
+        torch.autograd.functional.jacobian(net, X, vectorize=True)
+
+
 def test_other_settings_on_a_second_call():
     net = ct.robustify(network(), chainrob.GeometricMedian(), scope="model")
     ct.robustify(net, chainrob.Mean(), scope="layer")

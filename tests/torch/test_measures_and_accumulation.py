@@ -186,3 +186,80 @@ def test_errors_of_suspects():
         next(suspects.follow(torch.utils.data.DataLoader(batch(), batch_size=None)))
     suspects.close()
     net(batch()).mean().backward()
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_measures_of_a_partly_robust_module_are_of_all_its_layers(scope):
+    net = network()
+    rows = joined(sample_rows(net, batch()))
+    ct.robustify(net, MEDIAN, layers="0", scope=scope)
+    with ct.per_sample_norms(net) as norms:
+        losses(net(batch())).mean().backward()
+    np.testing.assert_allclose(norms.total, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    assert set(norms.layers) == {"0", "2"}
+    assert type(net[2]) is nn.Linear
+    assert net[0].robustifier == MEDIAN
+
+
+def test_layers_without_a_robustifier_stay_so_after_a_measure():
+    net = ct.robustify(network(), None, scope="model")
+    with ct.per_sample_norms(net) as norms:
+        losses(net(batch())).mean().backward()
+    assert norms.total.shape == (12,)
+    assert [type(net[i]) for i in (0, 2)] == [ct.Linear] * 2
+    assert net[0].robustifier is None
+    assert net[0].scope == "model"
+
+
+def test_measures_leave_out_what_is_frozen_and_what_has_no_robust_form():
+    net = network()
+    net[0].requires_grad_(False)
+    rows = joined({name: value for name, value in sample_rows(net, batch()).items() if "2" in name})
+    with ct.per_sample_norms(net) as norms:
+        losses(net(batch())).mean().backward()
+    np.testing.assert_allclose(norms.total, np.linalg.norm(rows, axis=1), rtol=1e-9)
+    mixed = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+    ct.robustify(mixed, MEDIAN, layers="2")
+    with pytest.warns(ct.UnsupportedModuleWarning, match="BatchNorm1d"):
+        ct.per_sample_norms(mixed).close()
+
+
+def test_measures_of_a_plain_recurrent_cell():
+    torch.manual_seed(0)
+    cell = nn.RNNCell(4, 3).double()
+
+    def loss(x):
+        return cell(x, cell(x, torch.zeros(len(x), 3, dtype=x.dtype))).square().sum(dim=1)
+
+    rows = []
+    for x in batch().split(1):
+        found = torch.autograd.grad(loss(x).sum(), list(cell.parameters()))
+        rows.append(torch.cat([one.reshape(-1) for one in found]).norm())
+    with ct.per_sample_norms(cell) as norms:
+        loss(batch()).mean().backward()
+    torch.testing.assert_close(norms.total, torch.stack(rows))
+
+
+def test_suspects_of_accumulated_micro_batches():
+    whole = ct.robustify(network(), MEDIAN)
+    parts = copy.deepcopy(whole)
+    one, other = ct.Suspects(whole, 12), ct.Suspects(parts, 12)
+    one.next(range(12))
+    whole(batch()).square().mean().backward()
+    for _ in range(2):
+        with ct.accumulate_samples(parts):
+            for rows in range(0, 12, 4):
+                other.next(range(rows, rows + 4))
+                (parts(batch()[rows : rows + 4]).square().mean() / 3).backward()
+    np.testing.assert_allclose(other.weights(), one.weights(), rtol=1e-9)
+    assert (other.tally.counts() == 2).all()
+
+
+def test_empty_sequences_accumulate_beside_others():
+    net = ct.robustify(nn.Linear(4, 3), chainrob.Mean(), scope="model")
+    stock = nn.Linear(4, 3)
+    with ct.accumulate_samples(net):
+        for length in (0, 3):
+            net(torch.ones(2, length, 4)).sum().backward()
+    stock(torch.ones(2, 3, 4)).sum().backward()
+    torch.testing.assert_close(net.weight.grad, stock.weight.grad)

@@ -1,5 +1,7 @@
 """One estimate for the whole model, complete when ``backward()`` returns."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -245,3 +247,38 @@ def test_weights_that_a_hook_computes_are_refused():
     ct.robustify(layer, chainrob.Mean(), scope="model")
     with pytest.raises(RuntimeError, match="leaves of the graph"):
         layer(torch.randn(3, 4))
+
+
+def test_passes_of_several_threads_are_apart():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    ct.robustify(net, MEDIAN, scope="model")
+
+    def gradients(number):
+        return torch.autograd.grad(squares(net, batch(4) * number), list(net.parameters()))
+
+    wanted = [gradients(number) for number in range(1, 5)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(10):
+            for found, one in zip(threads.map(gradients, range(1, 5)), wanted, strict=True):
+                torch.testing.assert_close(found, one)
+
+
+def test_a_pass_inside_another_one_is_refused():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    ct.robustify(net, MEDIAN, scope="model")
+    inner = squares(net, batch(4))
+
+    class Inside(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, h):
+            return h.clone()
+
+        @staticmethod
+        def backward(ctx, gh):
+            torch.autograd.grad(inner, list(net.parameters()))
+            return gh
+
+    with pytest.raises(RuntimeError, match="another one through the same layers ran inside it"):
+        squares(net[2], Inside.apply(net[:2](batch(4)))).backward()
+    squares(net, batch(4)).backward()  # and the next one is as ever

@@ -130,3 +130,21 @@ def test_clipping_relative_to_the_batch(scope):
     parts = [rows] if scope == "model" else [rows[:, :16], rows[:, 16:]]
     wanted = [estimators.mean(estimators.adaptive_robust_clipping(one, 2)) for one in parts]
     np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-9)
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_an_overflow_below_a_half_precision_layer_skips_the_step(scope):
+    # Embedding and LayerNorm stay in float32; the scaler is not told to the layers.
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm(4), nn.Flatten(), nn.Linear(12, 3))
+    net = ct.robustify(body, chainrob.GeometricMedian(), scope=scope)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    before = net[0].weight.detach().clone()
+    with torch.autocast("cpu", torch.float16):
+        loss = net(torch.randint(0, 9, (6, 3))).float().square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**29
+    assert torch.equal(net[0].weight, before)

@@ -39,6 +39,12 @@ FILES = {
         "mlp_convolution_2d",
         "scale",
     ),
+    "links_tests/rnn_tests": (
+        "link_n_step_gru",
+        "link_n_step_lstm",
+        "link_n_step_rnn",
+        "link_tree_lstm",
+    ),
     "links_tests/normalization_tests": ("group_normalization", "layer_normalization"),
     "links_tests/activation_tests": ("prelu", "swish"),
     "functions_tests/connection_tests": (

@@ -23,29 +23,48 @@ from chainrob.experiments.report.document import (
 __all__ = ["to_html"]
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --quiet: #444; --line: #ccc;
+        --strong: #666; --box: #f4f4f4; --good: #eaf4fb; --bad: #fdf0e8; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --page: #16181b; --quiet: #b0b0b0; --line: #444; --strong: #999;
+          --box: #24272b; --good: #12303f; --bad: #43260f; }
+  a { color: #7ab8f5; } img { background: #fff; padding: .3rem; }
+}
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+       max-width: 60rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
 nav ul { columns: 2; padding-left: 1.2rem; }
 nav li.sub { margin-left: 1.2rem; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: left;
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: left;
          vertical-align: top; }
-th { border-bottom: 2px solid #666; }
-figure { margin: 1rem 0; } img { max-width: 100%; }
-figcaption { color: #444; font-size: .9rem; }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; font-size: .85rem; }
-code { background: #f4f4f4; }
+th { border-bottom: 2px solid var(--strong); }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+figcaption { color: var(--quiet); font-size: .9rem; }
+pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: .85rem; }
+code { background: var(--box); }
 .rule { margin: 1rem 0; } .rule p { margin: .3rem 0; }
-.verdict { border-left: .4rem solid #666; padding: .3rem .9rem; }
+.verdict { border-left: .4rem solid var(--strong); padding: .3rem .9rem; }
 td.number, td.holds, td.doesnothold, td.notshown, td.cannotbesaid { white-space: nowrap; }
-.holds { border-left-color: #0072B2; background: #eaf4fb; }
-.doesnothold { border-left-color: #D55E00; background: #fdf0e8; border-left-style: double; }
+.holds { border-left-color: #0072B2; background: var(--good); }
+.doesnothold { border-left-color: #D55E00; background: var(--bad); border-left-style: double; }
 td.doesnothold { font-weight: bold; border-left-style: none; }
-.notshown, .cannotbesaid { border-left-color: #888; background: #f4f4f4; }
+.notshown, .cannotbesaid { border-left-color: #888; background: var(--box); }
 p.notshown, p.cannotbesaid { border-left-style: dotted; }
 td.notshown, td.cannotbesaid { font-style: italic; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; } nav ul { columns: 1; } h1 { font-size: 1.5rem; }
+  th, td { padding: .25rem .4rem; }
+}
+@media print {
+  :root { color-scheme: light; --text: #000; --page: #fff; --quiet: #333; --line: #bbb;
+          --strong: #666; --box: #f4f4f4; --good: #eaf4fb; --bad: #fdf0e8; }
+  body { max-width: none; margin: 0; font-size: 10pt; } nav { display: none; } a { color: inherit; }
+  .table { overflow: visible; } td.number { white-space: normal; } pre { white-space: pre-wrap; }
+  figure, .rule, tr { break-inside: avoid; } h1, h2, h3 { break-after: avoid; }
+}
 """
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import chainer
 from chainrob.datasets import read_data_file
@@ -20,9 +21,16 @@ from chainrob.experiments.report.document import (
     Text,
     Verdict,
 )
-from chainrob.plotting import computation_graph, new_figure
+from chainrob.experiments.reproduce.tutorial_errata import bundling_section, errata_section
+from chainrob.plotting import chainer_graph, computation_graph, new_figure
 
-__all__ = ["differentiation_sections", "listing1", "published_tables", "worked_example"]
+__all__ = [
+    "chainers_graph",
+    "differentiation_sections",
+    "listing1",
+    "published_tables",
+    "worked_example",
+]
 
 _SHA256 = "abe59774cdd8f9dfe20e0ed24af1a9a579d87bad341745ed07849be4e1970672"
 _HALF_DIGIT = 0.5e-4
@@ -47,18 +55,38 @@ def worked_example() -> EvaluationTrace:
 
 def listing1() -> dict[str, float]:
     """Chainer's derivatives in float32 of y in every intermediate value, as Listing 1 prints."""
-    x1, x2 = (chainer.Variable(np.array(value, np.float32)) for value in (1.5, 3.0))
-    u1, u2 = x1**3, x1 * x2
-    u3, u4 = u1 / x2, chainer.functions.sin(u2)
-    u5 = u3 + u4
-    u5.grad = np.ones((), np.float32)
-    u5.backward(retain_grad=True)
-    values = {"u5": u5, "u4": u4, "u3": u3, "u2": u2, "u1": u1, "x2": x2, "x1": x1}
+    values = _listing1()
+    values["u5"].grad = np.ones((), np.float32)
+    values["u5"].backward(retain_grad=True)
     return {name: float(value.grad) for name, value in values.items()}
 
 
+def chainers_graph() -> Figure:
+    """Figure 2 of the tutorial: Chainer's own graph of Listing 1.
+
+    Returns:
+        The figure; ``chainrob.plotting.chainer_dot`` gives the same graph for Graphviz.
+
+    Example:
+        >>> len(chainers_graph().axes)
+        1
+    """
+    values = _listing1()
+    with new_figure(5, 5) as figure:
+        chainer_graph(values["u5"], names=values, ax=figure.subplots())
+    return figure
+
+
+def _listing1() -> dict[str, Any]:
+    """The Variables of Listing 1 in float32, last first."""
+    x1, x2 = (chainer.Variable(np.array(value, np.float32)) for value in (1.5, 3.0))
+    u1, u2 = x1**3, x1 * x2
+    u3, u4 = u1 / x2, chainer.functions.sin(u2)
+    return {"u5": u3 + u4, "u4": u4, "u3": u3, "u2": u2, "u1": u1, "x2": x2, "x1": x1}
+
+
 def differentiation_sections() -> list[Section]:
-    """All that concerns the worked example, with verdicts."""
+    """The worked example, the errors of the tutorial's text and its warning, with verdicts."""
     published, trace = published_tables(), worked_example()
     reverse = trace.reverse()
     tables = (
@@ -80,16 +108,17 @@ def differentiation_sections() -> list[Section]:
         sections.append(Section(title, _compare(title, published[key], ours, derived), level=3))
     with new_figure(8, 2.6) as figure1:
         computation_graph(trace, ax=figure1.subplots())
-    with new_figure(8, 2.6) as figure2:
-        computation_graph(trace, "reverse", ax=figure2.subplots())
+    with new_figure(8, 2.6) as backward:
+        computation_graph(trace, "reverse", ax=backward.subplots())
     graphs: list[Block] = [
         Text("As graphs, drawn from the recorded computation; Graphviz text is in `figures/`."),
         Image("figure1", figure1, "Figure 1: the computation, with its values"),
-        Image("figure2", figure2, "Figure 2: reverse mode, with the derivative of y in each value"),
+        Image("figure2", chainers_graph(), "Figure 2: Chainer's own graph of Listing 1"),
+        Image("reverse_mode", backward, "Beside them: reverse mode, with the derivative of y"),
         Code(trace.to_dot()),
     ]
     sections.append(Section("Figures 1 and 2: graphs", graphs, level=3))
-    return sections
+    return [*sections, errata_section(), bundling_section()]
 
 
 def _from_printed(printed: Mapping[str, float]) -> dict[str, float]:

@@ -232,7 +232,7 @@ def _write(
     figures = folder / "figures"
     trace = worked_example()
     write_bytes(figures / "figure1.dot", (trace.to_dot() + "\n").encode())
-    write_bytes(figures / "figure2.dot", (trace.to_dot("reverse") + "\n").encode())
+    write_bytes(figures / "reverse_mode.dot", (trace.to_dot("reverse") + "\n").encode())
     for name in ("released", "text"):
         results_of_setting(measured, name).write_csv(folder / f"curves_{name}.csv")
     rows = (

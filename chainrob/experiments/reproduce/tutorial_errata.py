@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import chainer
 import chainer.functions as F
@@ -14,7 +13,6 @@ from chainrob import SoftTruncation
 from chainrob.differentiation import EvaluationTrace, evaluation_trace
 from chainrob.experiments.report.document import Section, Table, Text, Verdict
 from chainrob.functions import linear
-from chainrob.plotting import chainer_graph, new_figure
 
 __all__ = [
     "Erratum",
@@ -22,7 +20,6 @@ __all__ = [
     "bundling_section",
     "errata",
     "errata_section",
-    "figure2",
 ]
 
 
@@ -123,26 +120,6 @@ def bundling_section() -> Section:
             ),
         ],
     )
-
-
-def figure2() -> Figure:
-    """Figure 2 of the tutorial: Chainer's own graph of Listing 1.
-
-    Returns:
-        The figure; ``chainrob.plotting.chainer_dot`` gives the same graph for Graphviz.
-
-    Example:
-        >>> len(figure2().axes)
-        1
-    """
-    x1, x2 = (chainer.Variable(np.array(value, np.float32)) for value in (1.5, 3.0))
-    u1, u2 = x1**3, x1 * x2
-    u3, u4 = u1 / x2, F.sin(u2)
-    u5 = u3 + u4
-    names = {"x1": x1, "x2": x2, "u1": u1, "u2": u2, "u3": u3, "u4": u4, "u5": u5}
-    with new_figure(5, 5) as figure:
-        chainer_graph(u5, names=names, ax=figure.subplots())
-    return figure
 
 
 def _worked_example() -> EvaluationTrace:

@@ -10,22 +10,30 @@ import numpy as np
 from chainrob.robustifiers import (
     CAF,
     SMEA,
+    AdaptiveMean,
     AdaptiveRobustClipping,
     Bucketing,
+    Bulyan,
     CenteredClipping,
     ClipNorm,
     CoordinateMedian,
+    DnC,
     GeometricMedian,
     Krum,
     Mean,
     MeanAroundMedian,
     MedianOfMeans,
+    MedianOfMeansMinimization,
     MEstimator,
     MinimumDiameterAveraging,
+    MoNNA,
     MultiKrum,
+    MultiplicativeNoise,
     NearestNeighborMixing,
     Phocas,
+    RelativeClipping,
     SoftTruncation,
+    SpectralFilter,
     TrimmedMean,
     WinsorizedMean,
 )
@@ -70,6 +78,14 @@ ROBUSTIFIERS: list[Any] = [
     ClipNorm(0.7) >> Mean(),
     ClipNorm(0.7) >> Bucketing(size=3) >> GeometricMedian(),
     AdaptiveRobustClipping(f=3) >> Krum(f=3),
+    AdaptiveMean(),
+    MultiplicativeNoise(),
+    MedianOfMeansMinimization(n_blocks=5),
+    MoNNA(f=3),
+    Bulyan(f=2),
+    SpectralFilter(f=3),
+    DnC(f=3),
+    RelativeClipping() >> Mean(),
 ]
 
 
@@ -170,9 +186,10 @@ class Checks:
         else:
             self.failed.append(f"{name}: nothing raised")
 
-    def report(self, rank: int) -> None:
-        """Print how many checks were made, or fail."""
+    def report(self, name: str, rank: int) -> None:
+        """Print how many checks the program of this name made, or fail."""
         if self.failed:
-            raise SystemExit(f"rank {rank}: {len(self.failed)} failed\n" + "\n".join(self.failed))
+            said = f"{name}, rank {rank}: {len(self.failed)} failed\n"
+            raise SystemExit(said + "\n".join(self.failed))
         if rank == 0:
-            print(f"{self.count} checks")
+            print(f"{name}: {self.count} checks", flush=True)

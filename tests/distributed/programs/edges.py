@@ -23,10 +23,11 @@ from chainrob.sample_gradients.base import squared_distances
 sys.path.insert(0, str(Path(__file__).parent))
 from cases import Checks, operators, part, splits
 
-comm = chainrob.distributed.create_communicator("naive")
-ranks = Ranks(comm)
-checks = Checks()
-rng = np.random.default_rng(1)
+# The communicator of the ranks that run this program; ``main`` sets these four.
+comm: Any
+ranks: Ranks
+checks: Checks
+rng: np.random.Generator
 
 
 def mine(rows: Any, name: str = "uneven") -> Any:
@@ -211,11 +212,14 @@ def several_ranks_one_object() -> None:
     checks.raises("shapes", ValueError, lambda: robust(wide), "same parameter")
 
 
-with chainrob.distributed.abort_on_exception(comm):
+def main(mpi_comm: Any, found: Checks) -> None:
+    """Check on the ranks of this communicator."""
+    global comm, ranks, checks, rng
+    comm = chainrob.distributed.create_communicator("naive", mpi_comm=mpi_comm)
+    ranks, checks, rng = Ranks(comm), found, np.random.default_rng(1)
     selection()
     spread_arrays()
     rows_in_disorder()
     questions()
     what_auto_takes()
     several_ranks_one_object()
-    checks.report(ranks.rank)

@@ -10,7 +10,6 @@ from chainrob.experiments.reproduce.tutorial_errata import (
     bundling_section,
     errata,
     errata_section,
-    figure2,
 )
 
 
@@ -62,13 +61,3 @@ def test_the_rows_have_two_names_and_are_given_once():
             robustifier()
         with pytest.raises(TypeError, match="takes the rows once"):
             robustifier(rows, x=rows)
-
-
-def test_figure2_is_chainers_graph_of_listing_1():
-    (ax,) = figure2().axes
-    shown = [text.get_text() for text in ax.texts if text.get_text()]
-    assert sorted(shown) == sorted(
-        ["_ ** 3", "_ * _", "_ / _", "sin", "_ + _"]
-        + [f"{name}: float32" for name in ("x1", "x2", "u1", "u2", "u3", "u4", "u5")]
-    )
-    assert len([text for text in ax.texts if not text.get_text()]) == 8 + 5

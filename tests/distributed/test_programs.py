@@ -1,19 +1,21 @@
-"""The same estimate on more workers: every robustifier against one process."""
+"""Programs on several ranks, in one start of mpiexec, each of which checks many things."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
-import pytest
-
 import chainrob
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_every_robustifier_equals_one_process(run_ranks, ranks):
-    done = run_ranks(ranks, "equality.py")
-    assert int(done.stdout.split()[0]) >= 70
+def test_programs_on_two_three_and_four_ranks(run_ranks):
+    lines = run_ranks(4, "together.py").stdout.splitlines()
+    checks = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    for ranks in (2, 3, 4):
+        assert checks.pop(f"equality-{ranks}") >= 70
+    assert checks.pop("edges-2") >= 60
+    assert checks.pop("training-3") >= 50
+    assert not checks
 
 
 def test_no_robustifier_is_left_out():
