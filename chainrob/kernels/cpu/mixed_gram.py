@@ -1,5 +1,8 @@
 """The Gram matrix of a few averages of rows, where the calls of NumPy would cost more than the
 sums; see ``Mixed.centered_gram``.
+
+Measured gain over the array code: about 9 (0.13 ms) for 11 blocks at 2 -> 10 with 100 samples,
+where a geometric median of means would else take twice its time; nothing at 784 -> 1000.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The mean of the values nearest to a center of every coordinate: MeaMed and Phocas."""
+"""The mean of the values nearest to a center of every coordinate: MeaMed and Phocas.
+
+Measured gain over the array code: 4 at 2 -> 10 with 100 samples, 42 at 784 -> 100 with 64.
+"""
 
 from __future__ import annotations
 

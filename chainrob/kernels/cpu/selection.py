@@ -1,4 +1,9 @@
-"""The choice of the smallest of a few keys; see ``robustifiers.selection``."""
+"""The choice of the smallest of a few keys; see ``robustifiers.selection``.
+
+Measured gain over the array code: 6 to 7 for the scores of 64 to 256 rows, 0.03 ms: a fifth of
+Krum at 2 -> 10 with 100 samples, and nothing at 784 -> 1000. For a whole matrix of 256 x 256 it is
+0.8.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@ Two ways to the same numbers:
   truncated value adds to that is put right value by value; candidates are found from a bound per
   vector of inputs. Coordinates whose moments lose their digits (a mean large against the spread, or
   squares that underflow) are taken by columns.
+
+Measured gain over the array code: 4 to 5 at 2 -> 10 with 100 samples; at 784 -> 100 with 64
+105 about the mean and 29 about the median.
 """
 
 from __future__ import annotations
