@@ -31,7 +31,9 @@ def figure_sections(measured: Measured) -> list[Section]:
                 "10^4). The tutorial's own random split is not known, so the points differ and "
                 "only the picture can be compared."
             ),
-            Image("figure3", figure3(settings), "Figure 3: test points, training points, pushed"),
+            Image(
+                "figure3", figure3(settings), "Figure 3: projected, scaled with the ball, pushed"
+            ),
         ],
     )
     return [third, _figure4(measured, "released"), _figure4(measured, "text")]
