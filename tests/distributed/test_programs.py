@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 import chainrob
 
 
+@pytest.mark.timeout(300)
 def test_programs_on_two_three_and_four_ranks(run_ranks):
-    lines = run_ranks(4, "together.py").stdout.splitlines()
+    lines = run_ranks(4, "together.py", timeout=280).stdout.splitlines()
     checks = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     for ranks in (2, 3, 4):
         assert checks.pop(f"equality-{ranks}") >= 70

@@ -84,19 +84,20 @@ def test_embeddings_on_a_device():
             np.testing.assert_allclose(fake_cupy.held(here), there, rtol=1e-12)
 
 
-def test_probabilities_are_looked_at_on_the_host_and_in_debug_mode():
+def test_negative_predictions_are_looked_for_on_the_host_and_in_debug_mode():
     y, t = np.full((3, 2), 0.7), np.eye(2)[[0, 1, 1]]
+    y[2, 0] = -0.7
     loss = CrossEntropy("no")
-    with pytest.raises(ValueError, match="sum to 1"):
+    with pytest.raises(ValueError, match="y must not be negative"):
         loss.losses(y, t)
     with fake_cupy.installed():
         arrays = fake_cupy.asarray(y), fake_cupy.asarray(t)
         with fake_cupy.transfers(0):
             found = loss.losses(*arrays)
-        np.testing.assert_allclose(fake_cupy.held(found), -np.log(0.7))
+        np.testing.assert_allclose(fake_cupy.held(found)[:2], -np.log(0.7))
         with (
             fake_cupy.transfers(4),
             chainer.using_config("debug", True),
-            pytest.raises(ValueError, match="sum to 1"),
+            pytest.raises(ValueError, match="y must not be negative"),
         ):
             loss.losses(*arrays)

@@ -300,9 +300,10 @@ def adaptive_mean(rows):
     return adaptive_weights(None, norms, np.array(units) @ np.transpose(units)) @ rows / len(rows)
 
 
-def adaptive_mean_of_layer(x, gy):
-    """Of a layer with a bias: rows (N, Q * (P + 1)), the bias as the weight of an input of one."""
-    x = np.hstack([x, np.ones((len(x), 1))])
+def adaptive_mean_of_layer(x, gy, bias=True):
+    """(Q, P + 1) of a layer with a bias, the weight of an input of one; (Q, P) without."""
+    if bias:
+        x = np.hstack([x, np.ones((len(x), 1))])
     lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
     limit = adaptive_fence(lengths, 1.5, 1.25, 2.0)
     shortened = x * np.minimum(1, limit / lengths)[:, None]
