@@ -214,9 +214,7 @@ def adaptive_evidence(
     return _host("adaptive_evidence")(x, gy, bias, of_inputs, of_signals)
 
 
-def adaptive_weights(
-    trust: Any, limited: Any, cosines: Any, constants: tuple[float, ...]
-) -> Any:
+def adaptive_weights(trust: Any, limited: Any, cosines: Any, constants: tuple[float, ...]) -> Any:
     """Weights (T, N) from that evidence, or None where there is no compiled form.
 
     Args:
