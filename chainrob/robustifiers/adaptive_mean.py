@@ -284,9 +284,10 @@ def weigh(evidence: Evidence) -> Array:
     lead, n = evidence.trust.shape[:-1], evidence.trust.shape[-1]
     if n < 3:
         return array_module(evidence.trust).full(evidence.trust.shape, 1.0 / n)
-    weights = adaptive_weights(
-        *[one.reshape((prod(lead), *one.shape[len(lead) :])) for one in evidence], CONSTANTS
+    trust, limited, cosines = (
+        one.reshape((prod(lead), *one.shape[len(lead) :])) for one in evidence
     )
+    weights = adaptive_weights(trust, limited, cosines, CONSTANTS)
     return weigh_by_arrays(evidence) if weights is None else weights.reshape((*lead, n))
 
 
