@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 
 from chainrob.distributed.ranks import Split
-from chainrob.sample_gradients import Dense, OuterProducts, SampleGradients
+from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients
 from chainrob.sample_gradients.base import Array, Index
 
-__all__ = ["Share", "common_tiles", "gather", "gathered_numbers", "shared_numbers", "shares"]
+__all__ = [
+    "Share",
+    "common_tiles",
+    "gather",
+    "gathered_layer",
+    "gathered_numbers",
+    "shared_numbers",
+    "shares",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,20 @@ def gather(local: SampleGradients, split: Split) -> SampleGradients:
     """
     gathered = split.ranks.gather
     return local.map_factors(lambda one, axis: gathered(one, split.counts, axis - one.ndim))
+
+
+def gathered_layer(local: SampleGradients, split: Split) -> SampleGradients:
+    """As ``gather``, of joined parameters too; a bias stays that of its weights."""
+    whole: dict[int, Any] = {}
+
+    def gathered(part: SampleGradients) -> SampleGradients:
+        weights = whole.get(id(getattr(part, "weights", None)))
+        found = gather(part, split) if weights is None else weights.bias()
+        whole[id(part)] = found
+        return found
+
+    parts = local.each(gathered)
+    return Joined(parts) if isinstance(parts, tuple) else parts
 
 
 def gathered_numbers(local: SampleGradients, split: Split) -> float:

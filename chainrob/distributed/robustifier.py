@@ -12,6 +12,8 @@ import numpy as np
 
 from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_gradients
 from chainrob.distributed.ranks import Split, ranks_of
+from chainrob.distributed.redistribution import gathered_layer
+from chainrob.robustifiers.adaptive_mean import AdaptiveMean
 from chainrob.robustifiers.base import Estimate, Robustifier, as_operator
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
@@ -134,6 +136,8 @@ class Distributed(Robustifier):
     def _all_rows(self, operator: SampleGradients, split: Split) -> SampleGradients:
         if split.ranks.size == 1:
             return operator
+        if _looks_at_factors(self.robustifier):
+            return gathered_layer(operator, split)
         return distributed_gradients(operator, split, self.exchange)
 
     def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
@@ -187,6 +191,17 @@ def undistribute(model: chainer.Link) -> chainer.Link:
         if isinstance(getattr(link, "robustifier", None), Distributed):
             link.robustifier = link.robustifier.robustifier
     return model
+
+
+def _looks_at_factors(robustifier: Any) -> bool:
+    """Whether a robustifier, or one inside it, judges inputs and output gradients by themselves."""
+    if isinstance(robustifier, tuple):
+        return any(map(_looks_at_factors, robustifier))
+    if not isinstance(robustifier, Robustifier):
+        return False
+    return isinstance(robustifier, AdaptiveMean) or any(
+        map(_looks_at_factors, vars(robustifier).values())
+    )
 
 
 def _itself(robustifier: Robustifier) -> Robustifier:

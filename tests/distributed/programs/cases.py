@@ -123,6 +123,7 @@ def operators(dtype: Any) -> dict[str, SampleGradients]:
         "positions": outer(rng, dtype, 4, 5, s=3),
         "dense": bias,
         "layer": Joined([wide, bias]),
+        "layer with its bias": Joined([wide, wide.bias()]),
         "units": tall.units(),
         "replicas": replicas,
         "convolution": convolution,
@@ -133,7 +134,8 @@ def operators(dtype: Any) -> dict[str, SampleGradients]:
 def part(operator: SampleGradients, start: int, stop: int) -> SampleGradients:
     """The operator of some of the samples, cut from the arrays that it is made of."""
     if isinstance(operator, Joined):
-        return Joined([part(one, start, stop) for one in operator.parts])
+        weights, bias = (part(one, start, stop) for one in operator.parts)
+        return Joined([weights, weights.bias() if operator.parts[1].weights is not None else bias])
     return operator.take(np.arange(start, stop))
 
 
