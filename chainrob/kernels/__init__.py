@@ -20,8 +20,6 @@ import numpy as np
 from scipy.special import ndtr
 
 __all__ = [
-    "adaptive_evidence",
-    "adaptive_weights",
     "array_module",
     "centered_clipping",
     "centered_gram",
@@ -62,8 +60,6 @@ def _on_device(value: Any) -> bool:
 
 
 HOST = {
-    "adaptive_evidence": "adaptive_mean",
-    "adaptive_weights": "adaptive_mean",
     "centered_clipping": "centered_clipping",
     "centered_gram": "gram",
     "fused": "",
@@ -195,36 +191,6 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
     if array_module(gram) is not np:
         return None
     return _host("centered_clipping")(gram, radius, iterations, tie)
-
-
-def adaptive_evidence(
-    x: Any, gy: Any, bias: bool, of_inputs: tuple[float, ...], of_signals: tuple[float, ...]
-) -> tuple[Any, Any, Any] | None:
-    """Trust (T, N), limited signals (T, N) and cosines (T, N, N), or None where there is no
-    compiled form; see ``robustifiers.AdaptiveMean``.
-
-    Args:
-        x: inputs (T, N, P), or (1, N, P) where all replicas share them.
-        gy: output gradients (T, N, Q).
-        bias: whether there is one more input that is 1.
-        of_inputs, of_signals: the constants of the fences.
-    """
-    if array_module(x, gy) is not np:
-        return None
-    return _host("adaptive_evidence")(x, gy, bias, of_inputs, of_signals)
-
-
-def adaptive_weights(trust: Any, limited: Any, cosines: Any, constants: tuple[float, ...]) -> Any:
-    """Weights (T, N) from that evidence, or None where there is no compiled form.
-
-    Args:
-        trust, limited, cosines: as ``adaptive_evidence`` gives them.
-        constants: slopes in the agreement of a sample and of the batch, the power, how much is
-            taken and how much is left.
-    """
-    if array_module(trust, limited, cosines) is not np:
-        return None
-    return _host("adaptive_weights")(trust, limited, cosines, constants)
 
 
 def normal_cdf(values: Any) -> Any:

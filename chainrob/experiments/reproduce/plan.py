@@ -26,6 +26,7 @@ from chainrob.robustifiers import (
     default,
     names,
 )
+from chainrob.robustifiers.sample_facts import AsksForFacts
 
 __all__ = [
     "DIFFERENCES",
@@ -257,6 +258,9 @@ def robustifiers_tried() -> dict[str, Robustifier | str]:
             one = ClipNorm(1.0) if name == "clip_norm" else default(name, 100, 0.05)
         except ValueError as error:
             tried[name] = str(error)
+            continue
+        if isinstance(one, AsksForFacts):
+            tried[name] = "it needs what no other does: the samples' losses, or their groups"
             continue
         if not isinstance(one, Robustifier):  # a pre-aggregation, followed by the mean
             tried[f"{name}, then mean"] = one >> Mean(nonfinite="propagate")
