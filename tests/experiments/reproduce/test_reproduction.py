@@ -107,7 +107,7 @@ def test_derivatives_and_estimators_hold_and_short_trials_say_nothing(whole):
     with (whole / "verdicts.csv").open() as file:
         verdicts = list(csv.DictReader(file))
     exact = [v for v in verdicts if re.match(r"Table|Listing|Algorithm \d:|psi", v["claim"])]
-    assert len(exact) == 10
+    assert len(exact) == 13  # three of them on the tutorial's own errors
     assert {v["verdict"] for v in exact} == {"holds"}
     assert {v["verdict"] for v in verdicts if v not in exact} == {"cannot be said"}
     assert all(v["rule"] and v["found"] for v in verdicts)
@@ -176,7 +176,8 @@ def test_every_robustifier_is_tried_or_refused_with_a_reason():
     tried = robustifiers_tried()
     names = {key.split(",")[0] for key in tried}
     assert names == set(chainrob.robustifiers.names())
-    assert [key for key, value in tried.items() if isinstance(value, str)] == ["smea"]
+    refused = [key for key, value in tried.items() if isinstance(value, str)]
+    assert sorted(refused) == ["median_of_means_minimization", "smea"]
 
 
 def test_variants_share_equal_trials():
