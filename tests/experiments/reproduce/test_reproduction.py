@@ -106,10 +106,12 @@ def test_report_holds_every_artefact(whole):
 def test_derivatives_and_estimators_hold_and_short_trials_say_nothing(whole):
     with (whole / "verdicts.csv").open() as file:
         verdicts = list(csv.DictReader(file))
-    exact = [v for v in verdicts if re.match(r"Table|Listing|Algorithm \d:|psi|Reverse", v["claim"])]
-    assert len(exact) == 14  # four of them on the tutorial's own errors and on bundling
+    named = r"Table|Listing|Algorithm \d:|psi|Reverse|Section 1\.2"
+    exact = [v for v in verdicts if re.match(named, v["claim"])]
+    assert len(exact) == 15  # the last are on bundling and on the tutorial's own errors
     assert {v["verdict"] for v in exact} == {"holds"}
-    assert {v["verdict"] for v in verdicts if v not in exact} == {"cannot be said"}
+    others = {v["claim"]: v["verdict"] for v in verdicts if v not in exact}
+    assert not [claim for claim, verdict in others.items() if verdict != "cannot be said"]
     assert all(v["rule"] and v["found"] for v in verdicts)
 
 
