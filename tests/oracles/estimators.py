@@ -301,9 +301,9 @@ def adaptive_mean(rows):
     return adaptive_weights(None, norms, np.array(units) @ np.transpose(units)) @ rows / len(rows)
 
 
-def adaptive_mean_of_layer(x, gy):
-    """Of a layer with a bias: rows (N, Q * (P + 1)), the bias as the weight of an input of one."""
-    x = np.hstack([x, np.ones((len(x), 1))])
+def adaptive_mean_of_layer(x, gy, bias=True):
+    """Of a layer: (Q, P), or (Q, P + 1) with a bias as the weight of one more input of one."""
+    x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
     lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
     limit = adaptive_fence(lengths, 1.5, 2.0)
     shortened = x * np.minimum(1, limit / lengths)[:, None]
