@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import adaptive_weights, array_module
 from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.gram import gram_matrix
@@ -17,13 +18,14 @@ from chainrob.sample_gradients.base import Array
 
 Fence = tuple[float, float, float]
 
-LEVERAGE_FENCE: Fence = 1.5, 2.0, 0.0
-"""a, k and k' of the fence of the inputs."""
+LEVERAGE_FENCE: Fence = 1.5, 1.25, 2.0
+"""a, b and k of the fence of the inputs. Long inputs of no contamination are not far off."""
 
-SIGNAL_FENCE: Fence = 4.0, 2.0, 1.6
-"""The same for output gradients. Residuals of a regression have a lower quartile of half the
-median, and 7 standard deviations are far. The ordinary sample of a trained classifier has next to
-no signal, and those that have are no outliers: the lower quartile, then far off, says so."""
+SIGNAL_FENCE: Fence = 3.0, 2.0, 6.0
+"""The same for output gradients. The lower half of a regression's residuals lies evenly over zero
+to the median: their spread is 2, and the fence at two standard deviations. Of a trained
+classifier's samples most have next to no signal, and those that have are no outliers: the spread is
+larger, then, and the fence far off."""
 
 AGREEMENT = 12.0
 """Slope of the weight in the agreement."""
@@ -37,6 +39,12 @@ POWER = 0.5
 SHARE = 0.99
 """How much of the largest signal it takes away at power 1: not all, or it would at any power."""
 
+LEFT = 0.1
+"""What is left to a sample whatever the others say: a group that the network has not found yet
+looks like wrong labels, and would never be learned."""
+
+CONSTANTS = AGREEMENT, SUSPICION, POWER, SHARE, LEFT
+
 
 @dataclass(frozen=True, repr=False)
 class AdaptiveMean(Weighting):
@@ -46,8 +54,8 @@ class AdaptiveMean(Weighting):
     A sample's gradient in a layer is the product of an input x and an output gradient s, and they
     tell different things. A long x is a bad input, whatever the label. A long s is a sample that is
     not fitted: one to learn from, or one with a wrong label; the other samples tell which. With
-    :math:`F(u) = \mathrm{med}(u) \max(a, (\mathrm{med}(u) / q_{1/4}(u))^k)` a fence that lies
-    farther out the wider the lower half of the batch spreads,
+    :math:`F(u) = a\, \mathrm{med}(u) \max(1, B(u) / b)^k` a fence that lies farther out the wider
+    the lower half of the batch spreads, B being the median over the mean of what lies below it,
 
     .. math::
         \ell_n &= \min\Big(1, \frac{F(\lVert x \rVert)}{\lVert x_n \rVert}\Big)^2
@@ -55,27 +63,40 @@ class AdaptiveMean(Weighting):
         r_n = \frac{\min(\lVert s_n \rVert, F)}{\max_m \min(\lVert s_m \rVert, F)}, \\
         v_n &= \frac{\sum_{m \ne n} c_{nm} \lvert c_{nm} \rvert}{\sum_{m \ne n} c_{nm}^2}, \qquad
         V = \frac{\sum_n r_n v_n}{\sum_n r_n}, \\
-        \rho_n &= \big(1 - r_n\, \sigma(-12\, (v_n + V))\big)\,
-            (1 - 0.99\, r_n)^{\sigma(-20 V) / 2}, \qquad
+        \rho_n &= \max\Big(0.1,\ \big(1 - r_n\, \sigma(-12\, (v_n + V))\big)\,
+            (1 - 0.99\, r_n)^{\sigma(-20 V) / 2}\Big), \qquad
         \hat g = \frac1N \sum_n \ell_n \frac{\rho_n}{\bar\rho}\, g_n
 
     with c the cosines between the samples' gradients, about the batch's mean input, sigma the
     logistic function and :math:`\bar\rho` the mean of rho weighted by :math:`\ell`. So v says
     whether those whose gradients are like a sample's pull the same way or against it, and V whether
     the samples that are not fitted are on the whole opposed, as wrong labels are. A sample whose
-    signal is small, or with which others agree, keeps its weight; where nothing looks wrong the
-    answer is the plain mean, nearly. The constants were chosen once, on digits and generated data,
-    and are no parameters.
+    signal is small, or with which others agree, keeps its weight. The fences' constants are a =
+    1.5, b = 1.25, k = 2 for inputs and 3, 2, 6 for signals: twice the standard deviation where the
+    signals are normal residuals. None is a parameter. The fences and the 0.1 were chosen by
+    experiments on digits, two moons and generated data, the others on breast_cancer and wine too.
 
     What it does not do: it cannot tell a wrong label that the network has already learned, and a
-    contamination of half the batch and more looks ordinary to it. The rows of an array, and
-    gradients that are no single outer product (convolutions, ``scope='model'``), are judged by
-    their norms and cosines alone. Fewer than 3 rows: the plain mean.
+    contamination of half the batch and more looks ordinary to it. A sample that is far less fitted
+    than the others weighs less than in the plain mean even in a clean batch, and a group that few
+    belong to is learned later, for at first it looks like wrong labels: clean data may want a
+    larger rate. The rows of an array, and gradients that are no single outer product (convolutions,
+    ``scope='model'``), are judged by their norms and cosines alone. Fewer than 3 rows: the plain
+    mean.
+
+    On breast_cancer, wine, blobs and imbalanced classes (one hidden layer of 64, 64 samples a step,
+    5 seeds, each method's rate chosen on contaminated validation data) it is as good as the plain
+    mean on clean data, and has 95.2, 96.0, 97.3 and 90.7 percent on the average of six
+    contaminations, where the best of five baselines has 91.5, 94.1, 97.2 and 89.2. On the diabetes
+    data, a regression, it has lost 1.5 +- 0.9 points of R^2 where they are clean; on two moons with
+    30% wrong labels generalized cross entropy and clipping at twice the winsorized mean norm are
+    ahead by 2 points.
 
     Breakdown point (N - 1) // 2 rows, in the sense that a row sent away has its influence fall to
     nothing. Equivariant under scale and rotation, not under translation: zero is the gradient that
-    says nothing. Its derivative is not known. Cost: two products for N x N cosines, a quarter of a
-    Linear layer's step where N is a quarter of its width.
+    says nothing. Its derivative is not known. Cost: two products for N x N cosines; a training step
+    takes 1.3 to 1.45 times the plain one's time, of networks 64-64-10 and 784-100 with N = 64 and
+    784-1000 with N = 256.
 
     Example:
         >>> import numpy as np, chainrob
@@ -96,13 +117,13 @@ class AdaptiveMean(Weighting):
         return False
 
     def weights(self, gram: Array) -> Array:
-        return weigh(*_of_gram(gram))
+        return weigh(_of_gram(gram))
 
     def _row_weights(self, gradients: SampleGradients) -> Array:
         factors = _factors(gradients)
         if factors is None:
             return super()._row_weights(gradients)
-        return weigh(*_look(factors))
+        return _weights_of(factors)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
@@ -134,8 +155,8 @@ def suspicion(gradients: SampleGradients) -> Array:
         gram = gram_matrix(gradients, centered=False, propagate=True)
         evidence = _of_gram(gram.products)
     else:
-        evidence = _look(factors)
-    size, agreement = _size_and_agreement(*evidence[1:])
+        evidence = look(factors)
+    size, agreement = _size_and_agreement(evidence)
     return 0.5 * size * (1.0 - agreement)
 
 
@@ -147,7 +168,7 @@ class Evidence(NamedTuple):
     limited: Array
     """min(|s|, F), (*R, N)."""
     cosines: Array
-    """c, (*R, N, N)."""
+    """c, (*R, N, N), with zeros for a sample with itself."""
 
 
 def _of_gram(gram: Array) -> Evidence:
@@ -155,12 +176,34 @@ def _of_gram(gram: Array) -> Evidence:
     xp = array_module(gram)
     norms = norms_of(gram, xp)
     safe = xp.where(norms > 0.0, norms, 1.0)
-    cosines = gram / safe[..., :, None] / safe[..., None, :]
+    cosines = _without_own(gram / safe[..., :, None] / safe[..., None, :])
     limit = fence_of(norms, SIGNAL_FENCE)
     return Evidence(within(norms, limit), xp.minimum(norms, limit), cosines)
 
 
-def _look(factors: Factors) -> Evidence:
+def _weights_of(factors: Factors) -> Array:
+    """The weights of a layer's samples: compiled, or by the array code that defines them."""
+    x, gy, bias = factors
+    xp, n = array_module(gy), gy.shape[-2]
+    if n < 3:
+        return weigh(look(factors))
+    lead = np.broadcast_shapes(x.shape[:-2], gy.shape[:-2]) if x.ndim + gy.ndim > 4 else ()
+    if gy.shape[:-2] != lead:
+        gy = xp.broadcast_to(gy, (*lead, *gy.shape[-2:]))
+    if x.shape[:-2] != lead and prod(x.shape[:-2]) > 1:
+        x = xp.broadcast_to(x, (*lead, *x.shape[-2:]))
+    weights = adaptive_weights(
+        x.reshape((prod(x.shape[:-2]), n, x.shape[-1])),
+        gy.reshape((prod(lead), n, gy.shape[-1])),
+        bias,
+        LEVERAGE_FENCE,
+        SIGNAL_FENCE,
+        CONSTANTS,
+    )
+    return weigh(look(factors)) if weights is None else weights.reshape((*lead, n))
+
+
+def look(factors: Factors) -> Evidence:
     """From inputs and output gradients, each by itself."""
     xp = array_module(factors.gy)
     inputs, signals = _Lengths(factors.x, xp), _Lengths(factors.gy, xp)
@@ -171,7 +214,12 @@ def _look(factors: Factors) -> Evidence:
     products = _cosines(inputs.units * (inputs.norms * roots)[..., None], roots, factors.bias)
     directions = xp.matmul(signals.units, signals.units.swapaxes(-1, -2))
     trust = near * within(signals.norms, limit)
-    return Evidence(trust, xp.minimum(signals.norms, limit), products * directions)
+    return Evidence(trust, xp.minimum(signals.norms, limit), _without_own(products * directions))
+
+
+def _without_own(cosines: Array) -> Array:
+    """Zeros in place of what a sample has with itself."""
+    return array_module(cosines).where(np.eye(cosines.shape[-1], dtype=bool), 0.0, cosines)
 
 
 class Factors(NamedTuple):
@@ -232,50 +280,44 @@ def within(sizes: Array, limit: Array) -> Array:
 
 
 def fence_of(sizes: Array, fence: Fence) -> Array:
-    """F of the sizes (*R, N): (*R, 1); the largest of them where the median is 0."""
+    """F of the sizes (*R, N): (*R, 1); never beyond the largest, and that where the median is 0."""
     xp = array_module(sizes)
-    least, power, curvature = fence
-    n = sizes.shape[-1]
+    least, spread, power = fence
+    half = (sizes.shape[-1] - 1) // 2
     ordered = xp.sort(sizes, axis=-1)
-    middle, lower = ordered[..., (n - 1) // 2, None], ordered[..., (n - 1) // 4, None]
-    largest = xp.where(ordered[..., -1:] > 0.0, ordered[..., -1:], 1.0)
-    shares = xp.where(middle > 0.0, lower / xp.where(middle > 0.0, middle, 1.0), 0.0)
-    # With bounds that are beyond every number of use.
-    spread = -xp.log(xp.maximum(shares, 1e-60))
-    spread = xp.exp(xp.minimum((power + curvature * spread) * spread, 300.0))
-    return xp.where(middle > 0.0, xp.minimum(middle * xp.maximum(least, spread), largest), largest)
+    middle, largest = ordered[..., half, None], ordered[..., -1:]
+    lower = (ordered[..., :half] / xp.where(middle > 0.0, middle, 1.0)).sum(axis=-1, keepdims=True)
+    wide = xp.maximum(half / (spread * xp.maximum(lower, 1e-30)), 1.0)
+    limit = xp.where(middle > 0.0, middle * least * wide**power, xp.inf)
+    return xp.minimum(limit, xp.where(largest > 0.0, largest, 1.0))
 
 
-def weigh(trust: Array, limited: Array, cosines: Array) -> Array:
-    """The weights (*R, N) of the estimate's sum, from l, min(|s|, F) and c."""
-    xp = array_module(cosines)
-    n = limited.shape[-1]
+def weigh(evidence: Evidence) -> Array:
+    """The weights (*R, N) of the estimate's sum."""
+    trust = evidence.trust
+    xp, n = array_module(trust), trust.shape[-1]
     if n < 3:
-        return xp.full(limited.shape, 1.0 / n)
-    size, agreement = _size_and_agreement(limited, cosines)
+        return xp.full(trust.shape, 1.0 / n)
+    size, agreement = _size_and_agreement(evidence)
     mass = size.sum(axis=-1, keepdims=True)
     overall = (size * agreement).sum(axis=-1, keepdims=True) / xp.where(mass > 0.0, mass, 1.0)
     opposed = _logistic(-AGREEMENT * (agreement + overall))
     power = POWER * _logistic(-SUSPICION * overall)
-    kept = (1.0 - size * opposed) * (1.0 - SHARE * size) ** power
+    kept = xp.maximum((1.0 - size * opposed) * (1.0 - SHARE * size) ** power, LEFT)
     mean = (trust * kept).sum(axis=-1, keepdims=True) / trust.sum(axis=-1, keepdims=True)
-    return trust * kept / xp.where(mean > 0.0, mean, 1.0) / n
+    return trust * kept / mean / n
 
 
-def _size_and_agreement(limited: Array, cosines: Array) -> tuple[Array, Array]:
+def _size_and_agreement(evidence: Evidence) -> tuple[Array, Array]:
     """r and v, each (*R, N)."""
+    limited, cosines = evidence.limited, evidence.cosines
     xp = array_module(cosines)
     largest = limited.max(axis=-1, keepdims=True)
     size = limited / xp.where(largest > 0.0, largest, 1.0)
     cosines = cosines.astype(np.float64, copy=False)
-    strengths = xp.abs(cosines)
-    votes = cosines * strengths
-    squares = strengths * strengths
-    own = xp.arange(cosines.shape[-1])
-    total = squares.sum(axis=-1) - squares[..., own, own]
-    pull = votes.sum(axis=-1) - votes[..., own, own]
-    agreement = pull / xp.maximum(total, 1e-30)
-    return size, agreement
+    total = (cosines * cosines).sum(axis=-1)
+    pull = (cosines * xp.abs(cosines)).sum(axis=-1)
+    return size, pull / xp.maximum(total, 1e-30)
 
 
 def _logistic(values: Array) -> Array:

@@ -259,17 +259,15 @@ def caf(rows, f):
     return best
 
 
-def adaptive_fence(sizes, least, power, curvature=0.0):
+def adaptive_fence(sizes, least, spread, power):
     """The fence above the median, or the largest size where that is less."""
+    half = (len(sizes) - 1) // 2
     ordered = np.sort(sizes)
-    n = len(sizes)
-    median, quartile = ordered[(n - 1) // 2], ordered[(n - 1) // 4]
-    if median == 0:
+    median = ordered[half]
+    if median == 0 or not ordered[:half].any():
         return ordered[-1]
-    if quartile == 0:
-        return ordered[-1]
-    spread = np.log(median / quartile)
-    return min(median * max(least, np.exp(power * spread + curvature * spread**2)), ordered[-1])
+    wide = median / np.mean(ordered[:half])
+    return min(least * median * max(1.0, wide / spread) ** power, ordered[-1])
 
 
 def adaptive_weights(inputs, signals, cosines):
@@ -277,10 +275,10 @@ def adaptive_weights(inputs, signals, cosines):
     n = len(signals)
     if n < 3:
         return np.ones(n)
-    fence = adaptive_fence(signals, 4.0, 2.0, 1.6)
+    fence = adaptive_fence(signals, 3.0, 2.0, 6.0)
     trust = np.array([min(1, fence / s) ** 2 if s > 0 else 1.0 for s in signals])
     if inputs is not None:
-        limit = adaptive_fence(inputs, 1.5, 2.0)
+        limit = adaptive_fence(inputs, 1.5, 1.25, 2.0)
         trust = trust * [min(1, limit / x) ** 2 if x > 0 else 1.0 for x in inputs]
     limited = np.minimum(signals, fence)
     r = limited / limited.max() if limited.max() > 0 else limited
@@ -292,6 +290,7 @@ def adaptive_weights(inputs, signals, cosines):
     overall = np.average(v, weights=r) if r.sum() > 0 else 0.0
     power = 0.5 / (1 + np.exp(20 * overall))
     kept = (1 - r / (1 + np.exp(12 * (v + overall)))) * (1 - 0.99 * r) ** power
+    kept = np.maximum(kept, 0.1)
     return trust * kept / np.average(kept, weights=trust)
 
 
@@ -305,7 +304,7 @@ def adaptive_mean_of_layer(x, gy, bias=True):
     """Of a layer: (Q, P), or (Q, P + 1) with a bias as the weight of one more input of one."""
     x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
     lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
-    limit = adaptive_fence(lengths, 1.5, 2.0)
+    limit = adaptive_fence(lengths, 1.5, 1.25, 2.0)
     shortened = x * np.minimum(1, limit / lengths)[:, None]
     about = shortened - shortened.mean(axis=0)
     cosines = np.array(

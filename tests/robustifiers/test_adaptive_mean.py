@@ -6,6 +6,7 @@ import pytest
 import chainrob
 import chainer
 from chainrob.robustifiers import AdaptiveMean, suspicion
+from chainrob.robustifiers.adaptive_mean import SIGNAL_FENCE, Factors, fence_of, look, weigh
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.oracles import estimators as oracle
 
@@ -66,15 +67,15 @@ def test_the_scale_of_inputs_and_signals_does_not_matter(exponent):
     )
 
 
-def clusters(wrong):
+def clusters(wrong, hard=2):
     """Softmax gradients of two clusters, of which some samples are not fitted."""
     rng = np.random.default_rng(0)
     t = np.arange(40) % 2
     x = rng.normal(size=(40, 5)) + np.where(t, 3.0, -3.0)[:, None]
     sure = rng.uniform(0.7, 0.98, 40)
-    sure[:2] = 0.05  # though in their cluster
+    sure[:hard] = 0.05  # though in their cluster
     labels = t.copy()
-    labels[2 : 2 + wrong] = 1 - labels[2 : 2 + wrong]
+    labels[hard : hard + wrong] = 1 - labels[hard : hard + wrong]
     of_one = np.where(t == 1, sure, 1 - sure)
     gy = np.stack([1 - of_one, of_one], axis=1) - np.eye(2)[labels]
     return layer(x, gy)
@@ -92,14 +93,59 @@ def test_wrong_labels_are_the_most_suspect():
 
 def test_a_wrong_label_weighs_less_than_a_hard_sample():
     weights = AdaptiveMean().sample_weights(clusters(wrong=4))
-    assert weights[2:6].max() < 0.3
-    assert weights[:2].min() > 0.6
+    assert weights[2:6].max() < 0.1
+    assert weights[:2].min() > 0.25  # no more than the fence takes
     assert weights[6:].min() > 0.8
 
 
 def test_a_clean_batch_whose_samples_agree_is_nearly_the_mean():
-    weights = AdaptiveMean().sample_weights(clusters(wrong=0))
+    weights = AdaptiveMean().sample_weights(clusters(wrong=0, hard=0))
     np.testing.assert_allclose(weights, 1.0, atol=0.1)
+
+
+def test_something_is_left_to_a_group_that_all_others_oppose():
+    weights = AdaptiveMean().sample_weights(clusters(wrong=4, hard=0))
+    assert 0.005 < weights[:4].min() < weights[:4].max() < 0.1
+
+
+def test_normal_residuals_are_the_mean_within_two_deviations():
+    rng = np.random.default_rng(0)
+    signs, sizes = rng.choice([-1, 1], size=1000), np.abs(rng.normal(size=1000))
+    sizes[:200] += 8.0  # and all of one sign
+    fence = fence_of(sizes, SIGNAL_FENCE)
+    assert 2.0 < fence[0] < 5.0
+    assert 1.9 < fence_of(sizes[200:], SIGNAL_FENCE)[0] < 2.6
+    weights = AdaptiveMean().sample_weights(layer(np.ones((1000, 1)), (signs * sizes)[:, None]))
+    assert weights[:200].max() < 0.4
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape_of_x", "shape_of_gy"),
+    [((3, 2), (3, 1)), ((17, 5), (17, 3)), ((1, 9, 4), (2, 9, 3)), ((2, 9, 4), (2, 9, 3))],
+)
+def test_the_compiled_form_is_the_definition(shape_of_x, shape_of_gy, dtype, bias):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=shape_of_x).astype(dtype)
+    gy = (rng.normal(size=shape_of_gy) * rng.lognormal(size=(*shape_of_gy[:-1], 1))).astype(dtype)
+    x[..., 1, :] *= 100
+    gy[..., 2, :] = 0
+    weights = OuterProducts(x[..., None, :], gy[..., None, :])
+    found = AdaptiveMean().sample_weights(Joined((weights, weights.bias())) if bias else weights)
+    wide = np.float64 if dtype == np.float64 else np.float32
+    factors = Factors(x.astype(wide), gy.astype(wide), bias)
+    expected = weigh(look(factors)) * shape_of_gy[-2]
+    np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == np.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_propagated_nan_is_not_silent(spoiled):
+    arrays = draw(n=8)
+    arrays[spoiled][3, 1] = np.nan
+    with np.errstate(invalid="ignore"):
+        W, _ = AdaptiveMean(nonfinite="propagate")(layer(*arrays))
+    assert np.isnan(W).any()
 
 
 def test_few_samples_and_no_signal():
