@@ -81,6 +81,7 @@ METHODS: dict[str, Method] = {
     "HuberRegressor": Method(family="linear fit", classification=False),
     "RANSACRegressor": Method(family="linear fit", classification=False),
     "TheilSenRegressor": Method(family="linear fit", classification=False),
+    "adaptive mean (the default)": _robust("adaptive_mean"),
     "soft truncation": _robust("soft_truncation:delta={}", 0.005, 0.2),
     "M-estimator": _robust("m_estimator:pilot=mean"),
     "trimmed mean": _robust("trimmed_mean:fraction={}", 0.05, 0.2),
@@ -88,6 +89,13 @@ METHODS: dict[str, Method] = {
     "centered clipping": _robust("centered_clipping", scope="model"),
     "multi-Krum": _robust("multi_krum", scope="model"),
     "sample gradients clipped": _robust("clip_norm({}) >> mean", 0.1, 1.0, scope="model"),
+    "relative clipping": _robust(
+        "relative_clipping(2, quantile=0.8, reference='winsorized') >> mean", scope="model"
+    ),
+    "adaptive mean, inputs clipped": _robust("adaptive_mean", inputs="clipped=3"),
+    "adaptive mean, label smoothing": replace(
+        _robust("adaptive_mean", loss="smoothing=0.2"), regression=False
+    ),
     "trimmed mean, inputs clipped": _robust(
         "trimmed_mean:fraction={}", 0.05, 0.2, inputs="clipped=3"
     ),
