@@ -19,7 +19,7 @@ from chainrob.aggregation.scopes import count_samples, pullback
 from chainrob.robustifiers import CoordinateWise, Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import RowIndex, RowSums, SampleGradients, summed_rows
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Build = Callable[[tuple[Array, ...], Sequence[int]], Mapping[int, SampleGradients]]
 """(inputs and gy, wanted parameter indices) to one operator a parameter."""

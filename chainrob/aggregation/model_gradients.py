@@ -10,7 +10,7 @@ from chainrob.aggregation.recorder import Recording
 from chainrob.aggregation.sample_index import ADVICE
 from chainrob.aggregation.scopes import count_samples, plain_mean
 from chainrob.sample_gradients import SampleGradients, add_up
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class Entry(NamedTuple):

@@ -19,7 +19,7 @@ from chainrob.aggregation.layer_options import Reduction, Scope
 from chainrob.aggregation.scopes import estimate_watched
 from chainrob.kernels import to_host
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, eq=False)

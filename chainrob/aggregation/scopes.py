@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from chainrob.aggregation.layer_options import Scope
-from chainrob.robustifiers.base import CoordinateWise, Robustifier
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
+from chainrob.robustifiers.robustifier import CoordinateWise, Robustifier
 from chainrob.sample_gradients import Joined, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 JOINT_OR_APART = (CoordinateWise, Mean)
 """Robustifiers to which it is the same whether parameters are estimated together or one by one."""

@@ -14,7 +14,7 @@ import numpy as np
 from chainrob.builders.positions import position_sums, spread
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import PatchProducts, SampleGradients, TransposedPatchProducts
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 from chainrob.sample_gradients.patches import Geometry, padded
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from chainrob.builders.positions import along, position_sums, spread
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Rows = dict[int, SampleGradients]
 Cotangents = Mapping[int, tuple[Array, ...]]

@@ -7,7 +7,7 @@ from math import prod
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import EmbeddingGradients, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 def embedding_rows(

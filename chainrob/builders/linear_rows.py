@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import OuterProducts, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 def linear_rows(

@@ -13,7 +13,7 @@ import numpy as np
 from chainrob.builders.positions import position_sums, spread
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 def normalization_rows(

@@ -8,7 +8,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 def position_sums(values: Array, keep: Sequence[int]) -> Dense:

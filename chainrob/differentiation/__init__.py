@@ -33,7 +33,7 @@ from chainrob.differentiation.finite_differences import (
     central_difference,
     forward_difference,
 )
-from chainrob.differentiation.functional import Functional, functional
+from chainrob.differentiation.forward_and_reverse import Functional, functional
 from chainrob.differentiation.gauss_newton import gauss_newton_vector_product
 from chainrob.differentiation.gradient_fit import fit_gradient
 from chainrob.differentiation.jacobian_products import JacobianProduct, jacobian_product
@@ -44,7 +44,7 @@ from chainrob.differentiation.per_sample_gradients import (
     per_sample_gradients,
 )
 from chainrob.differentiation.regression_gradient import regression_gradient
-from chainrob.differentiation.spsa import spsa
+from chainrob.differentiation.spsa_gradient import spsa
 from chainrob.differentiation.unrolled import (
     DerivativeComparison,
     compare_derivatives,

@@ -12,11 +12,11 @@ import numpy as np
 
 import chainer
 from chainrob.aggregation import Recorder, exact_backward
-from chainrob.differentiation.functional import named_parameters, untouched
+from chainrob.differentiation.forward_and_reverse import named_parameters, untouched
 from chainrob.links.conversion import MIXES_SAMPLES, UnsupportedLinkWarning, robustify
 from chainrob.robustifiers import Mean
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients, add_up
-from chainrob.sample_gradients.base import squared_distances
+from chainrob.sample_gradients.operator_base import squared_distances
 
 __all__ = ["PerSampleGradients", "per_sample_gradients"]
 

@@ -18,7 +18,7 @@ from chainrob.distributed.redistribution import (
 )
 from chainrob.distributed.spread_values import SpreadValues
 from chainrob.sample_gradients import Joined, SampleGradients
-from chainrob.sample_gradients.base import Array, Index, Reduction, RowSquares
+from chainrob.sample_gradients.operator_base import Array, Index, Reduction, RowSquares
 
 __all__ = ["EXCHANGES", "DistributedGradients", "Exchange", "distributed_gradients"]
 

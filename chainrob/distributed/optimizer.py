@@ -11,7 +11,7 @@ import chainer
 from chainrob.distributed.ranks import Ranks
 from chainrob.distributed.robustifier import Distributed
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["create_multi_node_optimizer"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from chainrob.kernels import array_module, to_host
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["Ranks", "Split", "ranks_of"]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from chainrob.distributed.ranks import Split
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients
-from chainrob.sample_gradients.base import Array, Index
+from chainrob.sample_gradients.operator_base import Array, Index
 
 __all__ = [
     "Share",

@@ -14,11 +14,11 @@ from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_grad
 from chainrob.distributed.ranks import Split, ranks_of
 from chainrob.distributed.redistribution import gathered_layer
 from chainrob.robustifiers.adaptive_mean import AdaptiveMean
-from chainrob.robustifiers.base import Estimate, Robustifier, as_operator
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
+from chainrob.robustifiers.robustifier import Estimate, Robustifier, as_operator
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 if TYPE_CHECKING:
     import chainer

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from chainrob.distributed.ranks import Split
-from chainrob.distributed.selection import largest, order_statistics
+from chainrob.distributed.selection_over_ranks import largest, order_statistics
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["NotSpreadableError", "SpreadValues"]
 

@@ -12,7 +12,7 @@ from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import prelu_pullback, prelu_rows, swish_pullback, swish_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class _Activation(RobustFunction):

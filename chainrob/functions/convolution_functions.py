@@ -22,7 +22,7 @@ from chainrob.builders import (
 )
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Extent = int | Sequence[int]
 

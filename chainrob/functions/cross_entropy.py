@@ -11,7 +11,7 @@ import chainer.functions as F
 from chainer.utils import type_check
 from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class CrossEntropy(SampleLoss):

@@ -12,7 +12,7 @@ from chainrob.builders import embedding_pullback, embedding_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class EmbedIDFunction(RobustFunction, stock.EmbedIDFunction):

@@ -22,7 +22,7 @@ from chainrob.aggregation.scopes import spans_ranks
 from chainrob.robustifiers import Mean
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 clearing.LISTENERS.append(new_step)
 

@@ -8,7 +8,7 @@ from typing import Any
 import chainer
 import chainer.functions as F
 from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class Huber(SampleLoss):

@@ -14,7 +14,7 @@ from chainrob.builders import linear_pullback, linear_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class LinearFunction(RobustFunction, function_node.FunctionNode):

@@ -6,7 +6,7 @@ from typing import Any
 
 import chainer
 from chainrob.functions.sample_loss import Reduce, Reduction, SampleLoss
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class MeanSquaredError(SampleLoss):

@@ -16,7 +16,7 @@ from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import normalization_pullback, normalization_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class LayerNormalizationFunction(RobustFunction, stock_layer.LayerNormalization):

@@ -12,7 +12,7 @@ import chainer.functions as F
 from chainer import function_node
 from chainer.utils import type_check
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["Reduce", "Reduction", "SampleLoss"]
 

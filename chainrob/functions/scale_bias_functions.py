@@ -13,7 +13,7 @@ from chainrob.builders import bias_pullback, bias_rows, scale_pullback, scale_ro
 from chainrob.builders.positions import along
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 class _Along(RobustFunction, function_node.FunctionNode):

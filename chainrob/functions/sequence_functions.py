@@ -21,7 +21,7 @@ from chainrob.aggregation import Aggregation
 from chainrob.functions.gradient_node import RobustFunction
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import OuterProducts, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Step = Callable[..., tuple[chainer.Variable, Any, Any]]
 

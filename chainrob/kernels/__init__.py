@@ -61,15 +61,15 @@ def _on_device(value: Any) -> bool:
 
 
 HOST = {
-    "adaptive_weights": "adaptive_mean",
-    "centered_clipping": "centered_clipping",
-    "centered_gram": "gram",
+    "adaptive_weights": "adaptive_mean_kernel",
+    "centered_clipping": "centered_clipping_kernel",
+    "centered_gram": "gram_kernel",
     "fused": "",
-    "geometric_median": "geometric_median",
+    "geometric_median": "geometric_median_kernel",
     "largest_eigenpair": "eigen",
     "mixed_gram": "mixed_gram",
     "nearest_sums": "neighbors",
-    "smallest": "selection",
+    "smallest": "selection_kernel",
 }
 """The functions that ``cpu`` has, and the files where they are."""
 
@@ -84,7 +84,7 @@ def fused(name: str, parameters: tuple[Any, ...], x: Any, gy: Any, squares: Any 
     """A compiled coordinate-wise estimate of sums of outer products, or None where there is none.
 
     Args:
-        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
+        name, parameters: those of ``chainrob.sample_gradients.operator_base.Fused``.
         x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
         gy: output gradients (*R, N, S, Q), of the same dtype.
         squares: what the rows' squares are added to, if anybody asks: a

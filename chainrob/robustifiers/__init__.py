@@ -4,7 +4,6 @@ sample.
 
 from chainrob.robustifiers.adaptive_mean import AdaptiveMean, suspicion
 from chainrob.robustifiers.adaptive_robust_clipping import AdaptiveRobustClipping
-from chainrob.robustifiers.base import CoordinateWise, Robustifier, Weighting
 from chainrob.robustifiers.bucketing import Bucketing
 from chainrob.robustifiers.bulyan import Bulyan
 from chainrob.robustifiers.caf import CAF
@@ -35,6 +34,7 @@ from chainrob.robustifiers.phocas import Phocas
 from chainrob.robustifiers.pre_aggregation import Pipeline, PreAggregation
 from chainrob.robustifiers.registry import default, get, names, parse, register
 from chainrob.robustifiers.relative_clipping import RelativeClipping
+from chainrob.robustifiers.robustifier import CoordinateWise, Robustifier, Weighting
 from chainrob.robustifiers.sample_facts import sample_facts
 from chainrob.robustifiers.smea import SMEA
 from chainrob.robustifiers.soft_truncation import SoftTruncation

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import adaptive_weights, array_module
-from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.pre_aggregation import norms_of
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.sample_gradients import Joined, OuterProducts, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Fence = tuple[float, float, float]
 

@@ -9,7 +9,7 @@ import numpy as np
 from chainrob.robustifiers.parameters import require_integer
 from chainrob.robustifiers.pre_aggregation import Mixing
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array, block_matrix
+from chainrob.sample_gradients.operator_base import Array, block_matrix
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,8 +8,8 @@ import numpy as np
 
 from chainrob.kernels import array_module, largest_eigenpair
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
-from chainrob.sample_gradients.base import Array
+from chainrob.robustifiers.robustifier import Weighting
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

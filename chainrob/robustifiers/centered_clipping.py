@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from chainrob.kernels import array_module
 from chainrob.kernels import centered_clipping as compiled
-from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_integer, require_positive
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE, smallest
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import require_positive
 from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.headroom import headroom, restored
+from chainrob.robustifiers.robustifier import CoordinateWise
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)

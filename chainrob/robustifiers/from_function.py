@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate, Policy, Robustifier, together
+from chainrob.robustifiers.robustifier import Estimate, Policy, Robustifier, together
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

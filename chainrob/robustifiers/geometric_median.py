@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module, geometric_median
-from chainrob.robustifiers.base import ConvergenceWarning, NotDifferentiableError, Weighting
 from chainrob.robustifiers.convergence import report
 from chainrob.robustifiers.parameters import require_integer, require_open_unit
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.robustifiers.robustifier import ConvergenceWarning, NotDifferentiableError, Weighting
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 SAME = 16.0 * float(np.finfo(np.float64).eps)
 """Rows whose squared distance is below this share of their squared sizes are the same row."""

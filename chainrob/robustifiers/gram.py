@@ -8,8 +8,8 @@ import numpy as np
 
 from chainrob.robustifiers.errors import NonFiniteGradientError
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
 from chainrob.sample_gradients.normalized import normalized
+from chainrob.sample_gradients.operator_base import Array
 
 
 class GramMatrix(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate, Policy, Robustifier
 from chainrob.robustifiers.parameters import require_integer
+from chainrob.robustifiers.robustifier import Estimate, Policy, Robustifier
 from chainrob.robustifiers.sample_facts import AsksForFacts, fact
 from chainrob.sample_gradients import SampleGradients
 

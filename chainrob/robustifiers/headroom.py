@@ -7,7 +7,7 @@ from math import ceil, log2
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 def headroom(values: Array) -> tuple[Array, Array | None]:

@@ -8,10 +8,10 @@ from typing import Literal
 from chainrob.kernels import array_module
 from chainrob.kernels import nearest_sums as compiled
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice, require_flag, require_integer
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE, smallest
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 NEIGHBORS = ("n-f-2", "n-f-1", "n-f")
 Neighbors = Literal["n-f-2", "n-f-1", "n-f"]

@@ -12,7 +12,6 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.kernels.constants import CHI_LEVEL
-from chainrob.robustifiers.base import ConvergenceWarning, CoordinateWise
 from chainrob.robustifiers.convergence import report
 from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.parameters import (
@@ -21,8 +20,9 @@ from chainrob.robustifiers.parameters import (
     require_open_unit,
     require_positive,
 )
+from chainrob.robustifiers.robustifier import ConvergenceWarning, CoordinateWise
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 Rho = Literal["pseudo_huber", "log_cosh", "gudermannian", "catoni"]
 

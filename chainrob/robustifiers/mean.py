@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate, Robustifier
+from chainrob.robustifiers.robustifier import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.headroom import headroom, restored
+from chainrob.robustifiers.robustifier import CoordinateWise
 from chainrob.robustifiers.selection import smallest
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
-from chainrob.robustifiers.base import Estimate, Policy, Robustifier
 from chainrob.robustifiers.coordinate_median import CoordinateMedian
 from chainrob.robustifiers.geometric_median import GeometricMedian
 from chainrob.robustifiers.parameters import require_choice, require_integer
+from chainrob.robustifiers.robustifier import Estimate, Policy, Robustifier
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import block_matrix
+from chainrob.sample_gradients.operator_base import block_matrix
 
 
 @cache

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate
 from chainrob.robustifiers.parameters import require_integer
+from chainrob.robustifiers.robustifier import Estimate
 from chainrob.robustifiers.sample_facts import AsksForFacts, fact
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array, block_matrix
+from chainrob.sample_gradients.operator_base import Array, block_matrix
 
 
 @dataclass(frozen=True, repr=False)

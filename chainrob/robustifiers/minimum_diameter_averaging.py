@@ -10,9 +10,9 @@ import numpy as np
 
 from chainrob.kernels import array_module, to_host
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 MAX_STEPS = 30_000
 """Steps of the search after which it is given up (a few seconds)."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.parameters import require_choice
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE, smallest
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 PIVOTS = ("first", "last")
 

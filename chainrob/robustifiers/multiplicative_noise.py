@@ -10,7 +10,7 @@ import numpy as np
 
 from chainrob.kernels import array_module, normal_cdf
 from chainrob.robustifiers.soft_truncation import SQRT2, Pilot, SoftTruncation
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 CERTAIN = 30.0
 """Standard deviations beyond which nothing is left of the normal distribution in float64."""

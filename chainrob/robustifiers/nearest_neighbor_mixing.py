@@ -9,7 +9,7 @@ from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.pre_aggregation import Mixing
 from chainrob.robustifiers.selection import TIE, smallest
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array, squared_distances
+from chainrob.sample_gradients.operator_base import Array, squared_distances
 
 
 @dataclass(frozen=True, repr=False)

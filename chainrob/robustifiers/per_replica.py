@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate, Robustifier, together
 from chainrob.robustifiers.mean import Mean
+from chainrob.robustifiers.robustifier import Estimate, Robustifier, together
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

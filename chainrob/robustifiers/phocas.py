@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chainrob.robustifiers.mean_around_median import MeanAround
 from chainrob.robustifiers.trimmed_mean import trimmed_mean
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from chainrob.robustifiers.base import Estimate, Robustifier, as_operator, in_chunks
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
 from chainrob.robustifiers.parameters import describe, with_dropped
+from chainrob.robustifiers.robustifier import Estimate, Robustifier, as_operator, in_chunks
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 Self = TypeVar("Self", bound="PreAggregation")
 

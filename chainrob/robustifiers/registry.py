@@ -9,9 +9,9 @@ from functools import reduce
 from math import ceil
 from typing import Any
 
-from chainrob.robustifiers.base import Policy, Robustifier
 from chainrob.robustifiers.grammar import Step, read_steps
 from chainrob.robustifiers.pre_aggregation import PreAggregation
+from chainrob.robustifiers.robustifier import Policy, Robustifier
 
 Entry = Robustifier | PreAggregation
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import to_host
-from chainrob.robustifiers.base import Estimate, Robustifier
+from chainrob.robustifiers.robustifier import Estimate, Robustifier
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 FACTS = ("groups", "losses")
 

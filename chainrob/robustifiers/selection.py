@@ -6,7 +6,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.kernels import smallest as compiled
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 TIE = 1e-12
 """Distances and scores that differ by less than this share of themselves are equal: rounding must

@@ -11,9 +11,9 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, squared_distances
+from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, squared_distances
 
 MAX_SUBSETS = 50_000
 """Subsets that the search is willing to look at (some seconds)."""

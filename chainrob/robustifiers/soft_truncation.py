@@ -10,11 +10,11 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.kernels.constants import MAD_TO_SIGMA
-from chainrob.robustifiers.base import CoordinateWise, as_operator
 from chainrob.robustifiers.parameters import require_choice, require_floor, require_open_unit
+from chainrob.robustifiers.robustifier import CoordinateWise, as_operator
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 SQRT2 = sqrt(2.0)
 

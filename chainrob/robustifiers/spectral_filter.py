@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.base import Weighting
 from chainrob.robustifiers.caf import principal
 from chainrob.robustifiers.parameters import (
     require_integer,
     require_positive,
 )
+from chainrob.robustifiers.robustifier import Weighting
 from chainrob.robustifiers.selection import TIE
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

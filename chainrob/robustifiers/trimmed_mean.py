@@ -11,7 +11,7 @@ import numpy as np
 from chainrob.kernels import array_module
 from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.trimming import Trimming, central_weights
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)

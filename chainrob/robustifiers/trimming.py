@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.base import CoordinateWise
 from chainrob.robustifiers.parameters import (
     require_below_half,
     require_integer,
     require_minority,
 )
-from chainrob.sample_gradients.base import Array
+from chainrob.robustifiers.robustifier import CoordinateWise
+from chainrob.sample_gradients.operator_base import Array
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from chainrob.kernels import array_module
 from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.trimming import Trimming, inner_range
-from chainrob.sample_gradients.base import Array, Fused
+from chainrob.sample_gradients.operator_base import Array, Fused
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,10 +9,15 @@ output units too. So a new operator touches three files besides its tests: its o
 the builder of the layer that makes it.
 """
 
-from chainrob.sample_gradients.base import MATERIALIZE_LIMIT, TILE_BUDGET, Mixed, SampleGradients
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.embedding import EmbeddingGradients
 from chainrob.sample_gradients.joined import Joined
+from chainrob.sample_gradients.operator_base import (
+    MATERIALIZE_LIMIT,
+    TILE_BUDGET,
+    Mixed,
+    SampleGradients,
+)
 from chainrob.sample_gradients.outer_product import OuterProducts
 from chainrob.sample_gradients.patches import PatchProducts, TransposedPatchProducts
 from chainrob.sample_gradients.row_index import RowIndex

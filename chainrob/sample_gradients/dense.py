@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import (
+from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.operator_base import (
     Array,
     Derivative,
     Index,
@@ -19,7 +20,6 @@ from chainrob.sample_gradients.base import (
     block_matrix,
     central_row,
 )
-from chainrob.sample_gradients.factored import Factored, products
 from chainrob.sample_gradients.row_index import RowIndex
 
 

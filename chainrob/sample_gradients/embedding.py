@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import (
+from chainrob.sample_gradients.operator_base import (
     TILE_BUDGET,
     Array,
     Index,

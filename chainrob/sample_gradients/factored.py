@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index, SampleGradients, central_row
+from chainrob.sample_gradients.operator_base import (
+    TILE_BUDGET,
+    Array,
+    Index,
+    SampleGradients,
+    central_row,
+)
 
 HEADROOM = 200
 """How far, in powers of two, the typical row may be pushed below 1 to make room for the largest."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import (
+from chainrob.sample_gradients.normalized import larger
+from chainrob.sample_gradients.operator_base import (
     Array,
     Derivative,
     Index,
@@ -19,7 +20,6 @@ from chainrob.sample_gradients.base import (
     RowSquares,
     SampleGradients,
 )
-from chainrob.sample_gradients.normalized import larger
 
 
 class Joined(SampleGradients):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import SampleGradients
+from chainrob.sample_gradients.operator_base import SampleGradients
 
 
 def normalized(gradients: SampleGradients) -> tuple[SampleGradients, Any]:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module, centered_gram
-from chainrob.sample_gradients.base import (
+from chainrob.sample_gradients.dense import Dense
+from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.operator_base import (
     TILE_BUDGET,
     Array,
     Derivative,
@@ -21,8 +23,6 @@ from chainrob.sample_gradients.base import (
     RowSquares,
     central_row,
 )
-from chainrob.sample_gradients.dense import Dense
-from chainrob.sample_gradients.factored import Factored, products
 from chainrob.sample_gradients.row_index import RowIndex
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Index
+from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, Index
 from chainrob.sample_gradients.tiled import Tiled, blocks
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Mixed, SampleGradients
 from chainrob.sample_gradients.factored import Factored
+from chainrob.sample_gradients.operator_base import Array, Mixed, SampleGradients
 from chainrob.sample_gradients.row_index import RowIndex
 
 Key = TypeVar("Key")

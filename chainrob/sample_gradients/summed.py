@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Index, SampleGradients
 from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.normalized import larger
+from chainrob.sample_gradients.operator_base import Array, Index, SampleGradients
 from chainrob.sample_gradients.row_index import RowIndex
 from chainrob.sample_gradients.row_sums import RowSums
 from chainrob.sample_gradients.tiled import Tiled

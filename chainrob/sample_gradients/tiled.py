@@ -14,9 +14,9 @@ from math import prod
 
 import numpy as np
 
-from chainrob.sample_gradients.base import Array, Index, SampleGradients
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.factored import Factored
+from chainrob.sample_gradients.operator_base import Array, Index, SampleGradients
 
 
 class Tiled(Factored):

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import column_or_1d
 
 import chainer
-from chainrob.sklearn.base import RobustMLP
+from chainrob.sklearn.robust_estimator import RobustMLP
 
 __all__ = ["RobustMLPClassifier"]
 

@@ -11,7 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import column_or_1d
 
-from chainrob.sklearn.base import RobustMLP
+from chainrob.sklearn.robust_estimator import RobustMLP
 
 __all__ = ["RobustMLPRegressor"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 import chainer
-from chainrob.sklearn.network import Network
+from chainrob.sklearn.network_choice import Network
 from chainrob.training import Observation, RobustGradient, WeightTally, observe
 
 __all__ = ["Course", "batches", "make_optimizer", "run_epoch", "train"]

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chainrob.distributed.ranks import Ranks
 from chainrob.distributed.robustifier import Distributed
 from chainrob.kernels import array_module, to_host
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["TorchRanks", "active", "all_agree", "over_ranks"]
 

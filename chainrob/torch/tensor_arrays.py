@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["computing", "to_array", "to_tensor"]
 

@@ -11,7 +11,7 @@ import chainer
 from chainrob.aggregation import Observation, exact_backward
 from chainrob.kernels import array_module
 from chainrob.robustifiers import SoftTruncation
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 from chainrob.training.observation import observe
 
 

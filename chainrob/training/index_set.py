@@ -10,7 +10,7 @@ import numpy as np
 import chainer
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import MATERIALIZE_LIMIT, Array
+from chainrob.sample_gradients.operator_base import MATERIALIZE_LIMIT, Array
 
 __all__ = ["IndexSet", "Selection", "masked_rows", "outside", "scattered"]
 

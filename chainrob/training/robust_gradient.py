@@ -18,7 +18,7 @@ from chainrob.aggregation import (
 from chainrob.aggregation.recorder import forget, recorder_of
 from chainrob.kernels import array_module
 from chainrob.links.robust_link import RobustLink
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 from chainrob.training.index_set import IndexSet, Selection, masked_rows, outside, scattered
 
 clearing.LISTENERS.append(forget)

@@ -12,7 +12,7 @@ import chainer
 from chainer import function_node
 from chainrob.differentiation import spsa
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["SPSA"]
 

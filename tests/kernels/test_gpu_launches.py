@@ -5,7 +5,7 @@ import pytest
 
 import chainrob
 from chainrob.kernels import gpu
-from chainrob.kernels.cpu.geometric_median import geometric_median
+from chainrob.kernels.cpu.geometric_median_kernel import geometric_median
 from chainrob.kernels.gpu import weiszfeld
 from chainrob.robustifiers import convergence
 from tests.kernels import fake_cupy

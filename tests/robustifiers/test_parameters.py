@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import chainrob as C
-from chainrob.sample_gradients.base import squared_distances
+from chainrob.sample_gradients.operator_base import squared_distances
 from tests.oracles import estimators as oracle
 from tests.robustifiers.cases import clean_rows
 

@@ -8,7 +8,7 @@ import pytest
 
 import chainrob
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
-from chainrob.sample_gradients.base import block_matrix, squared_distances
+from chainrob.sample_gradients.operator_base import block_matrix, squared_distances
 
 RNG = np.random.default_rng(0)
 

@@ -20,8 +20,8 @@ from chainrob.sample_gradients import (
     TransposedPatchProducts,
     add_up,
 )
-from chainrob.sample_gradients.base import squared_distances
 from chainrob.sample_gradients.normalized import normalized
+from chainrob.sample_gradients.operator_base import squared_distances
 from chainrob.sample_gradients.patches import Geometry, padded
 from chainrob.sample_gradients.tiled import blocks
 

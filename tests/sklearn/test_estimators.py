@@ -17,7 +17,7 @@ import chainrob
 import chainer
 from chainrob.datasets import contamination
 from chainrob.sklearn import RobustMLPClassifier, RobustMLPRegressor
-from chainrob.sklearn.network import sample_losses
+from chainrob.sklearn.network_choice import sample_losses
 from chainrob.sklearn.training import Course, batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chainrob.robustifiers import Mean, SoftTruncation
-from chainrob.robustifiers.base import CoordinateWise, Estimate
+from chainrob.robustifiers.robustifier import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
 __all__ = ["ReleasedSoftTruncation"]

@@ -16,7 +16,7 @@ from chainrob.experiments.devices import get_device
 from chainrob.experiments.iris import IrisSettings, ReleasedSoftTruncation, train
 from chainrob.experiments.jobs import Job
 from chainrob.robustifiers import ConvergenceWarning, Mean, Robustifier
-from chainrob.robustifiers.base import CoordinateWise, Estimate
+from chainrob.robustifiers.robustifier import CoordinateWise, Estimate
 from chainrob.sample_gradients import SampleGradients
 
 __all__ = ["ClippedMean", "SlowMean", "Variant", "jobs_of", "results_of", "train_variant"]

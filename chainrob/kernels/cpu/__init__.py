@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels.cpu.registry import MODULES
+from chainrob.kernels.cpu.kernel_modules import MODULES
 from chainrob.kernels.cpu.row_squares import watch_for
 
 __all__ = ["fused"]
@@ -27,7 +27,7 @@ def fused(
     """A coordinate-wise estimate of sums of outer products, or None where there is no kernel.
 
     Args:
-        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
+        name, parameters: those of ``chainrob.sample_gradients.operator_base.Fused``.
         x: inputs (*R, N, S, P), float32 or float64; replica axes may be 1.
         gy: output gradients (*R, N, S, Q), of the same dtype.
         squares: what the rows' squares are added to, if anybody asks: a

@@ -17,7 +17,6 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.compiling import inlined, jit
-from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 from chainrob.kernels.cpu.simd import (
     fma,
     keep_nan,
@@ -26,6 +25,7 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
 )
+from chainrob.kernels.cpu.sorting_network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 
 OFTEN = 8
 """Number of columns that read the same inputs, from which on these are copied to lie together."""

@@ -17,8 +17,8 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, line, sort, total
 from chainrob.kernels.cpu.compiling import jit
-from chainrob.kernels.cpu.network import BLOCK, MAX_ROWS, Program, selection
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
+from chainrob.kernels.cpu.sorting_network import BLOCK, MAX_ROWS, Program, selection
 
 SAMPLE = 32
 """Rows of the sample."""

@@ -13,11 +13,11 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill_sorted, line, total
 from chainrob.kernels.cpu.compiling import inlined, jit
-from chainrob.kernels.cpu.headroom import with_headroom
-from chainrob.kernels.cpu.network import MAX_ROWS, selection
+from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.order_statistics import farthest_of_nearest
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import absolute, choose, fma, keep_nan, larger, load, splat
+from chainrob.kernels.cpu.sorting_network import MAX_ROWS, selection
 
 
 def mean_around_median(

@@ -14,9 +14,8 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_sorted, line, total
 from chainrob.kernels.cpu.compiling import inlined, jit
-from chainrob.kernels.cpu.headroom import with_headroom
+from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.median import median, networks
-from chainrob.kernels.cpu.network import MAX_ROWS, selection
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -28,6 +27,7 @@ from chainrob.kernels.cpu.simd import (
     smaller,
     splat,
 )
+from chainrob.kernels.cpu.sorting_network import MAX_ROWS, selection
 
 
 def trimmed_mean(

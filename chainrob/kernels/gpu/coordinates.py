@@ -29,7 +29,7 @@ def fused(name: str, parameters: tuple[Any, ...], x: Array, gy: Array) -> Array 
     kernel.
 
     Args:
-        name, parameters: those of ``chainrob.sample_gradients.base.Fused``.
+        name, parameters: those of ``chainrob.sample_gradients.operator_base.Fused``.
         x: inputs (*R, N, P), float32 or float64, on the device; replica axes may be 1.
         gy: output gradients (*R, N, Q), likewise.
 

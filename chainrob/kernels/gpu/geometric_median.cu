@@ -1,5 +1,5 @@
 // The weights of the geometric median from inner products of the rows, in one launch: the iteration of
-// kernels/cpu/geometric_median.py, decision by decision.
+// kernels/cpu/geometric_median_kernel.py, decision by decision.
 //
 // A replica is solved by a team of blocks. Every block of it holds all vectors and runs the whole program, so that all
 // take the same decisions; only products with the matrix are shared out, a run of rows a block. Sums are made in one

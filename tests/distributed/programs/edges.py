@@ -14,11 +14,11 @@ import numpy as np
 import chainrob.distributed
 from chainrob.distributed import Distributed, DistributedGradients
 from chainrob.distributed.ranks import Ranks, Split
-from chainrob.distributed.selection import largest, order_statistics
+from chainrob.distributed.selection_over_ranks import largest, order_statistics
 from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
 from chainrob.robustifiers import CoordinateWise, NonFiniteGradientError, NonFiniteGradientWarning
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
-from chainrob.sample_gradients.base import squared_distances
+from chainrob.sample_gradients.operator_base import squared_distances
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cases import Checks, operators, part, splits

@@ -8,6 +8,6 @@ MODULES = {
     "winsorized_mean": "order_statistics",
     "mean_around_median": "nearest_values",
     "phocas": "nearest_values",
-    "m_estimator": "m_estimator",
-    "soft_truncation": "soft_truncation",
+    "m_estimator": "m_estimator_kernel",
+    "soft_truncation": "soft_truncation_kernel",
 }

@@ -20,7 +20,7 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_with_mean, line
 from chainrob.kernels.cpu.compiling import inlined, jit
-from chainrob.kernels.cpu.headroom import with_headroom
+from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (

@@ -192,7 +192,7 @@ assert (model.W.array == first).all()
 print("in step")
 """
     )
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [found, "-n", "2", sys.executable, str(program)],
         env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin", "OMPI_ALLOW_RUN_AS_ROOT": "1"}

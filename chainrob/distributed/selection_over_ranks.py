@@ -9,7 +9,7 @@ import numpy as np
 
 from chainrob.distributed.ranks import Ranks
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.base import Array
+from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["largest", "order_statistics"]
 

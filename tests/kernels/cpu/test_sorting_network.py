@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainrob.kernels.cpu.network import BLOCK, BLOCK_MERGE, BLOCK_SORT, batcher, selection
+from chainrob.kernels.cpu.sorting_network import BLOCK, BLOCK_MERGE, BLOCK_SORT, batcher, selection
 
 
 def run(comparators, rows):

@@ -10,7 +10,7 @@ from chainrob.robustifiers import CenteredClipping
 from chainrob.robustifiers.krum import nearest_sums, nearest_sums_by_arrays
 from chainrob.robustifiers.selection import TIE, smallest, smallest_by_arrays
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
-from chainrob.sample_gradients.base import Mixed, squared_distances
+from chainrob.sample_gradients.operator_base import Mixed, squared_distances
 
 seeds = st.integers(0, 2**32 - 1)
 

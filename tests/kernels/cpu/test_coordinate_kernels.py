@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chainrob as c
-from chainrob.kernels.cpu import network, soft_truncation
+from chainrob.kernels.cpu import soft_truncation_kernel, sorting_network
 from chainrob.sample_gradients import Dense, OuterProducts
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-11}
@@ -139,7 +139,7 @@ def test_values_whose_squares_leave_float32():
 
 def test_more_rows_than_a_network_sorts():
     rng = np.random.default_rng(0)
-    n = network.MAX_ROWS + 1
+    n = sorting_network.MAX_ROWS + 1
     x, gy = factors(rng, (), (), n, 1, 2, 3, np.float32)
     for robustifier in (c.CoordinateMedian(), c.SoftTruncation(pilot="median"), c.MEstimator()):
         check(robustifier, OuterProducts(x, gy), np.float32)
@@ -162,7 +162,7 @@ def test_nan_stays_in_its_coordinates():
 @pytest.fixture
 def by_moments(monkeypatch):
     """Even small problems go by moments."""
-    monkeypatch.setattr(soft_truncation, "FEW", 0)
+    monkeypatch.setattr(soft_truncation_kernel, "FEW", 0)
 
 
 MOMENT_CASES = {
@@ -200,7 +200,7 @@ def test_moments_and_columns_agree(monkeypatch):
     operator = OuterProducts(*factors(rng, (), (), 64, 1, 40, 100, np.float64))
     results = []
     for few in (0, 10**9):
-        monkeypatch.setattr(soft_truncation, "FEW", few)
+        monkeypatch.setattr(soft_truncation_kernel, "FEW", few)
         results.append(c.SoftTruncation()(operator))
     np.testing.assert_allclose(*results, rtol=0, atol=1e-13)
 
@@ -210,7 +210,7 @@ def test_moments_and_columns_agree(monkeypatch):
 @pytest.mark.parametrize("size", [1.0, 1e38, 1e-30, 1e-37])
 @pytest.mark.parametrize("min_variance", [0.0, 1e30, 1e300])
 def test_soft_truncation_at_any_floor_and_size(monkeypatch, min_variance, size, pilot, few):
-    monkeypatch.setattr(soft_truncation, "FEW", few)
+    monkeypatch.setattr(soft_truncation_kernel, "FEW", few)
     rng = np.random.default_rng(0)
     x = np.ones((40, 1, 20), np.float32)
     gy = rng.normal(size=(40, 1, 6)).clip(-3, 3).astype(np.float32) * np.float32(size)

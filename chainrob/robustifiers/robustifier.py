@@ -21,7 +21,7 @@ from chainrob.robustifiers.errors import (
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import chainer
 from chainrob import robustifiers
-from chainrob.sklearn.network import ACTIVATIONS, Network, sample_losses
+from chainrob.sklearn.network_choice import ACTIVATIONS, Network, sample_losses
 from chainrob.sklearn.training import make_optimizer, run_epoch, train
 from chainrob.training import WeightTally
 
