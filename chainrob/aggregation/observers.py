@@ -18,7 +18,8 @@ import numpy as np
 from chainrob.aggregation.layer_options import Reduction, Scope
 from chainrob.aggregation.scopes import estimate_watched
 from chainrob.kernels import to_host
-from chainrob.sample_gradients import SampleGradients
+from chainrob.robustifiers.adaptive_mean import suspicion
+from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
 
@@ -73,6 +74,16 @@ class Observation:
         if self.weights is None:
             return None
         return to_host(self.weights).astype(np.float64, copy=False)
+
+    def suspicion(self) -> np.ndarray:
+        """How much each sample looks like a wrong label: (N,), or (*R, N), from 0 to 1, float64.
+
+        It is ``chainrob.robustifiers.suspicion`` of the layer's gradients. It needs no robust
+        estimate, so it works beside ``Mean()`` too. It costs one N x N Gram matrix.
+        """
+        operators = list(self.gradients.values())
+        whole = operators[0] if len(operators) == 1 else Joined(operators)
+        return to_host(suspicion(whole)).astype(np.float64, copy=False)
 
 
 Observer = Callable[[Observation], None]

@@ -55,8 +55,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         beta_1, beta_2, epsilon: Of solver ``'adam'``.
         n_iter_no_change: Patience, in epochs.
         huber_delta: Where Huber's loss turns from a square into a line.
-        track_suspects: Whether to add up the samples' weights for ``suspects_``; with a
-            coordinate-wise robustifier an epoch then takes two to four times as long.
+        track_suspects: Whether to add up the samples' weights for ``suspects_``. The weights come
+            from the pass that makes the estimate (``benchmarks/watching.py`` has the cost).
 
     Attributes:
         classes_ (array): The classes.
@@ -66,6 +66,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         sample_weights_ (array): Mean effective weight of every sample, (n,), 1 in a plain mean, NaN
             where it had none.
         relative_weights_ (array): What ``suspects_`` is sorted by, (n,).
+        sample_losses_ (array): Mean loss of every sample over the epochs, (n,), NaN for held-out
+            samples. ``np.argsort(-sample_losses_)`` finds wrong labels better than the weights do.
         model_ (chainer.Chain): The network.
         coefs_, intercepts_ (lists of arrays): Its parameters.
         loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_,

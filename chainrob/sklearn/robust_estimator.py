@@ -76,9 +76,12 @@ class RobustMLP(BaseEstimator):
             rows, held_out = self._split(rows, targets, rng)
         tally = WeightTally(len(targets)) if self.track_suspects else None
 
+        total, epochs = np.zeros(len(targets)), 0
+
         def epoch() -> NDArray[Any]:
+            nonlocal epochs
             order = rng.permutation(rows) if self.shuffle else rows
-            return run_epoch(
+            losses = run_epoch(
                 self.model_,
                 self._optimizer,
                 lambda scores, chosen: self._sample_losses(scores, targets[chosen]),
@@ -88,6 +91,9 @@ class RobustMLP(BaseEstimator):
                 self.alpha,
                 tally,
             )
+            total[order] += losses
+            epochs += 1
+            return losses
 
         if incremental:
             losses = epoch()
@@ -106,6 +112,8 @@ class RobustMLP(BaseEstimator):
                 "training ended with weights that are not finite: scale the inputs, or lower "
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
+        self.sample_losses_ = np.full(len(targets), np.nan)
+        self.sample_losses_[rows] = total[rows] / max(1, epochs)
         if tally is not None:
             self.suspects_ = tally.ranking()
             self.sample_weights_ = tally.weights()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,10 @@ class SuspectReport(chainer.training.Extension):
         layers: Names of the layers to take into account (``'/predictor/l1'``), or a predicate of
             the name; None takes all.
         below: A weight under this counts as down-weighted.
+        rank_by: What samples are ranked by. ``'weight'``: the effective weight, which finds bad
+            inputs and gross outliers. ``'suspicion'``: one minus
+            ``chainrob.robustifiers.suspicion``, which finds wrong labels better. It needs no robust
+            estimate: with ``robustifier=chainrob.Mean()`` the training stays the plain one.
         filename: CSV file in ``trainer.out`` with all samples, ranked; None for none.
         plot_name: PNG file with the ranked weights, drawn at the end; None for none.
         trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
@@ -91,12 +95,15 @@ class SuspectReport(chainer.training.Extension):
         n_samples: int | None = None,
         layers: Collection[str] | Callable[[str], bool] | None = None,
         below: float = 0.5,
+        rank_by: Literal["weight", "suspicion"] = "weight",
         filename: str | None = "suspects.csv",
         plot_name: str | None = "suspects.png",
         trigger: Any = (1, "epoch"),
     ) -> None:
         if not 0 < below <= 1:
             raise ValueError(f"below must lie in (0, 1], found {below!r}")
+        if rank_by not in ("weight", "suspicion"):
+            raise ValueError(f"rank_by must be 'weight' or 'suspicion', found {rank_by!r}")
         if (indices is None) != (n_samples is None):
             raise ValueError(
                 "indices and n_samples must be given together, found "
@@ -105,6 +112,7 @@ class SuspectReport(chainer.training.Extension):
         self.model = model
         self.iterator = iterator
         self.below = below
+        self.rank_by = rank_by
         self.filename = filename
         self.plot_name = plot_name
         self.tally: WeightTally | None = None if n_samples is None else WeightTally(n_samples)
@@ -200,7 +208,10 @@ class SuspectReport(chainer.training.Extension):
         name = observation.name if observation.name != "/" else "/model"
         if not self._takes(observation.name):
             return
-        weights = observation.sample_weights()
+        if self.rank_by == "suspicion":
+            weights: Any = 1.0 - observation.suspicion()
+        else:
+            weights = observation.sample_weights()
         if weights is not None:
             # Replicas of a layer see the same samples.
             self._step.append((name, weights.reshape(-1, weights.shape[-1]).mean(axis=0)))

@@ -159,9 +159,15 @@ def test_held_out_samples_have_no_weight():
     assert np.isnan(model.sample_weights_).sum() == 30
     assert len(model.suspects_) == 90
     assert not np.isnan(model.sample_weights_[model.suspects_]).any()
+    assert np.isnan(model.sample_losses_).sum() == 30
     assert quick(RobustMLPClassifier, track_suspects=False).fit(X, Y).__dict__.get("suspects_") is (
         None
     )
+
+
+def test_sample_losses_are_the_mean_of_those_in_the_epochs():
+    model = quick(RobustMLPClassifier, robustifier=None).fit(X, Y)
+    assert model.sample_losses_.mean() == pytest.approx(np.mean(model.loss_curve_), rel=1e-6)
 
 
 def test_early_stopping_keeps_the_parameters_that_scored_best():

@@ -14,6 +14,7 @@ from chainer.training import extensions
 from chainrob.datasets import contamination
 from chainrob.experiments.iris import iris_settings, make_model, trial_data
 from chainrob.training import SeededShuffle, Snapshot, SuspectReport, observe, resume
+from tests.oracles import estimators as oracle
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 4)).astype(np.float32)
@@ -184,6 +185,7 @@ def test_layers_whose_samples_are_not_the_batch_are_an_error(tmp_path):
         ({"below": 1.5}, "below must lie in"),
         ({"indices": lambda trainer: []}, "must be given together"),
         ({"n_samples": 3}, "must be given together"),
+        ({"rank_by": "loss"}, "rank_by must be 'weight' or 'suspicion', found 'loss'"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -215,19 +217,52 @@ def test_the_two_contaminated_points_of_the_iris_experiment_come_first(tmp_path,
     assert set(report.tally.ranking()[:2].tolist()) == set(data.pushed.tolist())
 
 
-def test_most_flipped_digits_are_found(tmp_path):
+@pytest.mark.parametrize(
+    ("robustifier", "rank_by"),
+    [(chainrob.SoftTruncation(), "weight"), (chainrob.Mean(), "suspicion")],
+)
+def test_most_flipped_digits_are_found(tmp_path, robustifier, rank_by):
     digits = load_digits()
     x, t = (digits.data[:1000] / 16).astype(np.float32), digits.target[:1000].astype(np.int32)
     flipped = contamination.flip_labels(t, 0.05, n_classes=10, seed=0)
     np.random.seed(0)  # noqa: NPY002
-    model = chainer.links.Classifier(chainrob.links.MLP((64, 30, 10), chainrob.SoftTruncation()))
+    model = chainer.links.Classifier(chainrob.links.MLP((64, 30, 10), robustifier))
     updater = chainer.training.StandardUpdater(
         chainer.iterators.SerialIterator(chainer.datasets.TupleDataset(x, flipped.data), 100),
         chainer.optimizers.MomentumSGD(0.2).setup(model),
     )
     trainer = chainer.training.Trainer(updater, (8, "epoch"), out=str(tmp_path))
-    report = SuspectReport(plot_name=None)
+    report = SuspectReport(rank_by=rank_by, plot_name=None)
     trainer.extend(report)
     trainer.run()
     precision = np.isin(report.tally.ranking()[:50], flipped.rows).mean()
     assert precision > 0.7  # chance is 0.05; a longer training finds more
+
+
+@pytest.mark.parametrize("scope", ["unit", "parameter", "layer", "model"])
+def test_suspicion_is_that_of_the_rows(scope):
+    """An oracle on rows that are not outer products: norms and cosines in a few slow lines."""
+    model = chainrob.links.MLP((4, 6, 3), chainrob.Mean(), scope=scope)
+    seen = []
+    optimizer = chainer.optimizers.SGD(0.0).setup(model)
+    if scope == "model":
+        optimizer.add_hook(chainrob.training.RobustGradient(model))
+    with observe(model, seen.append):
+        optimizer.update(lambda: chainer.functions.sum((model(X) - T) ** 2) / len(X))
+    assert len(seen) == (1 if scope == "model" else 2)
+    for one in seen:
+        found = one.suspicion()
+        assert found.shape == (len(X),)
+        assert ((found >= 0) & (found <= 1)).all()
+    if scope == "model":
+        rows = np.concatenate(
+            [g.materialize().reshape(len(X), -1) for g in one.gradients.values()], 1
+        )
+        rows = rows.astype(np.float64)
+        norms = np.linalg.norm(rows, axis=1)
+        cosines = rows @ rows.T / np.outer(norms, norms)
+        np.fill_diagonal(cosines, 0)
+        agreement = (cosines * abs(cosines)).sum(1) / (cosines**2).sum(1)
+        limited = np.minimum(norms, oracle.adaptive_fence(norms, 3.0, 2.0, 6.0))
+        expected = limited / limited.max() * (1 - agreement) / 2
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

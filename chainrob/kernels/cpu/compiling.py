@@ -67,11 +67,19 @@ class Kernel:
                 timer.daemon = True
                 timer.start()
                 try:
-                    self.compiled.compile(tuple(map(numba.typeof, (first, *others))))
+                    self._compile(tuple(map(numba.typeof, (first, *others))))
                 finally:
                     timer.cancel()
                 self.ready.add(first.dtype)
         return self.compiled(first, *others)
+
+    def _compile(self, types: tuple[Any, ...]) -> None:
+        try:
+            self.compiled.compile(types)
+        except (ImportError, AttributeError):
+            # What another version of the package stored may refer to files that are gone.
+            _forget_stored(self.compiled)
+            self.compiled.compile(types)
 
     def _announce(self, dtype: np.dtype) -> None:
         logger.warning(
@@ -98,3 +106,10 @@ def _depend_on_all_sources(compiled: Any) -> None:
     stored: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if hasattr(stored, "_source_stamp"):
         stored._source_stamp = (stored._source_stamp, _stamp())
+
+
+def _forget_stored(compiled: Any) -> None:
+    """Remove the list of what is stored on disk, so that it is written anew."""
+    stored: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(stored, "_index_path"):
+        Path(stored._index_path).unlink(missing_ok=True)

@@ -1,7 +1,9 @@
 """Compilation: at the first call, kept on disk, said where it takes long."""
 
 import logging
+import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +107,20 @@ def test_stored_code_is_out_of_date_when_any_source_is(monkeypatch):
     monkeypatch.setattr(compiling, "_stamp", lambda: "another file has changed")
     after = Kernel(double).compiled._cache._cache_file._source_stamp
     assert before == again != after
+
+
+def test_what_another_version_stored_does_not_stand_in_the_way(monkeypatch, tmp_path):
+    """Its pickled types may refer to modules that a newer version does not have."""
+    monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
+    kernel = Kernel(double)
+    index = Path(kernel.compiled._cache._cache_file._index_path)
+    version = kernel.compiled._cache._cache_file._version
+    gone = b"cchainrob.kernels.cpu.gone\nSomething\n."  # a pickle that imports
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_bytes(pickle.dumps(version) + gone)
+    with pytest.raises(ImportError):
+        kernel.compiled._cache._cache_file._load_index()
+    out = np.empty(3)
+    kernel(np.ones(3), out)
+    np.testing.assert_array_equal(out, 2)
+    assert gone not in index.read_bytes()
