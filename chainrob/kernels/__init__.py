@@ -199,8 +199,8 @@ def adaptive_weights(
     x: Any,
     gy: Any,
     bias: bool,
-    of_inputs: tuple[float, float, float],
-    of_signals: tuple[float, float, float],
+    of_inputs: tuple[float, float, float, float],
+    of_signals: tuple[float, float, float, float],
     constants: tuple[float, ...],
 ) -> Any:
     """Weights (T, N) of T adaptive means, or None where there is no compiled form; see

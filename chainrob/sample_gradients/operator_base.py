@@ -276,6 +276,10 @@ class SampleGradients(Differentiable, abc.ABC):
     outer_factors: tuple[Array, Array] | None = None
     """x and gy, (*R, N, S, P) and (*R, N, S, Q), of ordinary outer products."""
 
+    input_and_signal: tuple[Array, Array] | None = None
+    """Each sample's inputs and output gradients as vectors, (*R, N, K) and (*R, N, L), where the
+    rows are sums of their products."""
+
     def map_factors(self, answer: Callable[[Array, int], Array]) -> SampleGradients:
         """The operator of other samples, from what the rows are made of.
 

@@ -72,6 +72,12 @@ class OuterProducts(Factored):
     def outer_factors(self) -> tuple[Array, Array] | None:  # type: ignore[override]
         return None if self.by_unit else (self.x, self.gy)
 
+    @property
+    def input_and_signal(self) -> tuple[Array, Array] | None:  # type: ignore[override]
+        if self.by_unit:
+            return None
+        return self.x.reshape(*self.x.shape[:-2], -1), self.gy.reshape(*self.gy.shape[:-2], -1)
+
     def bias(self) -> Dense:
         """The sample gradients of the bias beside the weights: rows sum_s gy[n, s], (*R, N, Q).
 

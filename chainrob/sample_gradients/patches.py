@@ -55,6 +55,13 @@ class PatchProducts(Tiled):
     def factors(self) -> tuple[Array, ...]:
         return self.patched, self.plain
 
+    @property
+    def input_and_signal(self) -> tuple[Array, Array] | None:  # type: ignore[override]
+        if self.unit is not None:
+            return None
+        n = self.n_samples
+        return self.patched.reshape(n, -1), self.plain.reshape(n, -1)
+
     def _made_of(self, *factors: Array) -> PatchProducts:
         patched, plain = factors
         return type(self)(patched, plain, self.geometry)
@@ -181,6 +188,11 @@ class TransposedPatchProducts(PatchProducts):
     """
 
     units_come_first = False
+
+    @property
+    def input_and_signal(self) -> tuple[Array, Array] | None:  # type: ignore[override]
+        pair = super().input_and_signal
+        return pair and pair[::-1]
 
     @property
     def n_units(self) -> int:

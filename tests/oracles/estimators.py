@@ -259,15 +259,15 @@ def caf(rows, f):
     return best
 
 
-def adaptive_fence(sizes, least, spread, power):
-    """The fence above the median, or the largest size where that is less."""
-    half = (len(sizes) - 1) // 2
+def adaptive_fence(sizes, share, least, spread, power):
+    """The fence above the lower quantile, or the largest size where that is less."""
+    below = max(1, min(len(sizes) - 1, int(round((len(sizes) - 1) * share, 6))))
     ordered = np.sort(sizes)
-    median = ordered[half]
-    if median == 0 or not ordered[:half].any():
+    quantile = ordered[below]
+    if quantile == 0 or not ordered[:below].any():
         return ordered[-1]
-    wide = median / np.mean(ordered[:half])
-    return min(least * median * max(1.0, wide / spread) ** power, ordered[-1])
+    wide = quantile / np.mean(ordered[:below])
+    return min(least * quantile * max(1.0, wide / spread) ** power, ordered[-1])
 
 
 def adaptive_weights(inputs, signals, cosines):
@@ -275,10 +275,10 @@ def adaptive_weights(inputs, signals, cosines):
     n = len(signals)
     if n < 3:
         return np.ones(n)
-    fence = adaptive_fence(signals, 3.0, 2.0, 6.0)
+    fence = adaptive_fence(signals, 3 / 8, 4.13, 2.0, 6.0)
     trust = np.array([min(1, fence / s) ** 2 if s > 0 else 1.0 for s in signals])
     if inputs is not None:
-        limit = adaptive_fence(inputs, 1.5, 1.25, 2.0)
+        limit = adaptive_fence(inputs, 1 / 3, 1.65, 1.2, 2.0)
         trust = trust * [min(1, limit / x) ** 2 if x > 0 else 1.0 for x in inputs]
     limited = np.minimum(signals, fence)
     r = limited / limited.max() if limited.max() > 0 else limited
@@ -304,7 +304,7 @@ def adaptive_mean_of_layer(x, gy, bias=True):
     """Of a layer: (Q, P), or (Q, P + 1) with a bias as the weight of one more input of one."""
     x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
     lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
-    limit = adaptive_fence(lengths, 1.5, 1.25, 2.0)
+    limit = adaptive_fence(lengths, 1 / 3, 1.65, 1.2, 2.0)
     shortened = x * np.minimum(1, limit / lengths)[:, None]
     about = shortened - shortened.mean(axis=0)
     cosines = np.array(

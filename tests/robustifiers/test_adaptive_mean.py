@@ -180,3 +180,40 @@ def test_other_operators_and_scopes():
 def test_its_derivative_is_refused():
     with pytest.raises(chainrob.NotDifferentiableError, match=r"AdaptiveMean.* is not known"):
         AdaptiveMean().pullback(Dense(np.eye(4)), np.ones(4))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_convolution_against_the_definition(transposed):
+    """Inputs and output gradients are judged apart; the cosines are those of the gradients."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 2, 5, 5))
+    x[3] *= 50.0
+    kind = chainrob.links.Deconvolution2D if transposed else chainrob.links.Convolution2D
+    with chainer.using_config("dtype", np.float64):
+        link = kind(2, 3, 3, robustifier=AdaptiveMean(), initialW=chainer.initializers.Normal(1.0))
+    seen = []
+    link.cleargrads()
+    with chainrob.training.observe(link, seen.append):
+        y = link(x)
+        gy = rng.normal(size=y.shape) * rng.lognormal(size=(20, 1, 1, 1))
+        gy[5] *= 1e3
+        y.grad = gy
+        y.backward()
+    operators = list(seen[0].gradients.values())
+    rows = np.concatenate([one.materialize().reshape(20, -1) for one in operators], axis=1)
+    norms = np.linalg.norm(rows, axis=1)
+    cosines = rows @ rows.T / np.outer(norms, norms)
+    positions = x[0, 0].size if transposed else gy[0, 0].size
+    lengths = np.sqrt((x**2).sum(axis=(1, 2, 3)) + positions)
+    weights = oracle.adaptive_weights(lengths, np.sqrt((gy**2).sum(axis=(1, 2, 3))), cosines)
+    np.testing.assert_allclose(seen[0].sample_weights(), weights, rtol=1e-8)
+    np.testing.assert_allclose(link.W.grad.ravel(), (weights @ rows / 20)[: link.W.size], rtol=1e-8)
+    assert weights[3] < 0.01
+    assert weights[5] < 0.01
+
+
+def test_sixteen_bad_inputs_of_thirty_are_seen():
+    """A small batch of many holds more bad samples than their share, now and then."""
+    x, gy = draw()
+    x[:16] *= 1e4
+    assert AdaptiveMean().sample_weights(layer(x, gy))[:16].max() < 1e-4

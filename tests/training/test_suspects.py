@@ -263,6 +263,6 @@ def test_suspicion_is_that_of_the_rows(scope):
         cosines = rows @ rows.T / np.outer(norms, norms)
         np.fill_diagonal(cosines, 0)
         agreement = (cosines * abs(cosines)).sum(1) / (cosines**2).sum(1)
-        limited = np.minimum(norms, oracle.adaptive_fence(norms, 3.0, 2.0, 6.0))
+        limited = np.minimum(norms, oracle.adaptive_fence(norms, 3 / 8, 4.13, 2.0, 6.0))
         expected = limited / limited.max() * (1 - agreement) / 2
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

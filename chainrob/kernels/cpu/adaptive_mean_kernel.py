@@ -12,7 +12,7 @@ from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.vectors import ranked
 from chainrob.kernels.threads import share
 
-Fence = tuple[float, float, float]
+Fence = tuple[float, float, float, float]
 
 ALIKE = 1e-6
 """Share of the longest input below which a difference is rounding."""
@@ -37,7 +37,7 @@ def adaptive_weights(
         x: inputs (T, N, P), or (1, N, P) where all replicas share them.
         gy: output gradients (T, N, Q).
         bias: whether there is one more input that is 1.
-        of_inputs, of_signals: a, b and k of the fences.
+        of_inputs, of_signals: q, a, b and k of the fences.
         constants: slopes in the agreement of a sample and of the batch, the power, how much is
             taken and how much is left.
     """
@@ -178,21 +178,21 @@ def _square(values: Any, factor: float) -> float:
 
 @jit
 def _fence(sizes: Any, work: Any, fence: Fence) -> float:
-    least, spread, power = fence
+    share, least, spread, power = fence
     n = len(sizes)
-    half = (n - 1) // 2
+    below = max(1, min(n - 1, int((n - 1) * share + 1e-9)))
     largest = 0.0
     for i in range(n):
         work[i] = sizes[i]
         largest = max(largest, sizes[i])
-    middle = ranked(work, half)
-    if not middle > 0.0:
+    quantile = ranked(work, below)
+    if not quantile > 0.0:
         return largest if largest > 0.0 else 1.0
     lower = 0.0
-    for i in range(half):
-        lower += work[i] / middle
-    wide = half / (spread * max(lower, 1e-30))
-    return min(middle * least * max(1.0, wide) ** power, largest)
+    for i in range(below):
+        lower += work[i] / quantile
+    wide = below / (spread * max(lower, 1e-30))
+    return min(quantile * least * max(1.0, wide) ** power, largest)
 
 
 @jit
