@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 GOALS = {
     "SoftTruncation(delta=0.005)": 2.0,
+    "AdaptiveMean()": 1.5,
     "GeometricMedian()": 1.5,
     "MedianOfMeans(n_blocks=11)": 2.0,
     "Krum(f=12)": 1.5,
@@ -92,6 +93,7 @@ def robustifiers(n: int) -> list[Any]:
         c.Phocas(few),
         c.MedianOfMeans(11),
         c.MedianOfMeans(11, center="coordinate"),
+        c.AdaptiveMean(),
         c.GeometricMedian(),
         c.Krum(few),
         c.MultiKrum(few),

@@ -41,6 +41,7 @@ ROUNDS = {256: 5, 64: 15}
 def robustifiers(n_samples: int) -> list[chainrob.Robustifier]:
     default = chainrob.robustifiers.default
     return [
+        chainrob.AdaptiveMean(),
         chainrob.GeometricMedian(),
         default("multi_krum", n_samples),
         chainrob.SoftTruncation(),
