@@ -17,9 +17,11 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check --quiet
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+# Byte code is kept, whatever the environment says: tests start many interpreters.
+TESTING := $(ONE_THREAD) PYTHONDONTWRITEBYTECODE=
 TORCH := torch ==2.13.0
 
-.PHONY: help iris test lint types kernels upstream docs notebooks format clean
+.PHONY: help iris test lint types kernels torch upstream docs notebooks format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,10 +29,11 @@ help:
 iris: .venv/installed
 	$(BIN)/chainrob iris $(ARGS)
 
-# One process compiles while another one checks types; then two test, and compile nothing.
+# Kernels are compiled and types are checked while PyTorch is installed; then two processes test, and
+# compile nothing.
 test: .venv/installed-test
-	@$(MAKE) --no-print-directory --jobs=2 kernels lint types
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(MAKE) --no-print-directory --jobs=4 kernels torch lint types
+	@$(TESTING) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check
@@ -40,7 +43,9 @@ types: .venv/installed-test
 	$(BIN)/mypy
 
 kernels: .venv/installed-test
-	@$(ONE_THREAD) $(BIN)/python -m tests.kernels.compile_ahead
+	@$(TESTING) $(BIN)/python -m tests.kernels.compile_ahead
+
+torch: .venv/installed-torch
 
 upstream: .venv/installed-test
 	$(BIN)/python tests/upstream/run.py "$(CHAINER)"
@@ -49,7 +54,7 @@ docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
 	@echo "open build/docs/index.html"
 
-notebooks: .venv/installed-test
+notebooks: .venv/installed-test .venv/installed-torch
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 format: .venv/installed-test
@@ -68,14 +73,17 @@ clean:
 	$(PIP) install --editable .
 	@touch $@
 
-# PyTorch only where that is cheap: its builds for CUDA, several GB, are those that require triton.
-# Another build that is in .venv already stays.
 .venv/installed-test: $(REQUIREMENTS) | .venv/pyvenv.cfg
 	$(PIP) install --editable '.[test]'
+	@touch $@ .venv/installed
+
+# PyTorch only where that is cheap: its builds for CUDA, several GB, are those that require triton.
+# Another build that is in .venv already stays.
+.venv/installed-torch: .venv/installed-test
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 		echo 'triton <0' | $(PIP) install --constraint /dev/stdin '$(TORCH)' 2>/dev/null || \
 		echo 'torch is not installed: its tests are skipped'
-	@touch $@ .venv/installed
+	@touch $@
 
 .venv/installed-docs: $(REQUIREMENTS) | .venv/pyvenv.cfg
 	$(PIP) install --editable '.[docs]'

@@ -22,6 +22,13 @@ settings.load_profile("chainrob")
 RunPython = Callable[..., str]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes or take long come first: what two workers end with is short."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "mpi")))}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def run_python(tmp_path: Path) -> RunPython:
     """Run a program in a fresh interpreter, every warning an error; return what it printed.

@@ -1,9 +1,6 @@
 """Files that are whole or not there: what readers, failures and kills leave."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -55,23 +52,32 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert (tmp_path / "a").read_text() == "first"  # the outer block ends last
 
 
-@pytest.mark.parametrize("name", ["snapshot_7", "suspects.csv", "a.b.png"])
-def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path, name):
+def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(run_python, tmp_path):
+    names = ["snapshot_7", "suspects.csv", "a.b.png"]
+    folders = [tmp_path / str(number) for number in range(len(names))]
     program = """
 import os, signal, sys
 from chainrob.atomic_files import atomic_path
-with atomic_path(sys.argv[1]) as temporary:
-    temporary.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        with atomic_path(name) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / name], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert len(os.listdir(tmp_path)) == 1
-    others = [".other.12.tmp", f".{name}.tmp", f".{name}.0.x.tmp", "ordinary.tmp"]
-    for other in others:
-        (tmp_path / other).write_text("")
-    with atomic_path(tmp_path / name) as living:
-        living.write_text("whole")
-        remove_leftovers(tmp_path, name[:5])
-        assert set(os.listdir(tmp_path)) == {*others, living.name}
-    assert (tmp_path / name).read_text() == "whole"
+    for folder in folders:
+        folder.mkdir()
+    targets = [folder / name for folder, name in zip(folders, names, strict=True)]
+    run_python(program, *map(str, targets))
+    for target in targets:
+        folder, name = target.parent, target.name
+        assert len(os.listdir(folder)) == 1
+        others = [".other.12.tmp", f".{name}.tmp", f".{name}.0.x.tmp", "ordinary.tmp"]
+        for other in others:
+            (folder / other).write_text("")
+        with atomic_path(target) as living:
+            living.write_text("whole")
+            remove_leftovers(folder, name[:5])
+            assert set(os.listdir(folder)) == {*others, living.name}
+        assert target.read_text() == "whole"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -110,7 +111,7 @@ def test_second_make_installs_nothing(tmp_path):
         assert "pip --disable-pip-version-check --quiet install" in commands(goal)
     assert "'torch ==" in commands("test")  # whose tests are skipped without it
     (tmp_path / ".venv").mkdir()
-    for name in ("pyvenv.cfg", "installed", "installed-test"):
+    for name in ("pyvenv.cfg", "installed", "installed-test", "installed-torch"):
         (tmp_path / ".venv" / name).touch()
     for goal in ("iris", "test"):
         assert "install" not in commands(goal)
@@ -130,36 +131,46 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     )
 
 
-@pytest.mark.parametrize(
-    ("variables", "stops"),
-    [
-        ({"PIP_BUILD_TRACKER": "x"}, True),
-        ({"PIP_BUILD_TRACKER": "x", "PIP_CONSTRAINT": "constraints.txt"}, False),
-        ({"PIP_BUILD_TRACKER": "x", "PIP_BUILD_CONSTRAINT": "constraints.txt"}, False),
-        ({"PIP_BUILD_TRACKER": "x", "UV": "uv"}, False),
-        ({"PIP_BUILD_TRACKER": "x", "CHAINROB_NO_CHECK": "1"}, False),
-        ({}, False),
-    ],
-)
-def test_pip_is_told_of_setuptools_before_it_fails(tmp_path, variables, stops):
+def test_pip_is_told_of_setuptools_before_it_fails(tmp_path):
     """setup.py says what Chainer's build needs, where nothing says that the user knows."""
+    asked = {"PIP_BUILD_TRACKER": "x"}
+    cases = [
+        (asked, True),
+        ({**asked, "PIP_CONSTRAINT": "constraints.txt"}, False),
+        ({**asked, "PIP_BUILD_CONSTRAINT": "constraints.txt"}, False),
+        ({**asked, "UV": "uv"}, False),
+        ({**asked, "CHAINROB_NO_CHECK": "1"}, False),
+        ({}, False),
+    ]
     code = (
-        "import sysconfig, setuptools, runpy\n"
+        "import json, os, runpy, setuptools, sys, sysconfig\n"
         f"sysconfig.get_path = lambda name: {str(tmp_path)!r}\n"  # an environment without Chainer
-        "setuptools.setup = lambda: print('set up')\n"
-        f"runpy.run_path({str(ROOT / 'setup.py')!r})\n"
+        "setuptools.setup = lambda: found.append('set up')\n"
+        "around = dict(os.environ)\n"
+        "results = []\n"
+        "for variables in json.loads(sys.argv[1]):\n"
+        "    os.environ.clear()\n"
+        "    os.environ.update(around | variables)\n"
+        "    found = []\n"
+        "    try:\n"
+        f"        runpy.run_path({str(ROOT / 'setup.py')!r})\n"
+        "    except SystemExit as stop:\n"
+        "        found.append(stop.code)\n"
+        "    results.append(found)\n"
+        "print(json.dumps(results))\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV"))}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, **variables},
+        [sys.executable, "-c", code, json.dumps([variables for variables, _ in cases])],
+        env=environment,
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert (done.returncode != 0) == stops
-    assert ("PIP_BUILD_CONSTRAINT=constraints.txt" in done.stderr) == stops
-    assert ("set up" in done.stdout) == (not stops)
+    for (variables, stops), found in zip(cases, json.loads(done.stdout), strict=True):
+        assert len(found) == 1, variables
+        assert (found == ["set up"]) == (not stops), variables
+        assert ("PIP_BUILD_CONSTRAINT=constraints.txt" in str(found[0])) == stops, variables
 
 
 LEFT_OUT = {"build", "dist", "results", "shared"}

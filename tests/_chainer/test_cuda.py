@@ -52,31 +52,21 @@ PACK_KERNELS = (
     + """
 from chainermn.communicators import _memory_utility
 kernels = {}
-chainer.cuda.raw = lambda source, name: kernels.setdefault(name, source)
+raw, chainer.cuda.raw = chainer.cuda.raw, lambda source, name: kernels.setdefault(name, source)
 _memory_utility._cupy_batched_pack_params()
 _memory_utility._cupy_batched_unpack_params()
 """
 )
 
-
-def test_kernels_of_chainermn_declare_half(run_python):
-    run_python(
-        PACK_KERNELS
-        + """
+DECLARE_HALF = """
+chainer.cuda.raw = raw
 assert sorted(kernels) == ["cupy_batched_pack_params", "cupy_batched_unpack_params"]
 for name, source in kernels.items():
     assert source.index("#include <cuda_fp16.h>") < source.index("half"), source
     assert name in source
 """
-    )
 
-
-def test_unpacking_copies_only_where_the_type_differs(run_python):
-    run_python(
-        FAKE_MPI
-        + """
-from chainermn.communicators import _memory_utility
-
+UNPACKING_COPIES_ONLY_WHERE_THE_TYPE_DIFFERS = """
 class Buffer:
     given = []
     def to_device(self, array, size, offset, stream):
@@ -94,13 +84,8 @@ assert Buffer.given[1] is kept[1]
 for i, param in enumerate(params):
     assert param.grad is kept[i] and (param.grad == i + 1).all(), param.grad
 """
-    )
 
-
-def test_multi_node_iterator_reads_the_size_of_the_dataset(run_python):
-    run_python(
-        FAKE_MPI
-        + """
+ITERATOR_READS_THE_SIZE_OF_THE_DATASET = """
 from chainermn.iterators import multi_node_iterator
 sent = iter([numpy.array([7.0], "f4"), numpy.array([-1.0], "f4")])
 class Communicator:
@@ -109,6 +94,14 @@ class Communicator:
 iterator = multi_node_iterator._MultiNodeIteratorSlave(Communicator(), 0)
 assert iterator.dataset_size == 7 and type(iterator.dataset_size) is int
 """
+
+
+def test_chainermn_with_a_stand_in_for_mpi(run_python):
+    run_python(
+        PACK_KERNELS
+        + DECLARE_HALF
+        + UNPACKING_COPIES_ONLY_WHERE_THE_TYPE_DIFFERS
+        + ITERATOR_READS_THE_SIZE_OF_THE_DATASET
     )
 
 

@@ -40,12 +40,12 @@ def test_closed_form_of_a_quadratic(steps):
 @pytest.mark.parametrize("truncation", [1, 3, 20])
 def test_truncation_is_a_part_of_the_neumann_series(truncation):
     t = chainer.Variable(T)
-    x = unrolled_argmin(quadratic, np.ones(3), t, steps=400, rate=0.3, truncation=truncation)
+    x = unrolled_argmin(quadratic, np.ones(3), t, steps=60, rate=0.3, truncation=truncation)
     F.sum(x).backward()
     series = 0.3 * sum((1 - 0.3 * D) ** k for k in range(truncation))
     np.testing.assert_allclose(t.grad, series * D, rtol=1e-10)
     # The value does not depend on what is remembered.
-    full = unrolled_argmin(quadratic, np.ones(3), T, steps=400, rate=0.3)
+    full = unrolled_argmin(quadratic, np.ones(3), T, steps=60, rate=0.3)
     np.testing.assert_array_equal(x.array, full.array)
 
 

@@ -5,6 +5,8 @@ or all their threads and barriers (``emulated``).
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import hashlib
 import re
 import shutil
 import subprocess
@@ -12,18 +14,20 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from chainrob.atomic_files import atomic_path
 from chainrob.kernels import gpu
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
+
+
+# Beside the checkout's other build outputs: two processes of tests compile a source once.
+BUILD = Path(__file__).parents[2] / "build" / "host_kernels"
 
 
 @cache
 def library(source: str, *options: str) -> ctypes.CDLL:
     """A source as a library of the host; products are not contracted, as on the device."""
     assert COMPILER is not None
-    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
-    text, target = folder / "kernels.cpp", folder / "kernels.so"
-    text.write_text(source)
     command = [
         COMPILER,
         "-std=c++17",
@@ -34,13 +38,22 @@ def library(source: str, *options: str) -> ctypes.CDLL:
         "-pthread",
         *options,
     ]
-    try:
-        subprocess.run(
-            [*command, str(text), "-o", str(target)], check=True, capture_output=True, timeout=120
-        )
-        return ctypes.CDLL(str(target))
-    finally:
-        shutil.rmtree(folder)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256("\0".join([*command, source]).encode()).hexdigest()[:24]
+    target = BUILD / f"{name}.so"
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            with atomic_path(target) as half, tempfile.TemporaryDirectory() as folder:
+                text = Path(folder) / "kernels.cpp"
+                text.write_text(source)
+                subprocess.run(
+                    [*command, str(text), "-o", str(half)],
+                    check=True,
+                    capture_output=True,
+                    timeout=120,
+                )
+    return ctypes.CDLL(str(target))
 
 
 EMULATOR = Path(__file__).with_name("cuda_on_host.hpp")

@@ -2,8 +2,6 @@
 
 import io
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -155,11 +153,9 @@ def test_numbers_of_a_heat_map_can_be_read_on_every_shade(ax):
 
 
 def test_without_axes_pyplot_makes_them():
-    code = (
-        "import matplotlib; matplotlib.use('agg')\n"
-        "import chainrob, matplotlib.pyplot as plt\n"
-        "from chainrob import plotting\n"
-        "axes = plotting.influence_curve(chainrob.Mean(), at=[0.0, 1.0])\n"
-        "assert plt.gcf() is axes.figure\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    axes = plotting.influence_curve(chainrob.Mean(), at=[0.0, 1.0])
+    assert pyplot.gcf() is axes.figure
+    pyplot.close("all")
