@@ -8,6 +8,7 @@ same arrays and the cotangents of the operators' ingredients (``Robustifier.pull
 cotangents of the arrays, which is what double backward needs.
 """
 
+from chainrob._renamed import renamed_names
 from chainrob.builders.convolution_rows import (
     convolution_pullback,
     convolution_rows,
@@ -27,13 +28,14 @@ from chainrob.builders.elementwise_rows import (
 from chainrob.builders.embedding_rows import embedding_pullback, embedding_rows
 from chainrob.builders.linear_rows import linear_pullback, linear_rows
 from chainrob.builders.normalization_rows import normalization_pullback, normalization_rows
-from chainrob.builders.positions import position_sums, spread
+from chainrob.builders.positions import broadcast_to_positions, position_sums
 from chainrob.sample_gradients.patches import Geometry
 
 __all__ = [
     "Geometry",
     "bias_pullback",
     "bias_rows",
+    "broadcast_to_positions",
     "convolution_pullback",
     "convolution_rows",
     "embedding_pullback",
@@ -47,9 +49,10 @@ __all__ = [
     "prelu_rows",
     "scale_pullback",
     "scale_rows",
-    "spread",
     "swish_pullback",
     "swish_rows",
     "transposed_convolution_pullback",
     "transposed_convolution_rows",
 ]
+
+__getattr__ = renamed_names(__name__, {"spread": "broadcast_to_positions"})

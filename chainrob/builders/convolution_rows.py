@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chainrob.builders.positions import position_sums, spread
+from chainrob.builders.positions import broadcast_to_positions, position_sums
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import PatchProducts, SampleGradients, TransposedPatchProducts
 from chainrob.sample_gradients.operator_base import Array
@@ -77,7 +77,7 @@ def convolution_pullback(
     if 1 in cotangents:
         of_x, of_gy = _patch_pullback(x, gy, cotangents[1][0], geometry, pad)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 
@@ -95,7 +95,7 @@ def transposed_convolution_pullback(
     if 1 in cotangents:
         of_gy, of_x = _patch_pullback(gy, x, cotangents[1][0], geometry, pad)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 

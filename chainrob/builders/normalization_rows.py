@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chainrob.builders.positions import position_sums, spread
+from chainrob.builders.positions import broadcast_to_positions, position_sums
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
@@ -55,14 +55,14 @@ def normalization_pullback(
     of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)
     if 1 in cotangents and x.size:
         unit, deviation = _normalized(x, groups, eps)
-        rows = spread(cotangents[1][0], 1, gy)
+        rows = broadcast_to_positions(cotangents[1][0], 1, gy)
         of_gy = (unit.reshape(x.shape) * rows).astype(gy.dtype, copy=False)
         of_unit = (gy * rows).reshape(unit.shape)
         along = (of_unit * unit).mean(axis=1, keepdims=True)
         of_x = of_unit - of_unit.mean(axis=1, keepdims=True) - unit * along
         of_x = (of_x / deviation).reshape(x.shape).astype(x.dtype, copy=False)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 

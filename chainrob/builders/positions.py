@@ -24,7 +24,7 @@ def position_sums(values: Array, keep: Sequence[int]) -> Dense:
     return Dense(values.sum(axis=axes, dtype=dtype))
 
 
-def spread(rows: Array, axis: int, like: Array) -> Array:
+def broadcast_to_positions(rows: Array, axis: int, like: Array) -> Array:
     """Rows (N, *shape) of a parameter that begins at ``axis`` of an array, over all of it.
 
     It is the pullback of ``position_sums``.

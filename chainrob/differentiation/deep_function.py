@@ -215,7 +215,7 @@ class DeepFunction:
                 forward += graph_operations(one.outputs)
                 epsilons = [errors.get(name) for name in one.node.outputs]
                 pulled = one.pull(epsilons, keep=True)
-                backward += graph_operations(one.pulled, without=one.outputs)
+                backward += graph_operations(one.pulled, excluding=one.outputs)
                 for name, error in zip(one.node.inputs, pulled, strict=False):
                     errors[name] = errors[name] + error if name in errors else error
         return PassCosts(

@@ -8,6 +8,7 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
+from chainrob._renamed import renamed_attribute
 from chainrob.differentiation._graph import variable_nodes
 from chainrob.links.robust_link import RobustLink
 
@@ -103,14 +104,14 @@ class Functional:
     def parameters(self) -> Any:
         """The model's values now: a tuple of copies, or one vector where ``flat``."""
         arrays = tuple(one.array.copy() for one in self._parameters)
-        return self.join(arrays) if self.flat else arrays
+        return self.flatten(arrays) if self.flat else arrays
 
-    def join(self, arrays: Sequence[Array]) -> Array:
+    def flatten(self, arrays: Sequence[Array]) -> Array:
         """One vector of arrays in the shapes of the parameters."""
         xp = chainer.backend.get_array_module(*arrays)
         return xp.concatenate([xp.ravel(one) for one in arrays])
 
-    def split(self, vector: Any) -> tuple[Variable, ...]:
+    def unflatten(self, vector: Any) -> tuple[Variable, ...]:
         """The parameters that a vector holds, as Variables in its graph."""
         vector = chainer.as_variable(vector)
         sizes = [one.size for one in self._parameters]
@@ -127,6 +128,9 @@ class Functional:
         if len(set(dtypes)) > 1:  # a model of mixed precision needs each in its own
             parts = [F.cast(part, dtype) for part, dtype in zip(parts, dtypes, strict=True)]
         return tuple(parts)
+
+    join = renamed_attribute("join", "flatten")
+    split = renamed_attribute("split", "unflatten")
 
     def assign(self, *parameters: Any) -> None:
         """Write values into the model itself: arrays or Variables, as a call takes them."""
@@ -168,7 +172,7 @@ class Functional:
             )
         given, inputs = arguments[:count], arguments[count:]
         if self.flat:
-            return self.split(given[0]), inputs
+            return self.unflatten(given[0]), inputs
         values = tuple(chainer.as_variable(one) for one in given)
         for name, shape, value in zip(self.names, self.shapes, values, strict=True):
             if value.shape != shape:

@@ -20,7 +20,7 @@ from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
 from chainrob.experiments.files import prepare_folder, write_json
 from chainrob.experiments.options import add_settings, given, made
-from chainrob.experiments.specs import GRAMMAR, parse_layers
+from chainrob.experiments.robustifier_texts import GRAMMAR, parse_layers
 from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
@@ -41,7 +41,8 @@ class DigitsSettings:
         hidden: units of each of the two hidden layers.
         learning_rate: step of SGD with momentum 0.9.
         flips: share of the training labels that are replaced by wrong ones.
-        robustifier: LAYER=ROBUSTIFIER, as ``chainrob.experiments.specs.parse_layers`` reads it.
+        robustifier: LAYER=ROBUSTIFIER, read by
+            ``chainrob.experiments.robustifier_texts.parse_layers``.
         seed: of split, flips, initial weights and order.
     """
 

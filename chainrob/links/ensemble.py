@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
+from chainrob._renamed import renamed_attribute
 from chainrob.kernels import array_module
 from chainrob.links.linear import Linear
 from chainrob.robustifiers.per_replica import PerReplica
@@ -43,7 +44,7 @@ class Ensemble(chainer.Chain):
         True
         >>> t = np.zeros((4, 7), np.int32)
         >>> loss = ensemble.mean_loss(chainer.functions.softmax_cross_entropy, y, t)
-        >>> [type(model).__name__ for model in ensemble.split()]
+        >>> [type(model).__name__ for model in ensemble.members()]
         ['MLP', 'MLP', 'MLP', 'MLP']
     """
 
@@ -103,9 +104,11 @@ class Ensemble(chainer.Chain):
                 link.robustifier = link.robustifier.robustifiers[index]
         return model
 
-    def split(self) -> list[chainer.Link]:
-        """All models by themselves, in order; each serialises as the ordinary model that it is."""
+    def members(self) -> list[chainer.Link]:
+        """All models, in order. Each is an ordinary model and is serialized as one."""
         return [self.member(index) for index in range(self.n_replicas)]
+
+    split = renamed_attribute("split", "members")
 
 
 def _together(robustifiers: list[Any]) -> Any:

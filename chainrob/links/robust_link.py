@@ -82,9 +82,9 @@ class RobustLink(chainer.Link):
     def __str__(self) -> str:
         text = super().__str__()
         if self.robustifier is not None and isinstance(self, chainer.Chain | chainer.ChainList):
-            # A chain prints its children, and no specs of its own.
-            specs = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
-            text = text.replace("(", f"({specs}", 1)
+            # A chain prints only its children: add the settings.
+            settings = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
+            text = text.replace("(", f"({settings}", 1)
         return text
 
     def __repr__(self) -> str:

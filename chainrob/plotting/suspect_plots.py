@@ -24,7 +24,7 @@ def suspects(
     """Draw the mean effective weight of all samples, the least trusted first.
 
     Args:
-        weights: One a sample, (n,); such as ``WeightTally.weights()`` or its
+        weights: One a sample, (n,); such as ``WeightAverages.weights()`` or its
             ``relative()``. 1 is the weight in a plain mean.
         ranking: Numbers of the samples, the most suspect first; None ranks
             by weight and leaves out NaN, the weight of a sample never seen.

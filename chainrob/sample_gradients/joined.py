@@ -108,12 +108,12 @@ class Joined(SampleGradients):
     def surely_finite(self) -> Array:
         return reduce(and_, [part.surely_finite() for part in self.parts])
 
-    def split(self, estimate: Array) -> Any:
+    def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""
         pieces, start = [], 0
         for part in self.parts:
             piece = estimate[..., start : start + part.size]
-            pieces.append(part.split(piece).astype(part.dtype, copy=False))
+            pieces.append(part.unflatten(piece).astype(part.dtype, copy=False))
             start += part.size
         return tuple(pieces)
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from chainrob._renamed import renamed_attribute
 from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.pullback import Derivative, Differentiable
 from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
@@ -214,9 +215,11 @@ class SampleGradients(Differentiable, abc.ABC):
             target[...] = values.reshape(target.shape)
         return out.reshape((*self.replicas, self.n_samples, self.size))
 
-    def split(self, estimate: Array) -> Any:
+    def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) in the parameter's own shape."""
         return estimate.reshape((*self.replicas, *self.shape))
+
+    split = renamed_attribute("split", "unflatten")
 
     def zeros(self) -> Any:
         """An estimate of zeros."""
@@ -366,8 +369,8 @@ class Mixed(SampleGradients):
     def materialize(self, limit: int | None = None) -> Array:
         return self._combine(self.base.materialize(limit))
 
-    def split(self, estimate: Array) -> Any:
-        return self.base.split(estimate)
+    def unflatten(self, estimate: Array) -> Any:
+        return self.base.unflatten(estimate)
 
     def take(self, rows: Array) -> Mixed:
         return Mixed(self.base, self.xp.take(self.matrix, rows, axis=-2), affine=self.affine)

@@ -61,7 +61,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
     Attributes:
         classes_ (array): The classes.
         suspects_ (array): Row numbers of the training data, the most suspect sample first: the
-            ranking of ``chainrob.training.WeightTally``. Held-out samples are not in it; it is
+            ranking of ``chainrob.training.WeightAverages``. Held-out samples are not in it; it is
             empty without a robustifier. After ``partial_fit``, of the last call's data.
         sample_weights_ (array): Mean effective weight of every sample, (n,), 1 in a plain mean, NaN
             where it had none.

@@ -20,7 +20,7 @@ import chainer
 from chainrob import robustifiers
 from chainrob.sklearn.network_choice import ACTIVATIONS, Network, sample_losses
 from chainrob.sklearn.training import make_optimizer, run_epoch, train
-from chainrob.training import WeightTally
+from chainrob.training import WeightAverages
 
 SOLVERS = ("sgd", "momentum", "adam")
 SCOPES = ("unit", "parameter", "layer", "model")
@@ -74,7 +74,7 @@ class RobustMLP(BaseEstimator):
         held_out = None
         if self.early_stopping:
             rows, held_out = self._split(rows, targets, rng)
-        tally = WeightTally(len(targets)) if self.track_suspects else None
+        averages = WeightAverages(len(targets)) if self.track_suspects else None
 
         total, epochs = np.zeros(len(targets)), 0
 
@@ -89,7 +89,7 @@ class RobustMLP(BaseEstimator):
                 order,
                 self._batch_size(len(rows)),
                 self.alpha,
-                tally,
+                averages,
             )
             total[order] += losses
             epochs += 1
@@ -114,10 +114,10 @@ class RobustMLP(BaseEstimator):
             )
         self.sample_losses_ = np.full(len(targets), np.nan)
         self.sample_losses_[rows] = total[rows] / max(1, epochs)
-        if tally is not None:
-            self.suspects_ = tally.ranking()
-            self.sample_weights_ = tally.weights()
-            self.relative_weights_ = tally.relative()
+        if averages is not None:
+            self.suspects_ = averages.ranking()
+            self.sample_weights_ = averages.weights()
+            self.relative_weights_ = averages.relative()
         return self
 
     def _start(self, X: Any, rng: np.random.RandomState) -> None:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import chainer
 from chainrob.sklearn.network_choice import Network
-from chainrob.training import Observation, RobustGradient, WeightTally, observe
+from chainrob.training import Observation, RobustGradient, WeightAverages, observe
 
 __all__ = ["Course", "batches", "make_optimizer", "run_epoch", "train"]
 
@@ -72,7 +72,7 @@ def run_epoch(
     order: NDArray[np.int64],
     batch_size: int,
     alpha: float,
-    tally: WeightTally | None,
+    averages: WeightAverages | None,
 ) -> NDArray[Any]:
     """Go once through the samples in this order.
 
@@ -83,7 +83,7 @@ def run_epoch(
         order: Row numbers, each once.
         batch_size: At most so many samples a batch.
         alpha: L2 penalty of the weights; as in scikit-learn, a batch takes alpha / B of it.
-        tally: Where the samples' weights are added up, if anywhere.
+        averages: Where the samples' weights are added up, if anywhere.
 
     Returns:
         The loss of every sample of ``order`` when it was used, in the same order.
@@ -93,11 +93,11 @@ def run_epoch(
 
     def keep(observation: Observation) -> None:
         weights = observation.sample_weights()
-        if weights is not None and tally is not None:
-            tally.add(observation.name, rows, weights)
+        if weights is not None and averages is not None:
+            averages.add(observation.name, rows, weights)
 
     with ExitStack() as stack:
-        if tally is not None:
+        if averages is not None:
             stack.enter_context(observe(network, keep))
         if network.layers[0].scope == "model" and network.layers[0].robustifier is not None:
             # The hook hears the links only while it lives, and a pickle does not carry it.

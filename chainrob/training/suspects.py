@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 import chainer
 from chainer.training import trigger as triggers
-from chainrob.aggregation.tally import WeightTally
+from chainrob._renamed import renamed_attribute
+from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
 from chainrob.training.observation import Observation, Watch, observe
@@ -25,7 +26,7 @@ class SuspectReport(chainer.training.Extension):
 
     In every update each robust layer gives each sample of the batch an effective weight: 1 in a
     plain mean, near 0 for a sample that was truncated, trimmed or outvoted. Samples are ranked by
-    what they get on average, relative to their batches (see ``WeightTally``). At every step the
+    what they get on average, relative to their batches (see ``WeightAverages``). At every step the
     share of samples of the batch with a weight below ``below`` is reported for each layer, as
     ``down_weighted/<layer>``, to ``LogReport`` and ``PrintReport``. The weights come from the pass
     that makes the estimate: they cost a weighting robustifier next to nothing, and others about
@@ -51,7 +52,7 @@ class SuspectReport(chainer.training.Extension):
         trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
 
     Attributes:
-        tally: ``tally.ranking()``, ``tally.relative()``, ``tally.weights()``.
+        averages: ``averages.ranking()``, ``averages.relative()``, ``averages.weights()``.
 
     Raises:
         TypeError, ValueError: At the start of training: an iterator whose order is not known (see
@@ -77,7 +78,7 @@ class SuspectReport(chainer.training.Extension):
         ...     trainer = chainer.training.Trainer(updater, (20, 'epoch'), out=out)
         ...     trainer.extend(report)
         ...     trainer.run()
-        >>> int(report.tally.ranking()[0])
+        >>> int(report.averages.ranking()[0])
         7
     """
 
@@ -115,7 +116,9 @@ class SuspectReport(chainer.training.Extension):
         self.rank_by = rank_by
         self.filename = filename
         self.plot_name = plot_name
-        self.tally: WeightTally | None = None if n_samples is None else WeightTally(n_samples)
+        self.averages: WeightAverages | None = (
+            None if n_samples is None else WeightAverages(n_samples)
+        )
         self._takes = _predicate(layers)
         self._indices = indices
         self._writes = triggers.get_trigger(trigger)
@@ -129,10 +132,10 @@ class SuspectReport(chainer.training.Extension):
         """Begin to watch; a snapshot, if any, has been loaded by now."""
         if self._indices is None:
             self._batches = BatchIndices(trainer.updater.get_iterator(self.iterator))
-            if self.tally is None:
-                self.tally = WeightTally(self._batches.n_samples)
+            if self.averages is None:
+                self.averages = WeightAverages(self._batches.n_samples)
         if self._restore is not None:
-            self._tally.serialize(self._restore)
+            self._averages.serialize(self._restore)
             self._restore = None
         if self.model is not None:
             models = [self.model]
@@ -160,7 +163,7 @@ class SuspectReport(chainer.training.Extension):
                     f"layer {name} saw {weights.size} samples in a batch of {indices.size}, so its "
                     f"weights belong to no sample of the dataset; leave the layer out with layers="
                 )
-            self._tally.add(name, indices, weights)
+            self._averages.add(name, indices, weights)
         for name in dict.fromkeys(name for name, _ in step):
             share = np.mean([(w < self.below).mean() for layer, w in step if layer == name])
             chainer.reporter.report({f"down_weighted{name}": float(share)})
@@ -172,7 +175,7 @@ class SuspectReport(chainer.training.Extension):
         for watch in self._watches:
             watch.close()
         self._watches = []
-        if self._out is not None and self.tally is not None:
+        if self._out is not None and self.averages is not None:
             self.write_table(self._out)
             self.write_figure(self._out)
 
@@ -180,29 +183,31 @@ class SuspectReport(chainer.training.Extension):
         """Write the CSV file, in one piece."""
         if self.filename is not None:
             with atomic_path(Path(folder) / self.filename) as temporary:
-                temporary.write_bytes(suspect_table(self._tally).encode())
+                temporary.write_bytes(suspect_table(self._averages).encode())
 
     def write_figure(self, folder: str | Path) -> None:
         """Write the figure, in one piece; nothing where no layer was heard of."""
-        if self.plot_name is not None and self._tally.layers:
+        if self.plot_name is not None and self._averages.layers:
             with atomic_path(Path(folder) / self.plot_name) as temporary:
-                draw_suspects(self._tally).savefig(temporary, format="png", dpi=160)
+                draw_suspects(self._averages).savefig(temporary, format="png", dpi=160)
 
     def serialize(self, serializer: Any) -> None:
         """Read or write the sums."""
         if hasattr(self._writes, "serialize"):
             self._writes.serialize(serializer["trigger"])
-        if self.tally is not None:
-            self.tally.serialize(serializer)
+        if self.averages is not None:
+            self.averages.serialize(serializer)
         elif isinstance(serializer, chainer.serializer.Deserializer):
             # The dataset is not known before the run begins; the arrays are.
             self._restore = _Kept({key: serializer(key, None) for key in _KEYS})
 
+    tally = renamed_attribute("tally", "averages")
+
     @property
-    def _tally(self) -> WeightTally:
-        if self.tally is None:
+    def _averages(self) -> WeightAverages:
+        if self.averages is None:
             raise RuntimeError("SuspectReport has nothing to say before the trainer runs")
-        return self.tally
+        return self.averages
 
     def _keep(self, observation: Observation) -> None:
         name = observation.name if observation.name != "/" else "/model"

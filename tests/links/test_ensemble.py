@@ -60,7 +60,7 @@ def test_training_equals_training_alone(data, name, scope):
     train(ensemble, lambda: ensemble.mean_loss(F.softmax_cross_entropy, ensemble(x), t))
     for index, model in enumerate(models):
         train(model, lambda m=model, i=index: F.softmax_cross_entropy(m(x[i]), t[i]))
-    for model, member in zip(models, ensemble.split(), strict=True):
+    for model, member in zip(models, ensemble.members(), strict=True):
         for (path, alone), (_, together) in zip(
             model.namedparams(), member.namedparams(), strict=True
         ):

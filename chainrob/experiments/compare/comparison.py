@@ -168,7 +168,7 @@ def _write(results: CompareResults, the_run: Run, folder: Path) -> None:
             "data": case.data,
             "contamination": case.contamination,
             "plain_mean": float(case.plain.mean()),
-            "best_without": float(case.without.mean()),
+            "best_without": float(case.baseline.mean()),
             "best_with_robust_gradients": float(case.robust.mean()),
             "outcome": case.outcome,
             "chosen_most_often": case.favorite,

@@ -68,8 +68,9 @@ def _cases(results: CompareResults) -> Section:
     rows = [
         [
             case.data, case.contamination, mean_and_interval(100 * case.plain, 1, 1),
-            mean_and_interval(100 * case.without, 1, 1), mean_and_interval(100 * case.robust, 1, 1),
-            mean_and_interval(100 * (case.robust - case.without), 1, 1), case.outcome,
+            mean_and_interval(100 * case.baseline, 1, 1),
+            mean_and_interval(100 * case.robust, 1, 1),
+            mean_and_interval(100 * (case.robust - case.baseline), 1, 1), case.outcome,
             case.favorite,
         ]
         for case in cases

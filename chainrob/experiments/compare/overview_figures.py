@@ -45,7 +45,7 @@ def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequenc
                 corner = (j - 0.5, i - 0.5)
                 shade = _SHADES[case.outcome]
                 ax.add_patch(Rectangle(corner, 1, 1, facecolor=shade, edgecolor="white"))
-                difference = 100 * float((case.robust - case.without).mean())
+                difference = 100 * float((case.robust - case.baseline).mean())
                 label = f"{_SIGNS[case.outcome]} {difference:+.1f}"
                 ax.text(j, i, label, ha="center", va="center", fontsize="x-small")
         ax.set(xlim=(-0.5, len(contaminations) - 0.5), ylim=(len(data) - 0.5, -0.5))

@@ -184,7 +184,7 @@ def ablation(measured: Measured) -> Section:
         ax.set(xlabel="cost in gradients", ylabel="test error", ylim=(0, None))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.legend(loc="lower left")
-    gain, without = deep - robust, deep - slow
+    gain, gain_of_slow = deep - robust, deep - slow
     rest = slow - robust
     return Section(
         "Ablation: a plain mean whose first layer learns at 1/100 of the rate",
@@ -199,17 +199,17 @@ def ablation(measured: Measured) -> Section:
                 [
                     [names[0], with_interval(deep), ""],
                     [names[1], with_interval(robust), with_interval(gain)],
-                    [names[2], with_interval(slow), with_interval(without)],
+                    [names[2], with_interval(slow), with_interval(gain_of_slow)],
                 ],
             ),
             Image("ablation", figure, "Test error: mean of all trials with its 95% band"),
             Verdict.of(
                 "Most of the published gain is the learning rate of the first layer",
-                measured.decided(below(gain / 2 - without)),
+                measured.decided(below(gain / 2 - gain_of_slow)),
                 "the plain mean at 1/100 keeps more than half of the gain of `deep-rob`: the 95% "
                 "interval of (half the gain) - (gain kept) lies below 0",
-                f"{without.mean() / gain.mean():.0%} of the gain kept; "
-                f"interval {interval_text(gain / 2 - without)}"
+                f"{gain_of_slow.mean() / gain.mean():.0%} of the gain kept; "
+                f"interval {interval_text(gain / 2 - gain_of_slow)}"
                 if gain.any()
                 else "no gain",
             ),

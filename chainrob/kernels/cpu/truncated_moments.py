@@ -13,7 +13,6 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import PIECE
 from chainrob.kernels.cpu.columns import Source, buffer, line, padded
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.scaled_factors import WORD, scaled
 from chainrob.kernels.cpu.row_squares import (
     FLUSH,
     Watch,
@@ -22,6 +21,7 @@ from chainrob.kernels.cpu.row_squares import (
     two_sweeps,
     watched_pieces,
 )
+from chainrob.kernels.cpu.scaled_factors import WORD, scaled
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["WeightTally", "relative_weights"]
+__all__ = ["WeightAverages", "relative_weights"]
 
 Floats = NDArray[np.float64]
 
 _SUMS, _COUNTS = ("weights", "relative"), "counts"
 
 
-class WeightTally:
+class WeightAverages:
     r"""How robust layers weighed every sample of a dataset, on average, layer by layer.
 
     .. math::
@@ -33,11 +33,11 @@ class WeightTally:
         n_samples: Size of the dataset.
 
     Example:
-        >>> from chainrob.training import WeightTally
-        >>> tally = WeightTally(5)
-        >>> tally.add("l1", [0, 1, 2, 3], [1.0, 0.9, 0.1, 2.0])
-        >>> tally.add("l1", [3, 0], [1.0, 0.5])
-        >>> tally.weights().round(2).tolist(), tally.ranking().tolist()
+        >>> from chainrob.training import WeightAverages
+        >>> averages = WeightAverages(5)
+        >>> averages.add("l1", [0, 1, 2, 3], [1.0, 0.9, 0.1, 2.0])
+        >>> averages.add("l1", [3, 0], [1.0, 0.5])
+        >>> averages.weights().round(2).tolist(), averages.ranking().tolist()
         ([0.75, 0.9, 0.1, 1.5, nan], [2, 0, 1, 3])
     """
 

@@ -32,7 +32,7 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
         ValueError: If the name, a parameter or a value is wrong; the message says which.
 
     Example:
-        >>> from chainrob.experiments.specs import parse_robustifier
+        >>> from chainrob.experiments.robustifier_texts import parse_robustifier
         >>> parse_robustifier("soft_truncation:delta=0.01,pilot=median").delta
         0.01
         >>> parse_robustifier("nearest_neighbor_mixing(f=3) >> geometric_median")
@@ -75,20 +75,20 @@ def parse_layers(
         ValueError: If a layer does not exist or a robustifier is wrong.
 
     Example:
-        >>> from chainrob.experiments.specs import parse_layers
+        >>> from chainrob.experiments.robustifier_texts import parse_layers
         >>> [type(r).__name__ for r in parse_layers(["all=mean", "l2=none"], 3)]
         ['Mean', 'NoneType', 'Mean']
     """
     chosen: list[Any] = [None] * n_layers
     names = [f"l{number}" for number in range(1, n_layers + 1)]
     for text in texts:
-        layer, equals, spec = text.partition("=")
+        layer, equals, named = text.partition("=")
         if not equals or layer not in [*names, "all"]:
             raise ValueError(
                 f"a robustifier is given as LAYER=NAME with LAYER one of {', '.join(names)} or "
                 f"all, found {text!r}"
             )
-        robustifier = parse_robustifier(spec, extra)
+        robustifier = parse_robustifier(named, extra)
         for index, name in enumerate(names):
             if layer in (name, "all"):
                 chosen[index] = robustifier
