@@ -1,11 +1,11 @@
-"""From a layer's inputs and output gradients to the operators of its parameters, one file a kind of
-layer.
+"""From a layer's inputs and output gradients to the operators of its parameters. Each kind of layer
+has one file.
 
-Pure functions of NumPy or CuPy arrays, which every front calls: no layer's mathematics is written
-twice. ``*_rows`` takes ``(*inputs, gy)`` and the wanted parameters, 1 for the weight and 2 for the
-bias (in normalizations gamma and beta), and gives one operator for each. ``*_pullback`` takes the
-same arrays and the cotangents of the operators' ingredients (``Robustifier.pullback``) back to
-cotangents of the arrays, which is what double backward needs.
+The builders are pure functions of NumPy or CuPy arrays. All fronts call them, so a layer's
+mathematics stands in one place. ``*_rows`` takes ``(*inputs, gy)`` and the wanted parameters, and
+gives one operator for each: 1 is the weight and 2 is the bias (in normalizations gamma and beta).
+``*_pullback`` takes the same arrays and the cotangents of the operators' ingredients
+(``Robustifier.pullback``), and gives the cotangents of the arrays. Double backward needs these.
 """
 
 from chainrob._renamed import renamed_names

@@ -1,8 +1,8 @@
 """Convolutions and transposed convolutions of any number of dimensions: sums over positions of
 products with patches.
 
-Both are the same sum. In a convolution the patches are cut from x and gy is plain; in a transposed
-one it is the other way round.
+Both are the same sum. In a convolution the patches are cut from x, and gy is plain. In a transposed
+convolution the patches are cut from gy, and x is plain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def convolution_rows(
         arrays: x (N, C, *spatial) and gy (N, Q, *positions).
         wanted: 1, 2 or both.
         geometry: filter size, stride, dilation and groups.
-        pad: zeros before each axis of x; behind it there are as many as the positions need.
+        pad: number of zeros before each axis of x. Behind it there are as many as the positions
+            need.
     """
     x, gy = arrays
     operators: dict[int, SampleGradients] = {}
@@ -53,7 +54,7 @@ def transposed_convolution_rows(
     Args:
         arrays: x (N, C, *positions) and gy (N, Q, *outsize).
         wanted, geometry: as for ``convolution_rows``.
-        pad: what is cut off before each axis of y.
+        pad: number of entries cut off before each axis of y.
     """
     x, gy = arrays
     operators: dict[int, SampleGradients] = {}
@@ -102,10 +103,10 @@ def transposed_convolution_pullback(
 def _patch_pullback(
     array: Array, plain: Array, rows: Array, geometry: Geometry, pad: Sequence[int]
 ) -> tuple[Array, Array]:
-    """Cotangents of the array that patches are cut from, without its padding, and of the plain one.
+    """Cotangents of the array with the patches, without its padding, and of the plain array.
 
-    Of the sum over n of <rows_n, g_n>, one tap of the filter after the other: each is a matrix
-    product a sample and group.
+    They are derivatives of the sum over n of <rows_n, g_n>, added up tap by tap of the filter. Each
+    tap is one matrix product per sample and group.
 
     Args:
         array: (N, C, *spatial).

@@ -1,7 +1,7 @@
 """Parameters that act on each number by itself: scale, bias, and the activations PReLU and Swish.
 
-A parameter's own axes begin at ``axis`` of x; its rows are sums over all other axes but the
-samples'.
+A parameter's own axes begin at ``axis`` of x. Its rows are sums over all other axes, except the
+sample axis.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def scale_rows(arrays: tuple[Array, ...], wanted: Sequence[int], axis: int, n_ax
     Args:
         arrays: x and gy, (N, ...).
         wanted: 1.
-        axis: the first axis of x that is W's.
-        n_axes: how many axes W has.
+        axis: the first axis of x that belongs to W.
+        n_axes: number of axes of W.
     """
     x, gy = arrays
     return {1: _sums(x * gy, axis, n_axes)}

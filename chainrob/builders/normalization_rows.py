@@ -1,7 +1,7 @@
 """Layer and group normalization: gamma and beta, whose rows are sums over a channel's positions.
 
-Both normalize within a sample, so each sample has a gradient of its own; layer normalization is the
-case of one group. Batch normalization mixes the samples and has no rows.
+Both normalize within a sample, so each sample has its own gradient. Layer normalization is the case
+of one group. Batch normalization mixes the samples and has no rows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def normalization_rows(
         g_{\beta,n} = \sum_s g_{y_{n,\cdot,s}}
 
     Args:
-        arrays: x and gy, (N, C, ...), or any shape whose axes from 1 on are gamma's, as many as
-            ``n_axes``, and then positions.
+        arrays: x and gy, (N, C, ...). In general, axes 1 to ``n_axes`` are those of gamma, and the
+            axes after them are positions.
         wanted: 1, 2 or both.
-        groups: how many groups of channels are normalized, each by itself.
+        groups: number of groups of channels; each group is normalized separately.
         eps: added to the variance.
-        n_axes: how many axes gamma has.
+        n_axes: number of axes of gamma.
     """
     x, gy = arrays
     keep = tuple(range(1, 1 + n_axes))
@@ -68,7 +68,7 @@ def normalization_pullback(
 
 def _normalized(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
     """x with mean 0 and variance 1 over each group of each sample, (N * groups, K), and the
-    deviations (N * groups, 1) that it was divided by; float32 at least.
+    standard deviations (N * groups, 1); in float32 at least.
     """
     x = x.astype(np.promote_types(x.dtype, np.float32), copy=False)
     n_rows = len(x) * groups

@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: parameters, their check, fitting and predicting."""
+"""The base of classifier and regressor: parameters, their check, fitting and predicting."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class RobustMLP(BaseEstimator):
     _losses: tuple[str, ...]
     n_outputs_: int
 
-    # -- what the two differ in
+    # -- where the two differ
 
     @abstractmethod
     def _encode(self, y: Any, dtype: Any, again: bool, classes: Any) -> NDArray[Any]:
         """Targets as the network sees them.
 
-        Sets what is known of them; ``again`` says that it must stay what it was, and ``classes``
-        are those announced at the first ``partial_fit``.
+        It also stores their properties. With ``again`` they must stay the same. ``classes`` are
+        those given at the first ``partial_fit``.
         """
 
     @property
     @abstractmethod
     def _n_scores(self) -> int:
-        """Units of the last layer."""
+        """The number of units of the last layer."""
 
     @abstractmethod
     def _score_of(self, X: Any, targets: NDArray[Any]) -> float:
@@ -163,7 +163,7 @@ class RobustMLP(BaseEstimator):
         return np.sort(kept), held_out
 
     def _parameters(self, values: Any = None) -> Any:
-        """A copy of the network's parameters; called with one, put it back."""
+        """A copy of the network's parameters. Called with a copy, restore it."""
         parameters = [p for _, p in sorted(self.model_.namedparams())]
         if values is None:
             return [p.array.copy() for p in parameters]
@@ -207,7 +207,7 @@ class RobustMLP(BaseEstimator):
 
     @property
     def coefs_(self) -> list[NDArray[Any]]:
-        """Weight matrices, (inputs, outputs) as scikit-learn has them."""
+        """Weight matrices, (inputs, outputs) as in scikit-learn."""
         check_is_fitted(self, "model_")
         return [layer.W.array.T for layer in self.model_.layers]
 

@@ -36,10 +36,10 @@ def suspect_table(averages: WeightAverages) -> str:
 
 def draw_suspects(averages: WeightAverages, top: int = 15) -> Figure:
     """The relative weights of all samples in rank order, and the ``top`` most suspect ones."""
-    # Who trains without figures need not wait for the import of what draws them.
+    # Imported here, so that training without figures need not wait for it.
     from matplotlib.figure import Figure
 
-    from chainrob.plotting import most_suspect, suspects  # with SciPy's statistics: takes its time
+    from chainrob.plotting import most_suspect, suspects  # slow: it imports SciPy's statistics
 
     ranking, relative = averages.ranking(), averages.relative()
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
