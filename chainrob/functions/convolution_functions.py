@@ -1,5 +1,4 @@
-"""Convolutions and transposed convolutions in any number of dimensions, with robust gradients.
-"""
+"""Convolutions and transposed convolutions in any number of dimensions, with robust gradients."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ class CurveTest(NamedTuple):
     inside: float
     """Share of the curve's points within the pointwise band, widened by the reading error."""
     p_value: float
-    """p-value of the whole curve: how often a mean curve strays as far at any point. The curve lies in
-    the simultaneous band of a level if the p-value is at least 1 - level."""
+    """p-value of the whole curve: how often a mean curve strays as far at any point. The curve lies
+    in the simultaneous band of a level if the p-value is at least 1 - level."""
     worst: int
     """Index of the point that strays farthest."""
 
@@ -44,12 +44,12 @@ def mean_curve_test(
 
     .. math:: t_j = \frac{\max(|y_j - \bar y_j| - e_j, 0)}{s_j}
 
-    with s_j the standard deviation of the resampled means and e_j what reading errors can explain:
-    the error in y, and the range of the average curve within the error in x. The test statistic is
-    max_j t_j, so the p-value, (1 + those that stray as far) / (1 + resamples), is for the curve as
-    a whole and counts its many dependent points once.
-    The resampled curves are read without error, so the errors granted make the test milder, never
-    stricter.
+    Here s_j is the standard deviation of the resampled means. e_j is the part that reading errors
+    can explain: the error in y, and the range of the average curve within the error in x. The test
+    statistic is max_j t_j. The p-value is (1 + number of means that stray as far) / (1 +
+    resamples). It belongs to the whole curve, so the many dependent points do not count several
+    times. The resampled curves have no reading error. So the allowance for errors makes the test
+    milder, never stricter.
 
     Args:
         x: Times at which the trials are recorded, (times,), increasing.
