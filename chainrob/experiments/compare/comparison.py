@@ -98,7 +98,7 @@ def run_compare(
         out: Folder for the files; None writes none.
         workers: Processes; None is one a processor.
         resume: Take over what an earlier run in ``out`` finished.
-        progress: Show a progress bar; None shows it on a terminal.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         CompareResults: All scores.

@@ -103,7 +103,7 @@ def run_iris(
         out: Folder for the files; None writes none.
         device: ``'@numpy'`` or ``'@cupy:N'``.
         resume: Go on where an interrupted run last kept what it had.
-        progress: Show a progress bar; None shows it on a terminal.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         IrisResults: All errors.

@@ -134,7 +134,7 @@ def run_reproduction(
         device: ``'@numpy'`` or ``'@cupy:N'``.
         workers: Processes; None is one a processor. A GPU is used by one.
         resume: Take over the trials that an earlier run in ``out`` finished.
-        progress: Show a progress bar; None shows it on a terminal.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         list of Verdict: All verdicts, in the report's order.
