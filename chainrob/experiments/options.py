@@ -69,8 +69,8 @@ def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> 
     """Add ``--out``, ``--resume`` and ``--progress`` / ``--no-progress``."""
     add = parser.add_argument
     if out is not None:
-        add("--out", default=out, metavar="FOLDER", help="folder of the results (default:
-        %(default)s)")
+        text = "folder of the results (default: %(default)s)"
+        add("--out", default=out, metavar="FOLDER", help=text)
     add("--resume", action="store_true", help="continue an interrupted run in --out")
     add(
         "--progress",
