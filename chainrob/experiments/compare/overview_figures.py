@@ -27,10 +27,10 @@ _MARKS = {"plain": 6, "one line": 1, "robust gradients": 0, "both": 2, "linear f
 
 
 def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequence[str]) -> Figure:
-    """At a glance: where robust gradients pay, where a baseline does as well, where they harm.
+    """A map of the cases in which robust gradients pay, do as well as a baseline, or harm.
 
-    Each cell has the difference of test errors, in points of 100, of the best with robust gradients
-    and the best without, both chosen on contaminated validation points.
+    Each cell has the test error of the best method with robust gradients minus that of the best
+    baseline, in percentage points. Both are chosen on contaminated validation points.
     """
     found = {(case.data, case.contamination): case for case in cases}
     width = max(6.4, 1.9 + 0.62 * len(contaminations))
@@ -65,12 +65,14 @@ def excess_map(results: CompareResults, data: Sequence[str]) -> Figure:
     values = np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
     with new_figure(3.4 + 0.62 * len(texts), 1.4 + 0.3 * len(names)) as figure:
         ax = heat_map(100 * values, names, texts, darkest=50, ax=figure.subplots())
-        ax.set_title("points of 100 above the plain mean on clean data", fontsize="medium")
+        ax.set_title(
+            "excess error over the plain mean on clean data, percentage points", fontsize="medium"
+        )
     return figure
 
 
 def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence[str]) -> Figure:
-    """Excess test error against the contaminated share, one panel a kind, some methods."""
+    """Excess test error against the contaminated share, one panel per kind, for some methods."""
     texts = results.settings.contaminations_of(data[0])
     names = results.settings.methods_of(data[0])
     excess = 100 * np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
@@ -90,7 +92,7 @@ def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence
                 style = {**line_style(number), **marker_style(number)}
                 ax.plot(at, [row[c] for _, c in points], label=name, markersize=4, **style)
             ax.set(title=kind, xlabel="bad points, %")
-        axes[0].set_ylabel("excess error, points of 100")
+        axes[0].set_ylabel("excess error, percentage points")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
     return figure
@@ -114,8 +116,8 @@ def cost_figure(results: CompareResults, data: Sequence[str]) -> Figure:
             )  # fmt: skip
         ax.set(
             xscale="log",
-            xlabel="processor time of a model, as a multiple of the plain mean's",
-            ylabel="mean excess error, points of 100",
+            xlabel="processor time per model, as a multiple of the plain mean's",
+            ylabel="mean excess error, percentage points",
         )
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")

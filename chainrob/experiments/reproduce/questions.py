@@ -1,4 +1,4 @@
-"""A referee's questions: what the published gain is made of."""
+"""A referee's questions: where does the published gain come from?"""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _IN_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
     ),
     "initial_weights": ("initial weights", {"lecun_normal": "Chainer's default"}),
 }  # fmt: skip
-"""Fields of IrisSettings, and their values, as the report calls them."""
+"""The report's names for fields of IrisSettings and their values."""
 
 
 def differences(measured: Measured) -> Section:
-    """Each difference between text and program, switched alone, from either end."""
+    """Each difference between text and program, switched alone, starting from either."""
     names = [*DIFFERENCES, "initial_weights"]
     level = 1 - 0.05 / len(names)
     changes = {
@@ -70,10 +70,10 @@ def differences(measured: Measured) -> Section:
     largest = max(others, key=lambda key: abs(float(others[key].mean())))
     blocks: list[Block] = [
         Text(
-            "Text and program differ in six ways. Each is switched alone, from the program's "
-            "settings and from the text's. The text gives no initial weights, so Chainer's "
-            "default is tried in place of the program's as a seventh. Changes are paired by "
-            "trial; their intervals are at 95% for all seven together (Bonferroni)."
+            "Text and program differ in six ways. Each difference is switched alone, once from the "
+            "program's settings and once from those of the text. The text gives no initial "
+            "weights, so Chainer's default is tried as a seventh difference. Changes are paired "
+            "by trial. Their intervals are at 95% for all seven together (Bonferroni)."
         ),
         *(_changes_table(measured, start, names, changes, level) for start in _FROM),
         Image(
@@ -153,7 +153,7 @@ def _differences_figure(measured: Measured, names: Sequence[str]) -> Figure:
 
 
 def _gain_at_scale_of_text(measured: Measured) -> Verdict:
-    """What is left of the gain with the estimate at the scale of the text."""
+    """The gain with the estimate at the scale of the text."""
     deep, robust = (
         measured.final("differences", ("released", "estimate_scale", method))
         for method in ("deep", "deep-rob")
@@ -190,9 +190,9 @@ def ablation(measured: Measured) -> Section:
         "Ablation: a plain mean whose first layer learns at 1/100 of the rate",
         [
             Text(
-                "The released program returns the estimate of 1/N-scaled rows without scaling it "
-                "back, so its robust layer also learns at 1/100 of the rate. Here the first layer "
-                "has that rate and nothing robust."
+                "The released program estimates from rows scaled by 1/N and does not scale the "
+                "estimate back. So its robust layer also learns at 1/100 of the rate. Here the "
+                "first layer is a plain mean with this rate."
             ),
             Table(
                 ["method", "test error", "less than `deep` by"],
@@ -228,7 +228,7 @@ def ablation(measured: Measured) -> Section:
 
 
 def learning_rates(measured: Measured) -> Section:
-    """Every method at the rate that suits it."""
+    """Each method at its best learning rate."""
     methods = list(dict.fromkeys(method for method, _ in measured.plan["rates"]))
     first = measured.settings.sweep_trials
     half = measured.settings.trials // 2
@@ -257,9 +257,10 @@ def learning_rates(measured: Measured) -> Section:
         "Each method at its best learning rate",
         [
             Text(
-                "The program's settings at other learning rates (0.5 is the published one). "
-                f"{first} trials choose each method's three best rates, {half} trials the best of "
-                "these, and the others judge it: trials are bimodal, and few of them choose badly."
+                "The program's settings at other learning rates (0.5 is the published rate). "
+                f"{first} trials choose three rates for each method. {half} trials choose the "
+                "best of the three. The other trials measure its error. Many trials are needed, "
+                "because trials are bimodal and few of them choose badly."
             ),
             Table(["method", "best rate", "test error on the other trials"], rows),
             Image("learning_rates", figure, "Final test error by learning rate (95% intervals)"),
