@@ -97,7 +97,7 @@ class DistributedGradients(SampleGradients):
         return self._gram("gram")
 
     def centered_gram(self) -> Array:
-        # Each rank may centre its coordinates on another row: together that is still one common
+        # Each rank may center its coordinates on another row: together that is still one common
         # translation of all rows.
         return self._gram("centered_gram")
 

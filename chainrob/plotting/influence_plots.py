@@ -49,7 +49,7 @@ def influence_curve(
     """
     z = np.linspace(-10, 10, 161) if at is None else np.asarray(at, np.float64)
     axes = axes_of(ax)
-    for index, (label, robustifier) in enumerate(_labelled(robustifiers).items()):
+    for index, (label, robustifier) in enumerate(_labeled(robustifiers).items()):
         axes.plot(z, influence(robustifier, z, sample=sample), label=label, **line_style(index))
     axes.set(xlabel="z, where one more sample lies", ylabel="sensitivity curve")
     return axes
@@ -85,7 +85,7 @@ def breakdown_curve(
     n = len(as_sample(sample))
     numbers = np.arange(n // 2 + 1) if counts is None else np.asarray(counts)
     axes = axes_of(ax)
-    for index, (label, robustifier) in enumerate(_labelled(robustifiers).items()):
+    for index, (label, robustifier) in enumerate(_labeled(robustifiers).items()):
         moved = breakdown(robustifier, numbers, sample=sample)
         # A displacement of 0 cannot be drawn on a logarithmic axis.
         axes.plot(numbers / n, np.maximum(moved, 1e-2), label=label, **line_style(index))
@@ -94,7 +94,7 @@ def breakdown_curve(
     return axes
 
 
-def _labelled(robustifiers: Robustifiers) -> dict[str, Callable[[Any], Any]]:
+def _labeled(robustifiers: Robustifiers) -> dict[str, Callable[[Any], Any]]:
     if isinstance(robustifiers, Mapping):
         return dict(robustifiers)
     several = [robustifiers] if callable(robustifiers) else list(robustifiers)

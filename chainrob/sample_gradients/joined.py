@@ -67,7 +67,7 @@ class Joined(SampleGradients):
         return reduce(add, [one.gram() for one in self._products()])
 
     def centered_gram(self) -> Array:
-        # Each part may centre on another row: together that is still one common translation of all
+        # Each part may center on another row: together that is still one common translation of all
         # rows.
         return reduce(add, [one.centered_gram() for one in self._products()])
 

@@ -89,10 +89,10 @@ class SampleGradients(Differentiable, abc.ABC):
 
     @abc.abstractmethod
     def centered_gram(self) -> Array:
-        """(G - 1 c^T)(G - 1 c^T)^T for a row-like centre c of the operator's choice: (*R, N, N),
+        """(G - 1 c^T)(G - 1 c^T)^T for a row-like center c of the operator's choice: (*R, N, N),
         float64.
 
-        Distances and every estimate whose weights add up to one are the same for all c. The centre
+        Distances and every estimate whose weights add up to one are the same for all c. The center
         is a row of ordinary size, subtracted before any product is formed: neither a large common
         mean nor one huge row then costs the digits of the differences between the others.
         """
@@ -341,8 +341,8 @@ class Mixed(SampleGradients):
             if gram is not None:
                 return gram
         gram = self._congruent(base)
-        # Mixed rows may coincide where the rows did not, so they are centred once more; and what
-        # rounding cannot tell from the centre is put there.
+        # Mixed rows may coincide where the rows did not, so they are centered once more; and what
+        # rounding cannot tell from the center is put there.
         sizes = xp.abs(self.matrix)
         rounding = (xp.matmul(sizes, xp.abs(base)) * sizes).sum(axis=-1)
         norms = xp.diagonal(gram, axis1=-2, axis2=-1)

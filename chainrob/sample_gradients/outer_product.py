@@ -120,7 +120,7 @@ class OuterProducts(Factored):
             gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
             if gram is not None:
                 return gram
-        # With x = xc + dx and gy = gc + dg, the centred row is dg x^T + gc dx^T: its Gram matrix
+        # With x = xc + dx and gy = gc + dg, the centered row is dg x^T + gc dx^T: its Gram matrix
         # comes from the two Gram matrices of the differences, so that what the rows have in common
         # never meets their differences.
         x, gy = self._matrices()

@@ -95,7 +95,7 @@ def test_shared_inputs_and_targets(data):
         np.testing.assert_allclose(ensemble.model.l1.W.grad[index], model.l1.W.grad, atol=1e-12)
 
 
-def test_members_serialise_as_ordinary_models(tmp_path):
+def test_members_serialize_as_ordinary_models(tmp_path):
     models = [make_model(seed, None) for seed in range(2)]
     ensemble = Ensemble(models)
     file = tmp_path / "member.npz"

@@ -164,11 +164,11 @@ def run_reproduction(
         train(plan["finalists"].values())
         plan["best rates"] = at_best_rates(plan, errors, settings.trials // 2)
     measured = Measured(settings, plan, errors)
-    artefacts, questions = _artefacts(measured), _questions(measured)
-    sections = [*artefacts, *questions]
+    artifacts, questions = _artifacts(measured), _questions(measured)
+    sections = [*artifacts, *questions]
     verdicts = [verdict for section in sections for verdict in section.verdicts()]
     record = the_run.record()
-    summary = _summary(artefacts, questions)
+    summary = _summary(artifacts, questions)
     how = the_run.section(
         record,
         "Trials are bimodal (a network learns or fails), so no normal distribution is assumed.",
@@ -178,7 +178,7 @@ def run_reproduction(
     return verdicts
 
 
-def _artefacts(measured: Measured) -> list[Section]:
+def _artifacts(measured: Measured) -> list[Section]:
     return [
         *differentiation_sections(),
         *estimator_sections(measured.settings.seed),
@@ -199,9 +199,9 @@ def _questions(measured: Measured) -> list[Section]:
     return [make(measured) for name, make in sections.items() if name in measured.plan]
 
 
-def _summary(artefacts: Iterable[Section], questions: Iterable[Section]) -> list[Section]:
+def _summary(artifacts: Iterable[Section], questions: Iterable[Section]) -> list[Section]:
     listed = {
-        "The tutorial's artefacts": [v for section in artefacts for v in section.verdicts()],
+        "The tutorial's artifacts": [v for section in artifacts for v in section.verdicts()],
         "A referee's questions": [v for section in questions for v in section.verdicts()],
     }
     everything = [v for verdicts in listed.values() for v in verdicts]
