@@ -13,6 +13,7 @@ from chainrob.plotting.heat_map import heat_map
 from chainrob.plotting.influence_plots import breakdown_curve, influence_curve
 from chainrob.plotting.intervals import intervals
 from chainrob.plotting.learning import learning_curves
+from chainrob.plotting.line_labels import label_ends
 from chainrob.plotting.style import PALETTE, line_style, marker_style, new_figure
 from chainrob.plotting.suspect_plots import most_suspect, suspects
 
@@ -26,6 +27,7 @@ __all__ = [
     "heat_map",
     "influence_curve",
     "intervals",
+    "label_ends",
     "learning_curves",
     "line_style",
     "marker_style",

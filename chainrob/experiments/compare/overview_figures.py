@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 from chainrob.experiments.compare.choices import Case, CompareResults
 from chainrob.experiments.compare.corruption import parse_contamination
 from chainrob.experiments.compare.methods import method_of
-from chainrob.plotting import heat_map, line_style, marker_style, new_figure
+from chainrob.plotting import heat_map, label_ends, line_style, marker_style, new_figure
 
 __all__ = ["case_map", "cost_figure", "data_heat_map", "excess_map", "share_curves"]
 
@@ -77,7 +77,7 @@ def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence
     names = results.settings.methods_of(data[0])
     excess = 100 * np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
     kinds = list(dict.fromkeys(parse_contamination(text)[0] for text in texts if text != "none"))
-    with new_figure(2.2 * max(len(kinds), 2), 3.2) as figure:
+    with new_figure(1.8 + 2.0 * max(len(kinds), 2), 3.2) as figure:
         axes = np.atleast_1d(figure.subplots(1, max(len(kinds), 1), sharey=True))
         for ax, kind in zip(axes, kinds, strict=False):
             points = [
@@ -93,8 +93,7 @@ def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence
                 ax.plot(at, [row[c] for _, c in points], label=name, markersize=4, **style)
             ax.set(title=kind, xlabel="bad points, %")
         axes[0].set_ylabel("excess error, percentage points")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+        label_ends(axes[len(kinds) - 1])
     return figure
 
 

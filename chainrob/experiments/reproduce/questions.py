@@ -24,7 +24,14 @@ from chainrob.experiments.reproduce.measures import (
     within,
 )
 from chainrob.experiments.reproduce.plan import DIFFERENCES, RATES
-from chainrob.plotting import intervals, learning_curves, line_style, marker_style, new_figure
+from chainrob.plotting import (
+    intervals,
+    label_ends,
+    learning_curves,
+    line_style,
+    marker_style,
+    new_figure,
+)
 
 __all__ = ["ablation", "differences", "learning_rates"]
 
@@ -177,13 +184,14 @@ def ablation(measured: Measured) -> Section:
     deep, robust, slow = (measured.final("ablation", name) for name in names)
     settings = measured.plan["ablation"]["deep"].settings
     times = np.array(settings.recorded) * settings.n_train
-    with new_figure(5.6, 3.4) as figure:
+    with new_figure(7.4, 3.4) as figure:
         curves = {name: measured.curves("ablation", name)[:, :, 1] for name in names}
         styles = {name: line_style(STYLE_OF[name]) for name in names}
         ax = learning_curves(times, curves, styles=styles, ax=figure.subplots())
         ax.set(xlabel="cost in gradients", ylabel="test error", ylim=(0, None))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.legend(loc="lower left")
+        ax.set_xlim(0, times[-1])
+        label_ends(ax)
     gain, gain_of_slow = deep - robust, deep - slow
     rest = slow - robust
     return Section(
