@@ -167,7 +167,7 @@ def suspects(name, seed, epochs, progress):
         "mean loss": precision(np.argsort(-losses.mean(axis=0), kind="stable")),
     }
     for report in reports[METHODS[name][0] is None :]:
-        result[report.rank_by] = precision(report.tally.ranking())
+        result[report.rank_by] = precision(report.averages.ranking())
     return result
 
 

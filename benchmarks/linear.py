@@ -4,7 +4,7 @@
 
 All cases run in this process, in turn, the stock layer right before each; a case's ratio is the
 median over the rounds of its time over that of the stock layer just before, so that a busy
-neighbour slows both alike. Sizes are N x P x Q, float32; the gradient of the input is computed too.
+neighbor slows both alike. Sizes are N x P x Q, float32; the gradient of the input is computed too.
 Beside the layers: a step of a deep network with a robustifier in every layer, the tutorial's loop
 over output units, and published packages where they are installed (extra ``[bench]``).
 """
@@ -180,7 +180,7 @@ def rounds(
             slow = times[name] and times[name][0] > 0.5
             if slow and number % 4:
                 continue
-            # The stock layer runs right before every case, so that both see the same neighbours,
+            # The stock layer runs right before every case, so that both see the same neighbors,
             # and each once before it is timed: a training loop finds its memory and threads warm.
             cases[STOCK]()
             stock = min(clock(cases[STOCK]) for _ in range(calls))
@@ -258,7 +258,7 @@ def packages() -> dict[str, Any]:
 
 
 def geom_median(x: Any, gy: Any) -> tuple[float, Any]:
-    """PyPI's geom-median on materialised rows."""
+    """PyPI's geom-median on materialized rows."""
     import numpy as np
     from geom_median.numpy import compute_geometric_median
 

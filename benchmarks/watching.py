@@ -84,7 +84,7 @@ def backward(
 
 
 def fit() -> Callable[[bool], float]:
-    """A function that fits the digits, with and without the tally of suspects."""
+    """A function that fits the digits, with and without the ranking of suspects."""
     from sklearn.datasets import load_digits
 
     from chainrob.sklearn import RobustMLPClassifier

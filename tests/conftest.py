@@ -15,7 +15,7 @@ from hypothesis import settings
 
 import chainrob  # noqa: F401
 
-# The same examples in every run, and no complaint about a neighbour who keeps the machine busy.
+# The same examples in every run, and no complaint about a neighbor who keeps the machine busy.
 settings.register_profile("chainrob", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("chainrob")
 

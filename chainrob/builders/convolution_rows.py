@@ -1,8 +1,8 @@
 """Convolutions and transposed convolutions of any number of dimensions: sums over positions of
 products with patches.
 
-Both are the same sum. In a convolution the patches are cut from x and gy is plain; in a transposed
-one it is the other way round.
+Both are the same sum. In a convolution the patches are cut from x, and gy is plain. In a transposed
+convolution the patches are cut from gy, and x is plain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chainrob.builders.positions import position_sums, spread
+from chainrob.builders.positions import broadcast_to_positions, position_sums
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import PatchProducts, SampleGradients, TransposedPatchProducts
 from chainrob.sample_gradients.operator_base import Array
@@ -31,7 +31,8 @@ def convolution_rows(
         arrays: x (N, C, *spatial) and gy (N, Q, *positions).
         wanted: 1, 2 or both.
         geometry: filter size, stride, dilation and groups.
-        pad: zeros before each axis of x; behind it there are as many as the positions need.
+        pad: number of zeros before each axis of x. Behind it there are as many as the positions
+            need.
     """
     x, gy = arrays
     operators: dict[int, SampleGradients] = {}
@@ -53,7 +54,7 @@ def transposed_convolution_rows(
     Args:
         arrays: x (N, C, *positions) and gy (N, Q, *outsize).
         wanted, geometry: as for ``convolution_rows``.
-        pad: what is cut off before each axis of y.
+        pad: number of entries cut off before each axis of y.
     """
     x, gy = arrays
     operators: dict[int, SampleGradients] = {}
@@ -77,7 +78,7 @@ def convolution_pullback(
     if 1 in cotangents:
         of_x, of_gy = _patch_pullback(x, gy, cotangents[1][0], geometry, pad)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 
@@ -95,17 +96,17 @@ def transposed_convolution_pullback(
     if 1 in cotangents:
         of_gy, of_x = _patch_pullback(gy, x, cotangents[1][0], geometry, pad)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 
 def _patch_pullback(
     array: Array, plain: Array, rows: Array, geometry: Geometry, pad: Sequence[int]
 ) -> tuple[Array, Array]:
-    """Cotangents of the array that patches are cut from, without its padding, and of the plain one.
+    """Cotangents of the array with the patches, without its padding, and of the plain array.
 
-    Of the sum over n of <rows_n, g_n>, one tap of the filter after the other: each is a matrix
-    product a sample and group.
+    They are derivatives of the sum over n of <rows_n, g_n>, added up tap by tap of the filter. Each
+    tap is one matrix product per sample and group.
 
     Args:
         array: (N, C, *spatial).

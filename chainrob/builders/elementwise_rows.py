@@ -1,14 +1,14 @@
 """Parameters that act on each number by itself: scale, bias, and the activations PReLU and Swish.
 
-A parameter's own axes begin at ``axis`` of x; its rows are sums over all other axes but the
-samples'.
+A parameter's own axes begin at ``axis`` of x. Its rows are sums over all other axes, except the
+sample axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chainrob.builders.positions import along, position_sums, spread
+from chainrob.builders.positions import along, broadcast_to_positions, position_sums
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import Dense, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
@@ -23,8 +23,8 @@ def scale_rows(arrays: tuple[Array, ...], wanted: Sequence[int], axis: int, n_ax
     Args:
         arrays: x and gy, (N, ...).
         wanted: 1.
-        axis: the first axis of x that is W's.
-        n_axes: how many axes W has.
+        axis: the first axis of x that belongs to W.
+        n_axes: number of axes of W.
     """
     x, gy = arrays
     return {1: _sums(x * gy, axis, n_axes)}
@@ -35,7 +35,7 @@ def scale_pullback(
 ) -> tuple[Array, ...]:
     """Cotangents of x and gy."""
     x, gy = arrays
-    rows = spread(cotangents[1][0], axis, gy)
+    rows = broadcast_to_positions(cotangents[1][0], axis, gy)
     return gy * rows, x * rows
 
 
@@ -50,7 +50,7 @@ def bias_pullback(
 ) -> tuple[Array, ...]:
     """The cotangent of gy."""
     (gy,) = arrays
-    return (spread(cotangents[1][0], axis, gy),)
+    return (broadcast_to_positions(cotangents[1][0], axis, gy),)
 
 
 def prelu_rows(arrays: tuple[Array, ...], wanted: Sequence[int], n_axes: int) -> Rows:
@@ -66,7 +66,7 @@ def prelu_pullback(arrays: tuple[Array, ...], cotangents: Cotangents) -> tuple[A
     """Cotangents of x and gy."""
     x, gy = arrays
     xp, zero = array_module(x), x.dtype.type(0)
-    rows = spread(cotangents[1][0], 1, gy)
+    rows = broadcast_to_positions(cotangents[1][0], 1, gy)
     return xp.where(x < 0, gy * rows, zero), xp.where(x < 0, x * rows, zero)
 
 
@@ -82,7 +82,7 @@ def swish_rows(arrays: tuple[Array, ...], wanted: Sequence[int]) -> Rows:
 def swish_pullback(arrays: tuple[Array, ...], cotangents: Cotangents) -> tuple[Array, ...]:
     """Cotangents of x, beta and gy."""
     x, beta, gy = arrays
-    rows = spread(cotangents[1][0], 1, gy)
+    rows = broadcast_to_positions(cotangents[1][0], 1, gy)
     gate = _gate(x, beta)
     slope = gate * (1.0 - gate)
     bend = slope * (1.0 - 2.0 * gate)  # the derivative of the slope

@@ -1,4 +1,4 @@
-"""Embeddings: each sample's gradient is zero but for the rows of the ids that it holds."""
+"""Embeddings: a sample's gradient is zero except in the rows of its ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def embedding_rows(
         arrays: ids (N, ...), integers from -V to V - 1 (-1 is the last row), and gy (N, ..., Q).
         wanted: 1.
         n_ids: V.
-        ignored: the id that adds nothing.
+        ignored: the id that has no gradient.
     """
     ids, gy = arrays
     ids = _counted(ids, n_ids, ignored)
@@ -38,14 +38,14 @@ def embedding_pullback(
     ids, gy = arrays
     (rows,) = cotangents[1]
     xp = array_module(rows)
-    nothing = xp.zeros((len(rows), 1, rows.shape[-1]), rows.dtype)  # what is ignored
+    nothing = xp.zeros((len(rows), 1, rows.shape[-1]), rows.dtype)  # for ignored ids
     rows = xp.concatenate([rows, nothing], axis=1)
     picked = rows[xp.arange(len(rows))[:, None], _counted(ids, n_ids, ignored)]
     return xp.zeros_like(ids), picked.reshape(gy.shape).astype(gy.dtype, copy=False)
 
 
 def _counted(ids: Array, n_ids: int, ignored: int | None) -> Array:
-    """Ids (N, S) from 0 to V, V for what is ignored."""
+    """Ids (N, S) from 0 to V; V stands for ignored ids."""
     xp = array_module(ids)
     ids = ids.reshape((len(ids), prod(ids.shape[1:])))
     dropped = ids == (n_ids if ignored is None else ignored)

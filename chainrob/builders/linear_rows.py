@@ -17,10 +17,10 @@ def linear_rows(
     .. math:: g_{W,n} = \sum_s g_{y_{n,s}} x_{n,s}^\top, \qquad g_{b,n} = \sum_s g_{y_{n,s}}
 
     Args:
-        arrays: x (*R, N * S, P) and gy (*R, N * S, Q), with replica axes R; x may leave them out
-            where all replicas share it.
+        arrays: x (*R, N * S, P) and gy (*R, N * S, Q), with replica axes R. x may lack them if
+            all replicas share it.
         wanted: 1, 2 or both.
-        n_positions: S, how many consecutive rows of x belong to one sample.
+        n_positions: S, the number of consecutive rows of x that belong to one sample.
     """
     x, gy = arrays
     shape = (gy.shape[-2] // n_positions, n_positions)
@@ -42,7 +42,7 @@ def linear_pullback(
 
     Args:
         arrays, n_positions: as for ``linear_rows``.
-        cotangents: of the factors (x, gy) of W's operator, and of the rows of b's.
+        cotangents: those of the factors (x, gy) of W's operator, and of the rows of b's operator.
     """
     x, gy = arrays
     of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)

@@ -1,7 +1,7 @@
 """Layer and group normalization: gamma and beta, whose rows are sums over a channel's positions.
 
-Both normalize within a sample, so each sample has a gradient of its own; layer normalization is the
-case of one group. Batch normalization mixes the samples and has no rows.
+Both normalize within a sample, so each sample has its own gradient. Layer normalization is the case
+of one group. Batch normalization mixes the samples and has no rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chainrob.builders.positions import position_sums, spread
+from chainrob.builders.positions import broadcast_to_positions, position_sums
 from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
@@ -26,12 +26,12 @@ def normalization_rows(
         g_{\beta,n} = \sum_s g_{y_{n,\cdot,s}}
 
     Args:
-        arrays: x and gy, (N, C, ...), or any shape whose axes from 1 on are gamma's, as many as
-            ``n_axes``, and then positions.
+        arrays: x and gy, (N, C, ...). In general, axes 1 to ``n_axes`` are those of gamma, and the
+            axes after them are positions.
         wanted: 1, 2 or both.
-        groups: how many groups of channels are normalized, each by itself.
+        groups: number of groups of channels; each group is normalized separately.
         eps: added to the variance.
-        n_axes: how many axes gamma has.
+        n_axes: number of axes of gamma.
     """
     x, gy = arrays
     keep = tuple(range(1, 1 + n_axes))
@@ -55,20 +55,20 @@ def normalization_pullback(
     of_x, of_gy = array_module(x).zeros_like(x), array_module(gy).zeros_like(gy)
     if 1 in cotangents and x.size:
         unit, deviation = _normalized(x, groups, eps)
-        rows = spread(cotangents[1][0], 1, gy)
+        rows = broadcast_to_positions(cotangents[1][0], 1, gy)
         of_gy = (unit.reshape(x.shape) * rows).astype(gy.dtype, copy=False)
         of_unit = (gy * rows).reshape(unit.shape)
         along = (of_unit * unit).mean(axis=1, keepdims=True)
         of_x = of_unit - of_unit.mean(axis=1, keepdims=True) - unit * along
         of_x = (of_x / deviation).reshape(x.shape).astype(x.dtype, copy=False)
     if 2 in cotangents:
-        of_gy = of_gy + spread(cotangents[2][0], 1, gy)
+        of_gy = of_gy + broadcast_to_positions(cotangents[2][0], 1, gy)
     return of_x, of_gy
 
 
 def _normalized(x: Array, groups: int, eps: float) -> tuple[Array, Array]:
     """x with mean 0 and variance 1 over each group of each sample, (N * groups, K), and the
-    deviations (N * groups, 1) that it was divided by; float32 at least.
+    standard deviations (N * groups, 1); in float32 at least.
     """
     x = x.astype(np.promote_types(x.dtype, np.float32), copy=False)
     n_rows = len(x) * groups

@@ -15,7 +15,7 @@ def position_sums(values: Array, keep: Sequence[int]) -> Dense:
     """Rows of a parameter that is shared along some axes: the sum over all axes but the first and
     ``keep``.
 
-    Sums run in float32 at least, whatever the dtype of the values.
+    The sums use float32 at least, for any dtype of the values.
     """
     axes = tuple(axis for axis in range(1, values.ndim) if axis not in keep)
     if not axes:
@@ -24,8 +24,8 @@ def position_sums(values: Array, keep: Sequence[int]) -> Dense:
     return Dense(values.sum(axis=axes, dtype=dtype))
 
 
-def spread(rows: Array, axis: int, like: Array) -> Array:
-    """Rows (N, *shape) of a parameter that begins at ``axis`` of an array, over all of it.
+def broadcast_to_positions(rows: Array, axis: int, like: Array) -> Array:
+    """Rows (N, *shape) of a parameter, broadcast to the array; its axes begin at ``axis``.
 
     It is the pullback of ``position_sums``.
     """

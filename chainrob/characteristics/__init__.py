@@ -1,7 +1,7 @@
-"""What a robustifier is like, measured: influence, breakdown, efficiency on clean data, cost.
+"""Measure a robustifier: influence, breakdown, efficiency on clean data, cost.
 
-Each function asks the robustifier itself, so one's own callable can be measured like the library's.
-``chainrob.plotting`` draws what is measured here.
+Each function calls the robustifier, so your own callable can be measured like those of the library.
+``chainrob.plotting`` draws the results.
 """
 
 from __future__ import annotations

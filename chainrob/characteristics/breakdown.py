@@ -1,4 +1,4 @@
-"""How many bad samples an estimate stands."""
+"""How many bad samples an estimate can stand."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def breakdown(
     .. math:: b(f) = \max_{M} \big\| T(M e_1, \dots, M e_1, x_{f+1}, \dots, x_n)
         - T(x_1, \dots, x_n) \big\|
 
-    The rows that are replaced are spread evenly over the sample. All bad rows lie in one place, at
-    the worst of the given distances: the attack that most estimates find hardest, but not every
-    one, so b is a lower bound of the maximal bias. Where it grows with the largest distance, the
-    estimate has broken down.
+    The replaced rows are distributed evenly over the sample. All bad rows lie in one place, at the
+    worst of the given distances. For most estimates this is the hardest attack, but not for all, so
+    b is a lower bound of the maximal bias. If b grows with the largest distance, the estimate has
+    broken down.
 
     Args:
         robustifier (callable): ``(n, d) -> (d,)``.
-        counts (array): The f, 0 to n.
-        distances (array): The M, in units of the sample.
+        counts (array): The numbers f of bad rows, 0 to n.
+        distances (array): The distances M, in units of the sample.
         sample (array or None): The rows, (n, d); None is ``normal_scores()``.
 
     Returns:
-        array: One displacement a count; NaN where the robustifier refuses so few rows or answers
-        with NaN.
+        array: One displacement per count; NaN if the robustifier refuses so few rows or
+        returns NaN.
 
     Raises:
-        ValueError: If a count lies outside [0, n], or the sample is none.
+        ValueError: If a count lies outside [0, n], or the sample is not (n, d) and finite.
 
     Example:
         >>> import chainrob

@@ -1,4 +1,4 @@
-"""What a robustifier costs in time."""
+"""The time that a robustifier takes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def cost(
 ) -> float:
     """Time of an estimate for one Linear layer, as a multiple of the plain mean's.
 
-    Mean and robustifier are timed in turns, and the medians are compared, so that what else the
-    machine does weighs on both.
+    Mean and robustifier are timed in turns, and the medians are compared. So other load on the
+    machine affects both.
 
     Args:
-        robustifier (chainrob.Robustifier): What to time.
+        robustifier (chainrob.Robustifier): The robustifier to time.
         n (int): Samples in the batch.
         shape (tuple of int): Outputs and inputs of the layer.
-        repeats (int): Times that each is timed, after a first time that does not count.
+        repeats (int): Number of timings of each, after one warm-up.
 
     Returns:
         float: The ratio; it depends on the machine.

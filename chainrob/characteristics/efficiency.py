@@ -1,4 +1,4 @@
-"""What robustness costs where nothing is wrong: variance."""
+"""The cost of robustness on clean data: variance."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def efficiency(
     .. math:: \frac{E \|\bar x\|^2}{E \|T(x_1, \dots, x_n)\|^2}, \qquad
         x_i \text{ independent with expectation } 0
 
-    1 is as good as the mean, 0.64 what the median reaches on normal data, and above 1 is possible
-    where the tails are heavy. The same draws serve both, so the ratio is more certain than either.
+    1 means as good as the mean. The median reaches 0.64 on normal data. Values above 1 are possible
+    if the tails are heavy. Both use the same draws, so the ratio is more precise than either error.
 
     Args:
         robustifier (callable): ``(n, d) -> (d,)``.
-        n (int): Rows.
-        d (int): Coordinates, independent ones.
-        draws (int): Samples that the expectations are averaged over.
+        n (int): Number of rows.
+        d (int): Number of independent coordinates.
+        draws (int): Number of samples for the expectations.
         distribution (str): ``'normal'``, or ``'student'``: Student's t with 3 degrees of freedom.
-        seed (int): Of the draws.
+        seed (int): Seed of the draws.
 
     Returns:
         float: The ratio.

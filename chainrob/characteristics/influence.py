@@ -1,4 +1,4 @@
-"""How far one sample moves the estimate, wherever it lies."""
+"""How far one sample moves the estimate, as a function of its place."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ __all__ = ["influence"]
 def influence(
     robustifier: Callable[[Any], Any], at: ArrayLike, *, sample: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    r"""Sensitivity curve: the estimate's answer to one more row, n + 1 times magnified.
+    r"""Sensitivity curve: the change of the estimate by one more row, times n + 1.
 
     .. math:: SC(z) = (n + 1)\,\big(T(x_1, \dots, x_n, z e_1) - T(x_1, \dots, x_n)\big)_1
 
-    e_1 being the first unit vector. It is the influence function's form for finite samples: z
-    itself for the mean, bounded for a robust estimate, back to 0 for one that rejects outliers. One
-    that averages in blocks answers to the new partition too, which shifts its curve.
+    e_1 is the first unit vector. The curve is the influence function for finite samples. It is z
+    itself for the mean, bounded for a robust estimate, and returns to 0 for an estimate that
+    rejects outliers. If an estimate averages in blocks, the new row also changes the blocks, which
+    shifts its curve.
 
     Args:
         robustifier (callable): ``(n, d) -> (d,)``.
-        at (array): The z, any shape.
+        at (array): The places z, any shape.
         sample (array or None): The other rows, (n, d); None is ``normal_scores()``.
 
     Returns:
-        array: Of the shape of ``at``.
+        array: The curve, in the shape of ``at``.
 
     Raises:
-        ValueError: If the sample has no row, or not two axes, or is not finite.
+        ValueError: If the sample is not (n, d) with n > 0, or not finite.
 
     Example:
         >>> import chainrob

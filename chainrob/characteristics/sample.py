@@ -1,4 +1,4 @@
-"""The sample that robustifiers are tried on."""
+"""The default sample for measurements."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ __all__ = ["as_sample", "normal_scores"]
 
 
 def normal_scores(n: int = 50) -> NDArray[np.float64]:
-    r"""A sample as normal as a sample of n numbers can be.
+    r"""Normal scores: n numbers at the quantiles of the normal distribution.
 
     .. math:: x_i = \Phi^{-1}\Big(\frac{i - 1/2}{n}\Big), \qquad i = 1, \dots, n
 
-    The rows are shuffled, always in the same way: sorted rows would mislead estimators by blocks.
+    The rows are shuffled, always in the same way, because sorted rows would mislead estimators that
+    average in blocks.
 
     Args:
-        n (int): How many rows.
+        n (int): Number of rows.
 
     Returns:
         array: Shape (n, 1).
 
     Raises:
-        ValueError: If n is no positive integer.
+        ValueError: If n is not a positive integer.
 
     Example:
         >>> from chainrob.characteristics import normal_scores

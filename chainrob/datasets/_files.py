@@ -1,4 +1,4 @@
-"""Where the data files lie, and the check that they are the files they should be."""
+"""Find the data files, and check their checksums."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["DataFileError", "data_folder", "read_data_file"]
 
 
 class DataFileError(RuntimeError):
-    """A data file is missing, unreadable or not the file that its checksum promises."""
+    """A data file is missing, unreadable, or has the wrong checksum."""
 
 
 def data_folder() -> Path:
     """The folder that holds the data files.
 
-    It is the first that exists of: the folder that the environment variable ``CHAINROB_DATA``
-    names, ``data/`` beside the package (a checkout), and ``_data/`` inside the package (installed).
+    It is the first of these that exists: the folder in the environment variable ``CHAINROB_DATA``,
+    ``data/`` beside the package (a checkout), and ``_data/`` inside the package (an installation).
 
     Returns:
         pathlib.Path: An existing folder.
@@ -39,8 +39,8 @@ def data_folder() -> Path:
             return folder
     looked = ", ".join(str(folder) for folder in candidates)
     raise DataFileError(
-        f"the data folder was not found (looked at {looked}); reinstall chainrob, or let "
-        "CHAINROB_DATA name the data/ folder of its source"
+        f"the data folder was not found (looked at {looked}); reinstall chainrob, or set "
+        "CHAINROB_DATA to the data/ folder of its source"
     )
 
 
@@ -50,10 +50,10 @@ def read_data_file(name: str, sha256: str, path: str | os.PathLike[str] | None =
     Args:
         name: Path inside the data folder, with forward slashes.
         sha256: The checksum that the file must have, in hexadecimal digits.
-        path: Read this file instead; the checksum must hold all the same.
+        path: Read this file instead; its checksum must be the same.
 
     Returns:
-        bytes: What the file holds.
+        bytes: The content of the file.
 
     Raises:
         DataFileError: If the file cannot be read or its checksum differs.

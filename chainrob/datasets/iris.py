@@ -19,7 +19,7 @@ class Iris(NamedTuple):
     """The Iris data: measurements, classes and what they are called."""
 
     x: NDArray[np.float64]
-    """Array of shape (150, 4): lengths in centimetres."""
+    """Array of shape (150, 4): lengths in centimeters."""
     t: NDArray[np.int32]
     """Array of shape (150,): 0, 1 or 2."""
     feature_names: tuple[str, ...]
@@ -36,7 +36,7 @@ def load_iris(path: str | os.PathLike[str] | None = None) -> Iris:
         path: Another place of the same file; ``None`` is the library's copy.
 
     Returns:
-        Iris: ``x`` (150, 4) float64 in centimetres, ``t`` (150,) int32, ``feature_names``,
+        Iris: ``x`` (150, 4) float64 in centimeters, ``t`` (150,) int32, ``feature_names``,
         ``class_names``.
 
     Raises:

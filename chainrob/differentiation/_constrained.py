@@ -9,10 +9,10 @@ import numpy as np
 
 import chainer
 from chainrob.differentiation._hessian import Hessian
-from chainrob.differentiation._minimisers import Problem, own_solver, scipy_minimise
+from chainrob.differentiation._minimizers import Problem, own_solver, scipy_minimize
 from chainrob.differentiation._tangent import Tangent
 
-__all__ = ["Optimum", "minimise_constrained", "optimum_at"]
+__all__ = ["Optimum", "minimize_constrained", "optimum_at"]
 
 Array = Any
 
@@ -39,7 +39,7 @@ class Optimum(NamedTuple):
         return ~(self.lower | self.upper)
 
 
-def minimise_constrained(
+def minimize_constrained(
     problem: Problem,
     x: Array,
     data: Sequence[Array],
@@ -274,4 +274,4 @@ def _by_scipy(
         more["constraints"] = LinearConstraint(whole, right.ravel(), right.ravel())
     xp = chainer.backend.get_array_module(x)
     start = xp.clip(x, data[0].reshape(x.shape), data[1].reshape(x.shape)).astype(x.dtype)
-    return scipy_minimise(problem, start, name, max_iterations, solver_options, **more)
+    return scipy_minimize(problem, start, name, max_iterations, solver_options, **more)

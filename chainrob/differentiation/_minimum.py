@@ -13,7 +13,7 @@ import chainer
 from chainrob.differentiation._conjugate_gradients import LinearSolve
 from chainrob.differentiation._constrained import Optimum
 from chainrob.differentiation._hessian import Curvature, Hessian
-from chainrob.differentiation._minimisers import Problem
+from chainrob.differentiation._minimizers import Problem
 from chainrob.differentiation._tangent import Tangent, whole_space
 
 __all__ = ["ArgminReport", "NotAMinimumError", "measure", "verify"]

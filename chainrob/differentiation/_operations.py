@@ -30,9 +30,9 @@ _NORMALIZATIONS = frozenset(
 )
 
 
-def graph_operations(outputs: Sequence[Any], without: Sequence[Any] = ()) -> int:
-    """Operations of all function nodes behind these Variables, but for those behind others."""
-    known = {id(node) for y in without for node in function_nodes(y)}
+def graph_operations(outputs: Sequence[Any], excluding: Sequence[Any] = ()) -> int:
+    """The operations of all function nodes behind ``outputs`` that are not behind ``excluding``."""
+    known = {id(node) for y in excluding for node in function_nodes(y)}
     nodes = {id(node): node for y in outputs for node in function_nodes(y)}
     return sum(operations(node) for key, node in nodes.items() if key not in known)
 

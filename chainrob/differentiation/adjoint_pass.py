@@ -1,4 +1,4 @@
-"""What one pass through a deep function computes, and what it computes only on request."""
+"""The results of one pass through a deep function. Some are computed only on request."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Array = Any
 Variable = Any
 
 LARGEST = 2**24
-"""Numbers in the largest dense matrix, or the per-sample gradients of one node, that are formed."""
+"""Largest size of a dense matrix, or of the per-sample gradients of one node."""
 
 
 class LinearNode:
-    """A node at its states: its outputs, and its derivative as a map of error vectors back.
+    """A node at its states: its outputs, and its derivative, which maps error vectors back.
 
     Attributes:
         node: The node.
-        outputs: Variables of its outputs, in a graph of their own.
+        outputs: Variables of its outputs, in their own graph.
         pulled: Variables of the last :meth:`pull` that kept its graph.
     """
 
@@ -41,7 +41,7 @@ class LinearNode:
         self.pulled: list[Variable] = []
 
     def pull(self, epsilons: Sequence[Array | None], keep: bool = False) -> list[Array]:
-        """G: error vectors of the inputs, then gradients in the parameters."""
+        """G: the error vectors of the inputs, then the gradients in the parameters."""
         pairs = [
             (y, chainer.Variable(epsilon))
             for y, epsilon in zip(self.outputs, epsilons, strict=True)
@@ -104,7 +104,7 @@ class LinearNode:
 
 
 class _OnRequest(Mapping[Any, Any]):
-    """A mapping whose values are computed when they are asked for, and kept."""
+    """A mapping that computes a value at the first access and keeps it."""
 
     def __init__(self, keys: Sequence[Hashable], compute: Callable[[Any], Any]) -> None:
         self._keys, self._compute = dict.fromkeys(keys), compute
@@ -127,7 +127,7 @@ class _OnRequest(Mapping[Any, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class TangentPass:
-    """What a forward propagation of derivatives computes.
+    """The result of a forward propagation of derivatives.
 
     Attributes:
         states: Name to state, (N, ...).
@@ -140,13 +140,13 @@ class TangentPass:
 
 @dataclasses.dataclass(frozen=True)
 class PassCosts:
-    """What the two passes take.
+    """The costs of the two passes.
 
     Attributes:
         forward_operations: Additions, products and elementary functions of the forward pass.
-        backward_operations: Of the backward pass.
+        backward_operations: The same for the backward pass.
         forward_seconds: Processor time of the forward pass, to the losses.
-        backward_seconds: Of the backward pass, from the losses.
+        backward_seconds: Processor time of the backward pass, from the losses.
         state_bytes: Memory of all states.
     """
 
@@ -158,10 +158,10 @@ class PassCosts:
 
 
 class AdjointPass:
-    """Everything that one forward and one backward propagation compute, for N samples.
+    """The results of one forward and one backward propagation, for N samples.
 
-    The last three attributes are computed when they are asked for, one entry at a time. They need
-    functions that treat every sample by itself, row i from row i. An entry of more than 2**24
+    The last three attributes are computed at the first access, one entry at a time. They need
+    functions that treat every sample separately, row i from row i. An entry of more than 2**24
     numbers is refused.
 
     Attributes:
@@ -238,7 +238,7 @@ def _check_size(name: str, shape: Sequence[int]) -> None:
     if prod(shape) > LARGEST:
         raise ValueError(
             f"{name} must have at most {LARGEST:,} numbers to be formed, found shape "
-            f"{tuple(shape)}; error vectors and gradients do without"
+            f"{tuple(shape)}; error vectors and gradients need no such array"
         )
 
 
@@ -249,7 +249,7 @@ def _single(node: Node) -> tuple[str]:
 
 
 def _units(state: Array) -> Iterator[Array]:
-    """For each number of one sample's state: 1 there, in every sample."""
+    """Unit error vectors: for each number of a sample's state, 1 there in every sample."""
     xp = chainer.backend.get_array_module(state)
     for j in range(prod(state.shape[1:])):
         unit = xp.zeros((len(state), prod(state.shape[1:])), state.dtype)

@@ -14,13 +14,13 @@ import chainer.functions as F
 from chainrob.differentiation._closed import as_array, closed, gradients
 from chainrob.differentiation._constrained import (
     Optimum,
-    minimise_constrained,
+    minimize_constrained,
     optimum_at,
 )
 from chainrob.differentiation._graph import variable_nodes
 from chainrob.differentiation._hessian import LinearOptions
 from chainrob.differentiation._kkt import System, outer
-from chainrob.differentiation._minimisers import Problem, check_solver, minimise
+from chainrob.differentiation._minimizers import Problem, check_solver, minimize
 from chainrob.differentiation._minimum import ArgminReport, NotAMinimumError, measure, verify
 from chainrob.differentiation.constraints import Constraint, standard_form
 
@@ -46,50 +46,50 @@ def argmin(
     linear_tolerance: float | None = None,
     damping: float = 0.0,
 ) -> Variable:
-    r"""Minimise ``objective`` over x and return the minimiser, differentiable in the parameters.
+    r"""Minimize ``objective`` over x and return the minimizer, differentiable in the parameters.
 
     .. math:: x^*(\theta) = \arg\min_x f(x, \theta), \qquad
         \frac{dL}{d\theta} = -\Big(\frac{dL}{dx^*} H^{-1}\Big)
         \frac{\partial^2 f}{\partial x \, \partial \theta}, \quad
         H = \frac{\partial^2 f}{\partial x^2}
 
-    One linear solve with H gives v; then the product of v with the mixed derivative is one more
-    reverse pass, so neither H^-1 nor the mixed derivative is ever formed. With constraints H gives
-    way to the matrix of the KKT conditions, and gradients flow to bounds and equations as well. The
-    backward is made of nodes that are differentiable themselves: double backward is right where the
-    objective has third derivatives.
+    One linear solve with H gives v. The product of v with the mixed derivative is one more reverse
+    pass. So neither H^-1 nor the mixed derivative is ever formed. With constraints, the matrix of
+    the KKT conditions replaces H, and gradients also flow to bounds and equations. The backward
+    pass consists of differentiable nodes, so double backward is right if the objective has third
+    derivatives.
 
-    The gradient exists at an isolated minimum only, and under constraints where strict
-    complementarity holds. So the forward pass measures the point, keeps that as ``x_star.report``
-    and refuses the rest.
+    The gradient exists only at an isolated minimum; with constraints, strict complementarity must
+    hold too. So the forward pass checks the point and stores the result as ``x_star.report``. At
+    other points it raises an error.
 
     Args:
         objective: ``objective(x, *parameters)``, Chainer operations that give one number; with
-            ``batched`` one a problem, (B,). All it depends on with a gradient must be among the
-            parameters. :func:`functional` makes one of a model.
-        x0: Start, a number, array or Variable; x* takes its shape, dtype and device.
+            ``batched`` one per problem, (B,). Every Variable with a gradient that it depends on
+            must be among the parameters. :func:`functional` turns a model into such a function.
+        x0: Start, a number, array or Variable. x* has its shape, dtype and device.
         parameters: Sequence of Variables or arrays (or one of them); gradients flow to those that
             require one.
         constraints: :class:`Box`, :class:`Simplex`, :class:`LinearEqualities`, or a list of them.
-        batched: The first axis of x counts B problems; number b of the objective depends on x[b]
-            alone (and on any parameters). They are solved and verified together.
+        batched: The first axis of x counts B problems; number b of the objective depends only
+            on x[b] (and on any parameters). They are solved and verified together.
         solver: ``'newton'`` (with constraints an interior-point method), the name of a method of
             ``scipy.optimize.minimize`` (``'L-BFGS-B'``, ``'Newton-CG'``, ``'SLSQP'``, ...; Newton's
-            method takes the last digits), or a callable ``solver(function, x0) -> x``, where
+            method then refines the last digits), or a callable ``solver(function, x0) -> x``, where
             ``function`` takes a Variable x and returns the objective's Variable.
         solver_options: ``options`` of ``scipy.optimize.minimize``.
         tolerance: Largest relative Newton step at a point that counts as stationary. Default: the
             square root of the eps of the dtype of x0.
         max_iterations: For Newton's method and SciPy's.
         linear_solver: ``'dense'`` (Hessian matrix), ``'cg'`` (conjugate gradients on
-            Hessian-vector products) or ``'auto'``: dense up to 128 unknowns a problem.
+            Hessian-vector products) or ``'auto'``: dense up to 128 unknowns per problem.
         preconditioner: For conjugate gradients: None, ``'diagonal'`` (estimated with 32 products),
             or a callable that maps a vector of the shape of x to about H^-1 times it; it must be
             symmetric and positive definite.
         linear_tolerance: Relative residual that conjugate gradients aim at. Default: 10 eps.
-        damping: Tikhonov term added to the Hessian in the derivative's solves, at least 0. It
-            makes the gradient an approximation that is easier to solve for, at points that are
-            verified without it; it never makes a minimum of what is none.
+        damping: Tikhonov term added to the Hessian in the solves of the derivative, at least 0. The
+            gradient becomes an approximation that is easier to solve for. Points are verified
+            without it, so it never makes a point a minimum.
 
     Returns:
         x* as a Variable, with the :class:`ArgminReport` in its attribute ``report``.
@@ -98,7 +98,7 @@ def argmin(
         NotAMinimumError: If the point reached is not an isolated minimum.
         ValueError: If the objective has the wrong shape, does not depend on x, mixes the problems
             of a batch, or depends on a Variable that is not among the parameters; or an option is
-            no good.
+            not valid.
 
     Example:
         >>> import chainer, chainer.functions as F, numpy as np
@@ -125,12 +125,12 @@ def argmin(
     arrays = [one.array for one in data]
     found: Optimum | None = None
     if data:
-        found, iterations = minimise_constrained(
+        found, iterations = minimize_constrained(
             problem, start, arrays, solver, tolerance, max_iterations, solver_options
         )
         x = found.x
     else:
-        x, iterations = minimise(problem, start, solver, tolerance, max_iterations, solver_options)
+        x, iterations = minimize(problem, start, solver, tolerance, max_iterations, solver_options)
     report = measure(
         problem,
         x,
@@ -141,7 +141,7 @@ def argmin(
         data=arrays,
     )
     verify(report)
-    if batched:  # at the start their influence on each other may have been zero
+    if batched:  # at the start the problems may have had no influence on each other
         with chainer.force_backprop_mode():
             there = chainer.Variable(x)
             _check_apart(problem.variable(there), there)
@@ -162,12 +162,12 @@ def argmin_report(
     linear_solver: str = "auto",
     preconditioner: str | Callable[[Any], Any] | None = None,
 ) -> ArgminReport:
-    """Say how well the derivative of an argmin would be founded at a point, without raising.
+    """Report how reliable the derivative of an argmin is at a point, without raising.
 
     Args:
         objective: As for :func:`argmin`.
-        x: The point, wherever it comes from.
-        parameters: As for :func:`argmin`, like all that follow.
+        x: The point; it may come from any solver.
+        parameters: As for :func:`argmin`, like all further arguments.
 
     Returns:
         An :class:`ArgminReport`; ``report.verdict`` is ``'founded'``, ``'weak'`` or ``'refused'``.
@@ -199,10 +199,10 @@ class _Argmin(chainer.FunctionNode):
     """Inputs: lower, upper, A and b where there are constraints; then the parameters."""
 
     def __init__(
-        self, problem: Problem, minimiser: Any, optimum: Optimum | None, report: ArgminReport
+        self, problem: Problem, minimizer: Any, optimum: Optimum | None, report: ArgminReport
     ) -> None:
         self._objective = problem.objective
-        self._minimiser = minimiser
+        self._minimizer = minimizer
         self._optimum = optimum
         free = None if optimum is None else optimum.free
         self._system = System(
@@ -212,8 +212,8 @@ class _Argmin(chainer.FunctionNode):
     def forward(self, inputs: tuple[Any, ...]) -> tuple[Any]:
         self.retain_inputs(tuple(range(len(inputs))))
         self.retain_outputs((0,))
-        minimiser, self._minimiser = self._minimiser, None
-        return (minimiser,)
+        minimizer, self._minimizer = self._minimizer, None
+        return (minimizer,)
 
     def backward(self, indexes: tuple[int, ...], gys: tuple[Variable, ...]) -> tuple[Variable, ...]:
         retained = self.get_retained_inputs()
@@ -328,7 +328,7 @@ def _check_objective(
     if batched:
         if value.shape != (len(start),):
             raise ValueError(
-                f"objective must return one number a problem, shape {(len(start),)}, "
+                f"objective must return one number per problem, shape {(len(start),)}, "
                 f"found {value.shape}"
             )
     elif value.size != 1:
@@ -342,9 +342,9 @@ def _check_objective(
         what = f"a Variable of shape {node.shape} (name {node.name!r})"
         if key in passed:
             raise ValueError(
-                f"objective reads {what} itself, which is among the parameters, and not its "
-                f"argument: write it with its arguments; a model is made a function of its "
-                f"parameters by chainrob.differentiation.functional(model)"
+                f"objective reads {what} itself, which is among the parameters, instead of its "
+                f"argument: use the arguments inside; for a model, "
+                f"chainrob.differentiation.functional(model) makes such a function"
             )
         raise ValueError(
             f"objective depends on {what} that is not among the parameters, so its gradient would "
@@ -358,19 +358,19 @@ def _check_objective(
     rounding = 1e3 * float(np.finfo(start.dtype).eps) * abs(once)
     if bool((abs(again - once) > rounding).any()):
         raise ValueError(
-            "objective must give the same number whenever it is asked, found that it is random; "
-            "dropout is switched off by chainer.using_config('train', False)"
+            "objective must give the same number at every call, found that it is random; "
+            "chainer.using_config('train', False) switches dropout off"
         )
     if batched:
         _check_apart(value, x)
 
 
 def _check_apart(values: Variable, x: Variable) -> None:
-    """Refuse a batch in which one problem's number depends on the x of another.
+    """Refuse a batch in which the number of one problem depends on the x of another.
 
-    Every problem gets as many marks as every other, but different ones. So for any two there is a
-    mark that one has and the other has not, and the gradient of all numbers with that mark must be
-    exactly zero in the x of the problems without it.
+    All problems get equally many marks, but different ones. So for any two problems there is a mark
+    that only the first one has. The gradient of all numbers with a mark must be exactly zero in the
+    x of the problems without it.
     """
     count = len(x)
     marks = 0

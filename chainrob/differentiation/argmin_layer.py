@@ -1,4 +1,4 @@
-"""A layer of a Chain that minimises: its output is an argmin of what comes in."""
+"""A layer whose output is the argmin of an objective that depends on its inputs."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Variable = Any
 
 
 class ArgminLayer(chainer.Link):
-    r"""An optimization problem for every sample of a batch, as a link that is trained.
+    r"""A trainable link that solves one optimization problem for each sample of a batch.
 
     .. math:: z_n = \arg\min_{z \in Z} f(z, h_n, \theta)
 
-    where h_n is what the layer below hands up and the parameters theta of the problem are learned.
-    Forward solves and verifies all problems of the batch together; backward differentiates the
-    optimality conditions (:func:`argmin`), in h as well as in theta. A problem without an isolated
-    minimum is an error, not a gradient.
+    h_n is the output of the layer below. The parameters theta of the problem are learned. The
+    forward pass solves and verifies all problems of the batch together. The backward pass
+    differentiates the optimality conditions (:func:`argmin`), in h and in theta. A problem without
+    an isolated minimum raises an error.
 
     Args:
         objective: ``objective(z, *inputs, **parameters)`` takes z (N, \*size), the layer's inputs,
-            and the parameters by their names, as Variables; it returns one number a sample, (N,).
+            and the parameters by their names, as Variables; it returns one number per sample, (N,).
         size: Shape of one z, or its number of entries.
-        parameters: Names to initial arrays: theta.
-        constraints: A constraint, a list of them, or a callable that makes one of
-            ``(*inputs, **parameters)``, so that bounds and equations may be learned too.
-        start: Start of every z, an array that broadcasts to ``size``. Default: zeros; ones over
-            their number are a good start in a simplex.
-        options: Further ones of :func:`argmin`.
+        parameters: theta, a mapping from names to initial arrays.
+        constraints: A constraint, a list of them, or a callable that makes one from
+            ``(*inputs, **parameters)``. So bounds and equations can be learned too.
+        start: Start of every z, an array that broadcasts to ``size``. Default: zeros. In a
+            simplex, 1 / size is a good start.
+        options: Further options of :func:`argmin`.
 
     Attributes:
         report: The :class:`ArgminReport` of the last forward pass.

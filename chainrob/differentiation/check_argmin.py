@@ -19,10 +19,11 @@ class ArgminCheck:
     """The two derivatives of ``sum(cotangent * x_star)``.
 
     Attributes:
-        implicit: One array a parameter, by the implicit function theorem.
-        differences: The same by central differences of the solver's answer; NaN where unchecked.
+        implicit: One array per parameter, by the implicit function theorem.
+        differences: The same by central differences of the solver's result; NaN for unchecked
+            entries.
         error: Largest difference, relative to the largest derivative checked.
-        solves: Minimisations that the differences took.
+        solves: Number of minimizations for the differences.
     """
 
     implicit: tuple[np.ndarray, ...]
@@ -48,12 +49,13 @@ def check_argmin(
 
     Args:
         objective: As for :func:`argmin`; evaluated in float64.
-        x0: Start of the first minimisation; the others start at its answer.
+        x0: Start of the first minimization; the others start at its result.
         parameters: Sequence of Variables or arrays.
         cotangent: c, weights of the entries of x*. Default: ones.
         step: Positive h. Default: ``eps ** (1/3) * max(1, abs(theta))``.
-        max_entries: Parameter entries that are checked; more are sampled at random.
-        seed: Of that sample.
+        max_entries: Largest number of parameter entries to check. If there are more, a random
+            sample is checked.
+        seed: Seed of that sample.
         options: For :func:`argmin`.
 
     Returns:
@@ -87,10 +89,10 @@ def check_argmin(
         entries = [entries[i] for i in sorted(chosen)]
     differences = tuple(np.full(array.shape, np.nan) for array in arrays)
     for k, j in entries:
-        centre = float(arrays[k].flat[j])
-        h = np.finfo(np.float64).eps ** (1 / 3) * max(1.0, abs(centre)) if step is None else step
+        center = float(arrays[k].flat[j])
+        h = np.finfo(np.float64).eps ** (1 / 3) * max(1.0, abs(center)) if step is None else step
         ends = []
-        for value in (centre + h, centre - h):
+        for value in (center + h, center - h):
             moved = [array.copy() for array in arrays]
             moved[k].flat[j] = value
             ends.append(float((argmin(objective, x.array, moved, **options).array * weights).sum()))

@@ -27,22 +27,22 @@ def complex_step(
 
     .. math:: \partial_j f(x) = \operatorname{Im} f(x + i h e_j) / h + O(h^2)
 
-    Nothing is subtracted, so nothing cancels: h may be as small as one likes and the derivative is
-    right to rounding. The function must be made of analytic NumPy operations. Comparisons,
-    ``np.where``, ``maximum`` and ``minimum`` go by the real parts; ``abs``, ``conj``, ``real``,
-    casts to float and everything unknown are refused instead of giving a wrong number.
+    Nothing is subtracted, so no digits cancel. h may be arbitrarily small, and the derivative is
+    right up to rounding. The function must consist of analytic NumPy operations. Comparisons,
+    ``np.where``, ``maximum`` and ``minimum`` use the real parts. ``abs``, ``conj``, ``real``, casts
+    to float and unknown operations are refused, because they could give a wrong number.
 
     Args:
-        function: As for :func:`forward_difference`, of NumPy operations (not of Chainer's, which
-            are real only); on CuPy arrays too, called through their NumPy names.
+        function: As for :func:`forward_difference`, made of NumPy operations. Chainer's
+            functions are real only. CuPy arrays work too, through the NumPy functions.
         x: Number or array; the point.
         step: Positive h, absolute. Default: ``eps**2 * abs(x)``, ``eps**2`` where x is 0.
         vectorized: The function takes all points at once, shape (K,) + x.shape.
-        elementwise: f(x)[i] = f(x[i]): the derivative at every entry for one evaluation.
+        elementwise: f(x)[i] = f(x[i]): the derivative at every entry takes one evaluation.
         return_info: Return ``(gradient, info)``.
 
     Returns:
-        Array of shape ``f(x).shape + x.shape``, or ``x.shape`` where elementwise.
+        Array of shape ``f(x).shape + x.shape``, or ``x.shape`` if elementwise.
 
     Raises:
         NotAnalyticError: If an operation is not known to be analytic, or not at this point.
@@ -94,7 +94,7 @@ def complex_step(
             if imaginary.shape[:1] != (x.size,):
                 raise ValueError(
                     f"with vectorized=True the function gets points of shape {points.shape} and "
-                    f"must return one value a point, found shape {imaginary.shape}"
+                    f"must return one value per point, found shape {imaginary.shape}"
                 )
         else:
             imaginary = xp.stack([_imaginary(function, point, xp) for point in points])
@@ -126,5 +126,5 @@ def _imaginary(function: Callable[..., Any], point: Any, xp: Any) -> Any:
         return value.sealed.imag
     if isinstance(value, chainer.Variable) or np.iscomplexobj(value):
         raise NotAnalyticError("function must return what it computes from its argument by NumPy")
-    # All ways out of the seal are shut, so a plain number does not depend on the point.
+    # The array refuses all conversions, so a plain number cannot depend on the point.
     return xp.zeros_like(xp.asarray(value, dtype=point.real.dtype))

@@ -1,4 +1,4 @@
-"""Where x may lie: boxes, simplices and linear equalities, for :func:`argmin`."""
+"""Constraints on x for :func:`argmin`: boxes, simplices and linear equalities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Variable = Any
 
 
 class Constraint:
-    """A convex set; its numbers may be Variables, and gradients flow to them."""
+    """A convex set. Its numbers may be Variables; then gradients flow to them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Box(Constraint):
     .. math:: l_j \le x_j \le u_j
 
     Args:
-        lower: l, a number, array or Variable that broadcasts to the shape of x; None for none.
+        lower: l, a number, array or Variable that broadcasts to the shape of x; None for no bound.
         upper: u, likewise.
 
     Example:
@@ -45,7 +45,7 @@ class Box(Constraint):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Simplex(Constraint):
-    r"""Numbers that are not negative and add up to a total; in a batch, those of each problem.
+    r"""Nonnegative numbers with a given sum; in a batch, for each problem.
 
     .. math:: x_j \ge 0, \qquad \sum_j x_j = s
 
@@ -58,7 +58,7 @@ class Simplex(Constraint):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearEqualities(Constraint):
-    r"""Linear equations, those of each problem in a batch.
+    r"""Linear equations; in a batch, for each problem.
 
     .. math:: A \, x = b
 
@@ -81,7 +81,7 @@ def standard_form(
     """(lower, upper, A, b) as Variables of shapes (B, n), (B, n), (B, m, n), (B, m); () for none.
 
     Raises:
-        TypeError: If something is no constraint.
+        TypeError: If something is not a constraint.
         ValueError: If shapes do not fit, bounds cross, two boxes are given, or rows depend.
     """
     given = constraints if isinstance(constraints, (tuple, list)) else (constraints,)

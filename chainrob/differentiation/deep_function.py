@@ -20,23 +20,23 @@ Variable = Any
 
 
 class DeepFunction:
-    r"""A directed acyclic graph of vector functions; a chain of layers is the simplest.
+    r"""A directed acyclic graph of vector functions; the simplest case is a chain of layers.
 
     .. math:: x_m = f_m(x_{p(m)}, w_m), \qquad
         \varepsilon_p = \sum_{m : p \to m} \varepsilon_m^\top \partial f_m / \partial x_p, \qquad
         g_m = \varepsilon_m^\top \partial f_m / \partial w_m
 
-    The sum over all nodes m that use p is fan-out; several p for one m are fan-in. A node takes an
-    error vector back by its adjoint function G, so no Jacobian is formed. One backward pass costs
-    about two forward passes, and the memory is that of the states.
+    The sum runs over all nodes m that use p (fan-out). A node m may use several p (fan-in). The
+    adjoint function G of a node maps an error vector back, so no Jacobian is formed. One backward
+    pass costs about two forward passes. The memory is that of the states.
 
     Args:
         nodes: The nodes in an order in which every node comes after its inputs.
-        inputs: Names of the inputs of the whole. Default: ``('x',)``.
-        outputs: Names of the states that the loss takes. Default: those of the last node.
+        inputs: Names of the inputs of the whole function. Default: ``('x',)``.
+        outputs: Names of the states that go into the loss. Default: those of the last node.
 
     Raises:
-        ValueError: If a name is used twice or refers to nothing that comes earlier.
+        ValueError: If a name is used twice or refers to nothing before it.
 
     Example:
         >>> import numpy as np, chainer.functions as F
@@ -88,11 +88,11 @@ class DeepFunction:
 
     @classmethod
     def chain(cls, layers: Sequence[Any]) -> DeepFunction:
-        """A layered network, its layers named layer1, layer2, ...
+        """A layered network with the layers layer1, layer2, ...
 
         Args:
-            layers: For each layer a Chainer function or link, or a tuple of what :class:`Node`
-                takes behind its inputs: ``(function, parameters, adjoint, tangent)``.
+            layers: For each layer a Chainer function or link, or a tuple of the arguments of
+                :class:`Node` after the inputs: ``(function, parameters, adjoint, tangent)``.
 
         Example:
             >>> import chainer.functions as F, chainer.links as L
@@ -149,7 +149,7 @@ class DeepFunction:
                 one.forget()
         end = time.process_time()
         for name, state in states.items():
-            if name not in errors:  # nothing that leads to the loss uses it
+            if name not in errors:  # the loss does not depend on it
                 errors[name] = chainer.backend.get_array_module(state).zeros_like(state)
         seconds = (middle - start, end - middle)
         return AdjointPass(self.nodes, states, errors, gradients, losses.array, seconds)
@@ -164,14 +164,14 @@ class DeepFunction:
 
         Args:
             x: As for :meth:`adjoint`.
-            directions: Of the inputs, in the structure of ``x``. Default: zeros.
-            parameters: Node to the direction of its parameters, in their structure. Default: zeros.
+            directions: Directions of the inputs, in the structure of ``x``. Default: zeros.
+            parameters: Mapping from nodes to directions of their parameters. Default: zeros.
 
         Returns:
             A :class:`TangentPass`.
 
         Raises:
-            ValueError: If a shape is wrong, or a name that of no node with parameters.
+            ValueError: If a shape is wrong, or a name is not that of a node with parameters.
             NotImplementedError: If a node has an ``adjoint`` but no ``tangent``.
         """
         moving = dict(parameters or {})
@@ -195,8 +195,8 @@ class DeepFunction:
         """Count and time the forward and the backward pass.
 
         Operations are counted in the recorded graphs: additions, products and elementary functions,
-        one a number; nodes with an ``adjoint`` of their own are timed but not counted. Times are
-        processor time, the least of several runs.
+        one per number. Nodes with their own ``adjoint`` are timed but not counted. Times are
+        processor time, the minimum of several runs.
 
         Args:
             x: As for :meth:`adjoint`.
@@ -215,7 +215,7 @@ class DeepFunction:
                 forward += graph_operations(one.outputs)
                 epsilons = [errors.get(name) for name in one.node.outputs]
                 pulled = one.pull(epsilons, keep=True)
-                backward += graph_operations(one.pulled, without=one.outputs)
+                backward += graph_operations(one.pulled, excluding=one.outputs)
                 for name, error in zip(one.node.inputs, pulled, strict=False):
                     errors[name] = errors[name] + error if name in errors else error
         return PassCosts(

@@ -27,11 +27,11 @@ def directional_derivative(
     convention: Convention = "half-width",
     return_info: bool = False,
 ) -> Any:
-    r"""Derivative of ``function`` at ``x`` along ``direction``, for two evaluations.
+    r"""Derivative of ``function`` at ``x`` along ``direction``, with two evaluations.
 
     .. math:: D_v f(x) = \left. \frac{d}{dt} f(x + t v) \right|_{t = 0} = \nabla f(x) \cdot v
 
-    The direction is taken as it is, not normalised: twice the direction, twice the derivative.
+    The direction is not normalized: doubling it doubles the derivative.
 
     Args:
         function: Takes an array of the shape of ``x``, returns a number or an array.
@@ -40,7 +40,7 @@ def directional_derivative(
         method: ``'central'``, ``'forward'``, ``'backward'`` or ``'complex'`` (complex step).
         step: Positive t. Default: the rule of the method for the dtype of x, so that the largest
             entry of t v is ``eps ** (1/3) * max(1, |x|)`` (1/2 for one-sided differences).
-        convention: Of the central difference, as for :func:`central_difference`: ``'half-width'``
+        convention: For the central difference, as in :func:`central_difference`: ``'half-width'``
             goes from x - t v to x + t v, ``'width'`` from x - t v / 2 to x + t v / 2.
         return_info: Return ``(derivative, info)``.
 
@@ -48,7 +48,8 @@ def directional_derivative(
         Array of the shape of f(x); a number for a scalar function.
 
     Raises:
-        ValueError: If the method is unknown, the direction or the step is no good, or f not finite.
+        ValueError: If the method is unknown, the direction or the step is not valid, or f is not
+            finite.
 
     Example:
         >>> print(round(float(directional_derivative(lambda x: x @ x, [1.0, 2.0], [3.0, 0.0])), 6))
@@ -67,7 +68,7 @@ def directional_derivative(
     length = abs(direction).max()
     check_convention(convention)
     if convention == "width" and method != "central":
-        raise ValueError(f"convention must be 'half-width' where method is {method!r}")
+        raise ValueError(f"convention must be 'half-width' if method is {method!r}")
     if method == "complex":
         real_step = None if step is None else float(step)
 
@@ -89,7 +90,7 @@ def directional_derivative(
         t = (t / length).astype(x.dtype)
     moving = direction != 0
     if bool(moving.any()):
-        # Entries far smaller than the rest may be lost in rounding, the largest may not.
+        # Entries far below the rest may be lost in rounding, but not the largest.
         leading = abs(direction) == length
         representable(xp, x[leading], (t * direction)[leading])
     evaluate = Evaluator(function, x)

@@ -1,4 +1,4 @@
-"""A computation written down step by step, with its forward and its reverse mode."""
+"""A computation recorded step by step, with forward mode and reverse mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EvaluationTrace:
 
     Attributes:
         inputs: Names of the inputs, ``u{1-n}`` to ``u0``.
-        steps: One :class:`Step` an operation, ordered by rank, then as computed.
+        steps: One :class:`Step` per operation, ordered by rank, then as computed.
         values: Value of each name, and of the output under ``y``.
     """
 
@@ -35,7 +35,7 @@ class EvaluationTrace:
         self, names: dict[str, Variable], calls: list[tuple[Any, Any]], output: Variable
     ) -> None:
         self.inputs = tuple(names)
-        # Chainer frees what no backward needs, so the values come from the recorded arguments.
+        # Chainer frees arrays that no backward pass needs, so take the values from the record.
         data = {
             id(x): array
             for node, given in calls
@@ -48,7 +48,9 @@ class EvaluationTrace:
         self.steps: tuple[Step, ...] = ()
         self._nodes: list[Any] = []
         nodes = [node for node, _ in calls]
-        for node in sorted(nodes, key=lambda node: node.rank):  # stable: keeps the order within
+        for node in sorted(
+            nodes, key=lambda node: node.rank
+        ):  # stable sort: keeps the order within a rank
             self._add(node, data)
         if id(output.node) not in self._labels:
             raise ValueError("function must compute its result from its inputs")
@@ -100,9 +102,9 @@ class EvaluationTrace:
         .. math:: \dot u_k = \sum_{j \to k} \frac{\partial u_k}{\partial u_j} \dot u_j
 
         Args:
-            tangents: One an input, of its shape.
-            digits: Round every derivative to so many digits after the point before it is used, as
-                one does by hand. Default: no rounding.
+            tangents: One per input, of its shape.
+            digits: Round every derivative to this many digits after the point before it is used, as
+                in a calculation by hand. Default: no rounding.
 
         Returns:
             Name to tangent, for every input, step and ``y``.
@@ -165,7 +167,7 @@ class EvaluationTrace:
 
         .. math:: \bar u_j = \sum_{k : j \to k} \bar u_k \frac{\partial u_k}{\partial u_j}
 
-        The sum runs over all steps that use u_j, at whatever distance.
+        The sum runs over all steps that use u_j, also distant ones.
 
         Args:
             adjoint: That of the output. Default: ones.
@@ -180,12 +182,12 @@ class EvaluationTrace:
         return self._reverse(adjoint, digits, bundled=False)
 
     def bundled_reverse(self) -> dict[str, Any]:
-        r"""A wrong reverse mode, to be compared with :meth:`reverse`: layer by layer.
+        r"""A wrong reverse mode, layer by layer, for comparison with :meth:`reverse`.
 
         It bundles all values of one rank into a vector and multiplies the Jacobians of neighboring
         bundles, :math:`\bar u^{(r-1)} = \bar u^{(r)} \, \partial u^{(r)} / \partial u^{(r-1)}`.
-        That is right for a network of layers. A value that is used further up than in the next
-        bundle loses those uses, without a word.
+        This is right for a network of layers. If a later bundle uses a value again, this use is
+        lost without an error.
 
         Returns:
             As :meth:`reverse`.
@@ -218,7 +220,7 @@ class EvaluationTrace:
         for node in reversed(self._nodes):
             names = self._output_names(node)
             for name in names:
-                if name is not None:  # all that use it have been met
+                if name is not None:  # all its uses have been visited
                     table[name] = _recorded.rounded(table[name], digits)
             weights = tuple(
                 None if name is None else chainer.Variable(table[name]) for name in names
@@ -229,11 +231,11 @@ class EvaluationTrace:
             for i, g in zip(moved, pulled, strict=True):
                 name = self._labels[id(node.inputs[i])]
                 if g is not None and not (bundled and ranks[name] != node.rank):
-                    table[name] = np.asarray(table[name] + g.array)  # 0-d sums are no arrays
+                    table[name] = np.asarray(table[name] + g.array)  # 0-d sums are not arrays
         return {name: _recorded.rounded(value, digits) for name, value in table.items()}
 
     def expression(self, name: str) -> str:
-        """What a name stands for."""
+        """The meaning of a name."""
         if name == "y":
             return self.output
         for step in self.steps:
@@ -261,7 +263,7 @@ class EvaluationTrace:
         return _trace_text.formula(self, name, mode)
 
     def operations(self) -> OperationCounts:
-        """Operations of all steps together, and of the additions where paths meet.
+        """Operations of all steps, and of the additions where paths meet.
 
         Example:
             >>> import chainer.functions as F
@@ -289,13 +291,13 @@ class EvaluationTrace:
 
         Args:
             mode: ``'evaluation'``, ``'forward'`` (arguments: the tangents) or ``'reverse'``.
-            arguments: Of that mode.
+            arguments: Arguments of that mode.
             digits: Digits after the point.
-            rounded: Calculate on with the rounded numbers that are shown, as the tutorial's Table 3
-                does, instead of with all digits.
+            rounded: Calculate with the rounded numbers that are shown, as in the tutorial's Table
+                3, instead of with all digits.
 
         Returns:
-            One line a value: its name, the formula, the number.
+            One line per value: its name, the formula, the number.
 
         Raises:
             ValueError: If the mode is unknown, or there is no derivative.
@@ -322,9 +324,9 @@ class EvaluationTrace:
         """The graph in Graphviz's language, with value and derivative in its nodes.
 
         Args:
-            mode: As for :meth:`table`; ``'evaluation'`` has the values alone, ``'reverse'`` turns
-                the arrows round.
-            arguments: Of that mode.
+            mode: As for :meth:`table`; ``'evaluation'`` shows only the values, ``'reverse'``
+                reverses the arrows.
+            arguments: Arguments of that mode.
 
         Returns:
             Text for ``dot``.
@@ -332,11 +334,11 @@ class EvaluationTrace:
         return to_dot(self, mode == "reverse", self.node_numbers(mode, *arguments))
 
     def node_numbers(self, mode: str = "evaluation", *arguments: Any) -> dict[str, list[str]]:
-        """What the nodes of a graph carry, as lines of text.
+        """The content of the nodes of a graph, as lines of text.
 
         Args:
             mode: As for :meth:`to_dot`.
-            arguments: Of that mode.
+            arguments: Arguments of that mode.
 
         Returns:
             Name to lines: the value, and in two modes the derivative, as ``'u2~ = -0.2108'``.
@@ -344,7 +346,7 @@ class EvaluationTrace:
         return _trace_text.node_numbers(self, mode, arguments)
 
     def render(self, path: str | Path, mode: str = "evaluation", *arguments: Any) -> Path:
-        """Draw the graph by Graphviz; the ending of ``path`` (svg, png, pdf) is the format.
+        """Draw the graph with Graphviz. The ending of ``path`` (svg, png, pdf) sets the format.
 
         Raises:
             RuntimeError: If Graphviz is not installed, or fails.
@@ -356,14 +358,14 @@ def evaluation_trace(function: Callable[..., Any], *inputs: Any) -> EvaluationTr
     """Record a computation of Chainer operations.
 
     Args:
-        function: Takes one Variable an input, returns a Variable.
+        function: Takes one Variable per input, returns a Variable.
         inputs: Numbers, arrays or Variables; numbers become float64.
 
     Returns:
         An :class:`EvaluationTrace`; print it for the tables.
 
     Raises:
-        ValueError: If there is no input, or the result does not come from the inputs.
+        ValueError: If there is no input, or the result does not depend on the inputs.
 
     Example:
         >>> import chainer.functions as F

@@ -15,7 +15,7 @@ __all__ = ["backward_difference", "central_difference", "forward_difference"]
 Array = Any
 
 Convention = Literal["half-width", "width"]
-"""What the step of a central difference is: half the distance of its two points, or all of it."""
+"""The step of a central difference: half the distance of its two points, or the distance."""
 
 
 def forward_difference(
@@ -32,19 +32,20 @@ def forward_difference(
     .. math:: \partial_j f(x) \approx (f(x + h_j e_j) - f(x)) / h_j
 
     Args:
-        function: Takes an array of the shape of ``x`` (a number where ``x`` is a number) and
+        function: Takes an array of the shape of ``x`` (a number if ``x`` is a number) and
             returns a number or an array; NumPy, CuPy and Chainer functions alike.
-        x: Number, array or Variable; the point. Its dtype rules the arithmetic.
+        x: Number, array or Variable; the point. Its dtype sets the precision.
         step: Positive h, absolute, in the units of x: a number or an array that broadcasts to x.
             Default: ``sqrt(eps) * max(1, abs(x))`` with the eps of the dtype of ``x``.
         vectorized: The function takes all points at once, shape (K,) + x.shape, and returns K
             values, shape (K, ...).
-        elementwise: The function maps each entry of ``x`` alone, f(x)[i] = f(x[i]); the result is
-            the derivative at every entry, for two evaluations in all.
-        return_info: Return ``(gradient, info)``, info a ``DifferenceInfo`` with the evaluations.
+        elementwise: The function maps each entry of ``x`` separately, f(x)[i] = f(x[i]). The result
+            is the derivative at every entry, with two evaluations in total.
+        return_info: Return ``(gradient, info)``, where info is a ``DifferenceInfo`` with the
+            evaluations.
 
     Returns:
-        Array of shape ``f(x).shape + x.shape`` (``x.shape`` where elementwise): the gradient of a
+        Array of shape ``f(x).shape + x.shape`` (``x.shape`` if elementwise): the gradient of a
         scalar function, the Jacobian of an array-valued one.
 
     Raises:
@@ -100,11 +101,11 @@ def central_difference(
         \quad \text{or} \quad
         \frac{f(x + \tfrac{h_j}{2} e_j) - f(x - \tfrac{h_j}{2} e_j)}{h_j}
 
-    Both are in use. The step of the first is half of the distance of the two points
-    (``convention='half-width'``), the step of the second is all of it (``'width'``).
+    Both conventions are in use. In the first the step is half the distance of the two points
+    (``convention='half-width'``). In the second the step is the distance (``'width'``).
 
-    Args, Returns and Raises as for :func:`forward_difference`, but for the default step, which is
-    ``eps ** (1/3) * max(1, abs(x))`` (twice that as a width), and for ``convention``.
+    Args, Returns and Raises as for :func:`forward_difference`, with two changes. The default step
+    is ``eps ** (1/3) * max(1, abs(x))`` (twice that as a width). ``convention`` is new.
 
     Example:
         >>> import numpy as np
@@ -127,7 +128,7 @@ def central_difference(
 
 
 def check_convention(convention: str) -> None:
-    """Raise ValueError for a convention that there is not."""
+    """Raise ValueError for an unknown convention."""
     if convention not in ("half-width", "width"):
         raise ValueError(f"convention must be 'half-width' or 'width', found {convention!r}")
 
@@ -153,7 +154,7 @@ def _difference(
     right, left = sides
     xp, x = as_point(x)
     h = as_step(xp, x, step, 1 / 3 if right and left else 1 / 2)
-    # The two points, not the nominal step, say how far apart the values are.
+    # The distance comes from the two points, because the nominal step is rounded.
     ahead = representable(xp, x, right * h) if right else xp.zeros_like(x)
     behind = representable(xp, x, left * h) if left else xp.zeros_like(x)
     evaluate = Evaluator(function, x, vectorized and not elementwise)
@@ -171,8 +172,8 @@ def _difference(
         gradient = _quotients(xp, values[: x.size] - values[x.size :], ahead - behind)
     else:
         values = evaluate(_along_axes(xp, x, ahead if right else behind))
-        centre = evaluate(iter((x,)))
-        gradient = _quotients(xp, values - centre, ahead + behind)
+        center = evaluate(iter((x,)))
+        gradient = _quotients(xp, values - center, ahead + behind)
     gradient = gradient.astype(x.dtype, copy=False)
     return (gradient, evaluate.info(h)) if return_info else gradient
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import chainer
 import chainer.functions as F
+from chainrob._renamed import renamed_attribute
 from chainrob.differentiation._graph import variable_nodes
 from chainrob.links.robust_link import RobustLink
 
@@ -24,30 +25,30 @@ def functional(
 
     .. math:: f(\theta_1, \ldots, \theta_K, x) = \text{model}_\theta(x)
 
-    A Chain reads its parameters from its attributes, so a derivative in the parameters needs a
-    function that takes them as arguments. This one puts its arguments into the links for the time
-    of one call and takes them out again. What every tool of ``chainrob.differentiation`` takes as a
-    function can be made from it, with ``lambda`` for a loss.
+    A Chain reads its parameters from its attributes. A derivative in the parameters needs a
+    function that takes them as arguments. This function puts its arguments into the links for one
+    call, and then restores the links. All tools of ``chainrob.differentiation`` can use it; write a
+    ``lambda`` around it for a loss.
 
-    It is pure: a call leaves parameters, running averages, recurrent states and everything else of
-    the links as they were. Dropout draws anew at each call, so differentiate within
-    ``chainer.using_config('train', False)`` where that matters. Robust links run plainly, for an
-    estimate is no derivative.
+    It is pure: a call changes no parameters, running averages, recurrent states or other attributes
+    of the links. Dropout draws new numbers at each call, so differentiate within
+    ``chainer.using_config('train', False)`` if this matters. Robust links give plain sums, because
+    an estimate is not a derivative.
 
     Args:
-        model: A Link, Chain, ChainList or Sequential whose parameters are initialized (call it once
-            on a batch where sizes are inferred).
+        model: A Link, Chain, ChainList or Sequential whose parameters are initialized. If it infers
+            sizes, call it once on a batch.
         names: Names of the parameters that become arguments, as ``model.namedparams()`` gives
             them; a name of a link means all below it. The others stay constants. Default: all.
-        flat: Take one vector that holds all parameters instead of one argument each; that is what
-            :func:`argmin`, :func:`spsa` and finite differences want.
+        flat: Take one vector of all parameters instead of one argument for each.
+            :func:`argmin`, :func:`spsa` and finite differences need this.
 
     Returns:
         A :class:`Functional`.
 
     Raises:
-        TypeError: If the model is no Link.
-        KeyError: If a name fits no parameter.
+        TypeError: If the model is not a Link.
+        KeyError: If no parameter has such a name.
         ValueError: If the model has no parameters, or some have no values yet.
 
     Example:
@@ -101,17 +102,17 @@ class Functional:
 
     @property
     def parameters(self) -> Any:
-        """The model's values now: a tuple of copies, or one vector where ``flat``."""
+        """The present values: a tuple of copies, or one vector if ``flat``."""
         arrays = tuple(one.array.copy() for one in self._parameters)
-        return self.join(arrays) if self.flat else arrays
+        return self.flatten(arrays) if self.flat else arrays
 
-    def join(self, arrays: Sequence[Array]) -> Array:
-        """One vector of arrays in the shapes of the parameters."""
+    def flatten(self, arrays: Sequence[Array]) -> Array:
+        """Join arrays in the shapes of the parameters to one vector."""
         xp = chainer.backend.get_array_module(*arrays)
         return xp.concatenate([xp.ravel(one) for one in arrays])
 
-    def split(self, vector: Any) -> tuple[Variable, ...]:
-        """The parameters that a vector holds, as Variables in its graph."""
+    def unflatten(self, vector: Any) -> tuple[Variable, ...]:
+        """Cut a vector into the parameters, as Variables in its graph."""
         vector = chainer.as_variable(vector)
         sizes = [one.size for one in self._parameters]
         if vector.shape != (sum(sizes),):
@@ -124,12 +125,15 @@ class Functional:
             for end, size, shape in zip(ends, sizes, self.shapes, strict=True)
         ]
         dtypes = [one.dtype for one in self._parameters]
-        if len(set(dtypes)) > 1:  # a model of mixed precision needs each in its own
+        if len(set(dtypes)) > 1:  # mixed precision: each parameter has its own dtype
             parts = [F.cast(part, dtype) for part, dtype in zip(parts, dtypes, strict=True)]
         return tuple(parts)
 
+    join = renamed_attribute("join", "flatten")
+    split = renamed_attribute("split", "unflatten")
+
     def assign(self, *parameters: Any) -> None:
-        """Write values into the model itself: arrays or Variables, as a call takes them."""
+        """Write values into the model itself: arrays or Variables, as in a call."""
         with chainer.no_backprop_mode():
             values, rest = self._arguments(parameters)
         if rest:
@@ -138,7 +142,7 @@ class Functional:
             parameter.array = value.array.astype(parameter.dtype)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """The model's output for the parameters, which come first, and its own arguments."""
+        """The model's output. The parameters come first, then the model's own arguments."""
         values, inputs = self._arguments(arguments)
         with _replaced(self.model, dict(zip(map(id, self._parameters), values, strict=True))):
             output = self.model(*inputs, **options)
@@ -146,7 +150,7 @@ class Functional:
         return output
 
     def _check_complete(self, output: Any) -> None:
-        """Refuse a model that keeps a parameter where a call cannot exchange it: a list, say."""
+        """Refuse a model that keeps a parameter where a call cannot replace it, such as a list."""
         own = {id(one.node): name for name, one in zip(self.names, self._parameters, strict=True)}
         for one in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(one, chainer.Variable):
@@ -154,7 +158,7 @@ class Functional:
                 if found:
                     raise ValueError(
                         f"model must read its parameters from the attributes of its links, found "
-                        f"that it keeps {found} elsewhere too, where a call cannot exchange them"
+                        f"that it keeps {found} elsewhere too, where a call cannot replace them"
                     )
 
     def _arguments(
@@ -168,7 +172,7 @@ class Functional:
             )
         given, inputs = arguments[:count], arguments[count:]
         if self.flat:
-            return self.split(given[0]), inputs
+            return self.unflatten(given[0]), inputs
         values = tuple(chainer.as_variable(one) for one in given)
         for name, shape, value in zip(self.names, self.shapes, values, strict=True):
             if value.shape != shape:
@@ -180,7 +184,7 @@ class Functional:
 
 
 def named_parameters(model: chainer.Link) -> dict[str, chainer.Parameter]:
-    """Names to parameters, sorted; one that has several names comes once, under the first."""
+    """Names to parameters, sorted. A shared parameter appears once, under its first name."""
     found: dict[str, chainer.Parameter] = {}
     seen: set[int] = set()
     every = sorted(model.namedparams(include_uninit=True), key=lambda pair: pair[0])
@@ -212,9 +216,9 @@ def _chosen(model: chainer.Link, names: Iterable[str] | str | None) -> dict[str,
 
 @contextmanager
 def untouched(model: chainer.Link) -> Iterator[None]:
-    """Put every attribute of every link back at the end: what a call changes must not be seen.
+    """Restore every attribute of every link at the end, so that a call has no side effects.
 
-    Running averages, which are updated in place, are copies inside.
+    Running averages are updated in place, so inside they are copies.
     """
     links = list({id(link): link for link in model.links()}.values())
     kept = [dict(vars(link)) for link in links]
@@ -233,7 +237,7 @@ def untouched(model: chainer.Link) -> Iterator[None]:
 
 @contextmanager
 def _replaced(model: chainer.Link, values: dict[int, Variable]) -> Iterator[None]:
-    """Inside, the links run plainly and hold the given values for the parameters of these ids."""
+    """Inside, the links use plain sums, and the parameters with these ids have the given values."""
     with untouched(model):
         for link in model.links():
             own = vars(link)

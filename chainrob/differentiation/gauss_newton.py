@@ -17,15 +17,15 @@ def gauss_newton_vector_product(
 
     .. math:: G v = J^\top \, \nabla^2 \ell(y) \, J v, \qquad y = f(x), \; J = \partial f/\partial x
 
-    It is the Hessian without the term of the second derivatives of f, so it is positive
-    semidefinite for every loss that is convex in y, wherever the model stands. Forward mode, a
-    Hessian-vector product of the loss alone, and a reverse pass; no matrix is formed.
+    It is the Hessian without the second derivatives of f. So it is positive semidefinite at every
+    point if the loss is convex in y. The product takes a pass in forward mode, a Hessian-vector
+    product of the loss, and a reverse pass. No matrix is formed.
 
     Args:
         function: As for :func:`vjp`; its output y may have any shape.
         loss: Takes y as a Variable and returns a Variable of one number.
         inputs: A Variable or array, or a tuple of them.
-        vectors: v, one of the shape of each input.
+        vectors: v, one for each input, of its shape.
 
     Returns:
         An array (or tuple of arrays) of the shape of the inputs.

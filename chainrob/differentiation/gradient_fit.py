@@ -29,31 +29,31 @@ def fit_gradient(
 ) -> Any:
     r"""Gradient at x from K given pairs of a point and a value, by linear regression.
 
-    With the value at x, the plane goes through it, and the squared loss gives the pseudo-inverse of
-    the offsets times the differences:
+    If the value at x is given, the plane goes through it. The squared loss then gives the
+    pseudo-inverse of the offsets times the differences:
 
     .. math:: \hat g = \arg\min_g \sum_k \rho\big(f_k - f(x) - (x_k - x) \cdot g\big)
         \overset{\rho = e^2}{=} \Delta^{+} (f - f(x)), \qquad \Delta_k = x_k - x
 
-    Without it, the plane has a free height c, the intercept, which is fitted too:
+    Otherwise the height c of the plane, the intercept, is fitted too:
 
     .. math:: (\hat c, \hat g) = \arg\min_{c, g} \sum_k \rho\big(f_k - c - (x_k - x) \cdot g\big)
 
-    Where the points do not determine g (fewer than D of them, or all in a plane), the answer is the
-    solution of minimum norm: the gradient's part along the offsets, 0 across them.
+    If the points do not determine g (there are fewer than D, or all lie in a plane), the result is
+    the solution of minimum norm: the part of the gradient in the span of the offsets.
 
     Args:
         points: (K,) + shape of x; finite.
         values: (K,); finite.
-        x: Number or array, the point, D numbers. The slope does not depend on it where the
-            intercept is free, but the curvature's error does.
+        x: Number or array, the point, D numbers. If the intercept is fitted, the slope does
+            not depend on x, but the error from the curvature does.
         value: f(x), the height of the plane at x. Default: the height is fitted.
         loss: ``'squared'`` or ``'huber'`` (reweighted least squares, scale by the median absolute
             deviation).
         robustifier: Any callable (K, P) -> (P,), applied to the points' gradients of the squared
             loss, P = D, or D + 1 with an intercept; not together with ``loss='huber'``.
-        return_info: Return ``(gradient, info)``, info with the iterations and the convergence of a
-            robust fit, and no evaluations.
+        return_info: Return ``(gradient, info)``, where info has the iterations and the
+            convergence of a robust fit, and no evaluations.
 
     Returns:
         Array of the shape of ``x``.
@@ -90,7 +90,7 @@ def fit_gradient(
     spread = offsets if value is not None else offsets - offsets.mean(axis=0)
     scale = float(xp.sqrt((spread**2).mean()))
     if scale == 0:
-        raise ValueError("points must differ from each other (from x where value is given)")
+        raise ValueError("points must differ from each other (from x if value is given)")
     slopes, iterations, converged = fit_slopes(
         xp, offsets / scale, values, value, loss, robustifier, stacklevel=3
     )
@@ -106,7 +106,7 @@ def check_fit(loss: str, robustifier: Callable[..., Any] | None) -> None:
     if loss not in ("squared", "huber"):
         raise ValueError(f"loss must be 'squared' or 'huber', found {loss!r}")
     if robustifier is not None and loss != "squared":
-        raise ValueError("loss must be 'squared' where a robustifier is given, found 'huber'")
+        raise ValueError("loss must be 'squared' if a robustifier is given, found 'huber'")
 
 
 def fit_slopes(
@@ -121,7 +121,7 @@ def fit_slopes(
 ) -> tuple[Array, int, bool]:
     """Slopes (D,) of the plane over offsets (K, D), iterations and convergence.
 
-    Float64 throughout: the fit is small and must not add to the rounding of f itself.
+    All in float64: the fit is small, and must not add to the rounding of f.
     """
     free = value is None
     center = xp.median(values) if free else value
@@ -163,7 +163,7 @@ def _plane(
 def _robust_fit(
     xp: Any, offsets: Array, targets: Array, free: bool, robustifier: Callable[..., Any]
 ) -> tuple[Array, int, bool]:
-    """Follow the robust estimate of the residual gradients until it vanishes."""
+    """Step along the robust estimate of the residual gradients until it vanishes."""
     design = xp.concatenate((xp.ones((len(offsets), 1)), offsets), axis=1) if free else offsets
     u, scales, _ = xp.linalg.svd(design, full_matrices=False)
     keep = scales > scales[0] * np.finfo(np.float64).eps * max(design.shape)
@@ -179,7 +179,7 @@ def _robust_fit(
             best, best_length = position, length
         if length <= 1e-9 * float(xp.linalg.norm(position)) or length == 0:
             break
-        # Estimates with jumps (medians, selections) circle round the root unless steps shrink.
+        # With jumps (medians, selections) the steps must shrink, or they circle around the root.
         position = position + move * min(1.0, 30.0 / iterations)
     converged = best_length <= 1e-3 * float(xp.linalg.norm(best)) or best_length == 0
     # The plane through the fitted values: exact, and of minimum norm where it is not unique.

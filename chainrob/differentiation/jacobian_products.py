@@ -1,4 +1,4 @@
-"""A product of Jacobians with an error vector: the order of the products is the cost."""
+"""A product of Jacobians with an error vector. The order of the products sets the cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["JacobianProduct", "jacobian_product"]
 
 @dataclasses.dataclass(frozen=True)
 class JacobianProduct:
-    """A product and what it cost.
+    """A product and its cost.
 
     Attributes:
         vector: The product.
-        multiplications: Multiplications of numbers that it took.
+        multiplications: Number of multiplications.
     """
 
     vector: Any
@@ -31,8 +31,8 @@ def jacobian_product(
 
     .. math:: A_1^\top A_2^\top \cdots A_M^\top \varepsilon
 
-    From the right every product is a matrix times a vector, O(N^2) for N units; from the left it
-    is a matrix times a matrix, O(N^3), until the error vector comes last.
+    From the right every product is a matrix times a vector, O(N^2) for N units. From the left every
+    product is a matrix times a matrix, O(N^3), except the last one.
 
     Args:
         jacobians: A_1, ..., A_M, first layer first, A_m of shape (N_m, N_{m-1}).

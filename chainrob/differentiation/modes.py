@@ -1,6 +1,6 @@
 """Forward and reverse mode for Chainer functions: products, Jacobians, Hessians.
 
-All are derivatives of the function itself: robust layers give exact sums here, not estimates.
+All are derivatives of the function itself: here robust layers give exact sums, not estimates.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def vjp(
         enable_double_backprop: Return Variables that can be differentiated further.
 
     Returns:
-        ``(output, product)``; the product has the structure of ``inputs``. Where the output depends
-        on some inputs only, the others get zeros.
+        ``(output, product)``; the product has the structure of ``inputs``. Inputs that the
+        output does not depend on get zeros.
 
     Raises:
-        ValueError: If the cotangent's shape is not the output's; if the function depends on none of
+        ValueError: If the shapes of cotangent and output differ; if the function depends on none of
             its inputs, or reads one of the Variables itself instead of its argument (see
-            :func:`functional` for models); or if it has no derivative there: an absolute value of
-            0, a maximum of equals, a derivative that is not finite.
+            :func:`functional` for models); or if it has no derivative at the point: an absolute
+            value of 0, a maximum of equal numbers, a derivative that is not finite.
 
     Example:
         >>> import numpy as np
@@ -65,20 +65,20 @@ def jvp(
 
     .. math:: (f(x), \; J(x) v), \qquad J v = \nabla_w (w^\top J) \cdot v
 
-    The reverse pass is linear in its cotangent w, so its own derivative along v is the forward
-    mode; two reverse passes, whatever the number of inputs.
+    The reverse pass is linear in its cotangent w, so its derivative along v is the forward mode. It
+    takes two reverse passes for any number of inputs.
 
     Args:
         function: As for :func:`vjp`; the backward of its nodes must be differentiable.
         inputs: A Variable or array, or a tuple of them.
-        tangents: v, one of the shape of each input.
+        tangents: v, one for each input, of its shape.
         enable_double_backprop: Return Variables that can be differentiated further.
 
     Returns:
         ``(output, product)``, both of the shape of the output.
 
     Raises:
-        ValueError: If the number or the shapes of the tangents are not the inputs'.
+        ValueError: If the tangents differ from the inputs in number or shape.
 
     Example:
         >>> import numpy as np
@@ -105,11 +105,12 @@ def jacobian(function: Function, inputs: Any, *, mode: str = "auto") -> Any:
     Args:
         function: As for :func:`vjp`.
         inputs: A Variable or array, or a tuple of them.
-        mode: ``'reverse'`` takes one pass an output number, ``'forward'`` one an input number;
-            ``'auto'`` the fewer, reverse at a tie (forward needs a graph twice as long).
+        mode: ``'reverse'`` takes one pass per output number, ``'forward'`` one per input number.
+            ``'auto'`` takes the mode with fewer passes, and reverse mode at a tie, because forward
+            mode needs a graph twice as long.
 
     Returns:
-        Array of shape output.shape + input.shape, or a tuple of one an input.
+        Array of shape output.shape + input.shape, or a tuple with one for each input.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -153,7 +154,7 @@ def hessian_vector_product(
     Args:
         function: Returns a Variable of one number.
         inputs: A Variable or array, or a tuple of them.
-        vectors: v, one of the shape of each input.
+        vectors: v, one for each input, of its shape.
         enable_double_backprop: Return Variables that can be differentiated further.
 
     Returns:
@@ -182,7 +183,7 @@ def hessian_vector_product(
 
 
 def hessian(function: Function, inputs: Any) -> Any:
-    r"""Hessian of a scalar Chainer function, one Hessian-vector product a row.
+    r"""Hessian of a scalar Chainer function, with one Hessian-vector product per row.
 
     .. math:: H_{ij} = \partial^2 f / \partial x_i \partial x_j
 
@@ -229,7 +230,7 @@ def _as_variables(inputs: Any) -> tuple[list[Variable], bool]:
             x = chainer.Variable(as_array(x))
         if x.dtype.kind != "f":
             raise TypeError(f"inputs must be of a floating-point dtype, found {x.dtype}")
-        # A node of its own: the same Variable may be given twice, or not require a gradient.
+        # A new node: the same Variable may be given twice, or not require a gradient.
         variables.append(F.identity(x) if x.requires_grad else chainer.Variable(x.array))
     return variables, single
 
@@ -239,7 +240,7 @@ def _call(function: Function, xs: Sequence[Variable]) -> Variable:
         y = function(*xs)
     if not isinstance(y, chainer.Variable):
         raise TypeError(f"function must return a chainer.Variable, found {type(y).__name__}")
-    y = F.identity(y)  # a function may return its input, and a node is no function of itself
+    y = F.identity(y)  # the function may return its input itself
     require_dependence(y, xs)
     return y
 
@@ -273,7 +274,7 @@ def _grad(
     if not reached:
         return [chainer.Variable(x.xp.zeros_like(x.array)) for x in inputs]
     ys, ws = zip(*reached, strict=True)
-    with KinkHook():  # the gradient's own kinks matter to the next derivative
+    with KinkHook():  # kinks of the gradient matter for the next derivative
         found = gradients_at_kinks(ys, inputs, ws, keep)
     slopes = [
         chainer.Variable(x.xp.zeros_like(x.array)) if slope is None else slope

@@ -19,32 +19,32 @@ Variable = Any
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    r"""A vector function z, theta -> f(z, theta), with or without an adjoint function of its own.
+    r"""A vector function z, theta -> f(z, theta), with or without its own adjoint function.
 
     .. math:: G(\varepsilon, z, \theta) = \big(\varepsilon^\top \partial f / \partial z, \;
         \varepsilon^\top \partial f / \partial \theta\big)
 
-    G takes an error vector back. It never forms the Jacobians, let alone their transposes. Chainer
-    functions and links know theirs. A function of NumPy arrays brings it as ``adjoint``.
+    G maps an error vector back, without forming a Jacobian. Chainer functions and links have one.
+    For a function of NumPy arrays, give it as ``adjoint``.
 
     Attributes:
         name: Unique; other nodes refer to it.
-        function: ``function(*states, *parameters)``. Without ``adjoint`` a Chainer function, of
-            Variables, or a Link, called with the states alone. With ``adjoint`` a function of
-            arrays. States have any shape (N, ...), the parameters are shared by all samples.
-            Returns a state, or a tuple of them if there are several ``outputs``.
-        inputs: Names of other nodes' outputs or of inputs of the whole.
-        parameters: Array, tuple of arrays, or None. A link brings its own.
+        function: ``function(*states, *parameters)``. Without ``adjoint``, a Chainer function of
+            Variables, or a Link, which is called with the states only. With ``adjoint``, a
+            function of arrays. States have any shape (N, ...). All samples share the parameters.
+            It returns a state, or a tuple if there are several ``outputs``.
+        inputs: Names of other nodes' outputs, or of inputs of the whole function.
+        parameters: Array, tuple of arrays, or None. A link has its own.
         adjoint: G: ``adjoint(epsilon, z, theta)`` returns the pair of the error vector of z and the
-            gradient in theta, summed over the samples. With several inputs (outputs, parameters)
-            z and its error vector (epsilon, theta and its gradient) are tuples; without parameters
-            theta and its gradient are None.
+            gradient in theta, summed over the samples. With several inputs, z and its error vector
+            are tuples; with several outputs, epsilon; with several parameters, theta and its
+            gradient. Without parameters theta and its gradient are None.
         tangent: ``tangent(dz, dtheta, z, theta)``, the derivative along a direction, of arrays like
             those of ``adjoint``. Only the forward propagation of a node with ``adjoint`` needs it.
         outputs: Names of its states. Default: its own name.
 
     Raises:
-        ValueError: If a link is given parameters or an adjoint, or a tangent stands alone.
+        ValueError: If a link gets parameters or an adjoint, or there is a tangent without adjoint.
 
     Example:
         >>> import numpy as np
@@ -118,7 +118,7 @@ class Node:
         ]
 
     def structured(self, arrays: Sequence[Array]) -> Any:
-        """Arrays, one a parameter, in the structure in which the parameters were given."""
+        """One array per parameter, in the structure of the parameters."""
         if self.is_link:
             names = [name for name, _ in self._named()]
             return dict(zip(names, arrays, strict=True))

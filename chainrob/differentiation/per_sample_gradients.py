@@ -1,4 +1,4 @@
-"""The gradients of every single sample, for any Chain, as operators: never an N x D array."""
+"""The gradients of single samples, for any Chain, as operators and never as an N x D array."""
 
 from __future__ import annotations
 
@@ -36,23 +36,24 @@ def per_sample_gradients(
 
     .. math:: g_n = \nabla_\theta \, \ell(f_\theta(x_n), t_n), \qquad n = 1, \ldots, N
 
-    The layers know the N gradients of a parameter by their factors (a Linear layer by
-    N (P + Q) numbers instead of N P Q). So norms, the Gram matrix, weighted sums and products with
-    vectors come without an N x D array. The model is left as it was: parameters, gradients,
-    robustifiers, running averages.
+    Layers keep the N gradients of a parameter as factors: a Linear layer has N (P + Q) numbers
+    instead of N P Q. So norms, the Gram matrix, weighted sums and products with vectors need no
+    N x D array. The model does not change: neither parameters and gradients, nor robustifiers and
+    running averages.
 
     Args:
-        model: A Link or Chain of layers with a robust form in ``chainrob.links``; robust ones will
-            do as well.
-        loss: ``loss(model(x), t)`` gives a Variable of one number that joins the samples as
-            ``loss_reduction`` says: any of Chainer's losses. One that divides by another number
-            (``softmax_cross_entropy`` by the labels that it does not ignore, unless
-            ``normalize=False``) or mixes the samples gets a warning.
+        model: A Link, or a Chain of layers with a robust form in ``chainrob.links``. Its layers may
+            also be robust already.
+        loss: ``loss(model(x), t)`` gives a Variable of one number, the mean or the sum over the
+            samples (see ``loss_reduction``), such as Chainer's losses. There is a warning if the
+            loss mixes the samples, or divides by another number. For example,
+            ``softmax_cross_entropy`` divides by the number of labels that it does not ignore,
+            unless ``normalize=False``.
         x: Batch, N samples along the first axis, or a tuple of such arguments of the model.
         t: Targets, N along the first axis.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
-        loop: For parameters of links without a robust form run one backward pass a sample. That
-            takes N passes, and N times the memory of these parameters.
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
+        loop: Run one backward pass per sample for the parameters of links without a robust form.
+            This takes N passes, and N times the memory of these parameters.
 
     Returns:
         A :class:`PerSampleGradients`.
@@ -61,7 +62,7 @@ def per_sample_gradients(
         ValueError: If there is no sample; if a link has no robust form and ``loop`` is off; if the
             model mixes the samples (BatchNormalization in training mode); or if the loss is not one
             number or depends on no parameter.
-        TypeError: If the model is no Link.
+        TypeError: If the model is not a Link.
 
     Example:
         >>> import chainer, chainer.functions as F, numpy as np
@@ -116,7 +117,7 @@ def per_sample_gradients(
 
 
 class PerSampleGradients(Mapping[str, SampleGradients]):
-    """The gradients of N samples in all parameters: name to operator, and questions about the rows.
+    """The gradients of N samples in all parameters: operators by name, and facts about the rows.
 
     A row is a sample's gradient in all parameters together, D numbers.
 
@@ -124,8 +125,8 @@ class PerSampleGradients(Mapping[str, SampleGradients]):
         n_samples: N.
         unused: Names of the parameters that the loss does not depend on; their rows are zero, and
             they are not among the operators.
-        joined: One operator (N, D) of all parameters, in the order of the names: what a robustifier
-            takes.
+        joined: One operator (N, D) of all parameters, in the order of the names, for a
+            robustifier.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class PerSampleGradients(Mapping[str, SampleGradients]):
         """Inner product of every row with one vector, given by name (names left out are zero).
 
         Returns:
-            (N,), float64: by how much each sample's loss changes along the vector.
+            (N,), float64: the derivative of each sample's loss along the vector.
         """
         unknown = sorted(set(vectors) - set(self._operators) - set(self.unused))
         if unknown:
@@ -196,7 +197,7 @@ class PerSampleGradients(Mapping[str, SampleGradients]):
 
 
 def _row_products(operator: SampleGradients, vector: Array) -> Array:
-    """G v as (N,) float64, by the factors where the rows have some, else tile by tile."""
+    """G v as (N,) float64: by the factors if there are some, else tile by tile."""
     vector = vector.astype(np.float64, copy=False)
     if type(operator) is OuterProducts:
         return (operator.xp.matmul(operator.gy, vector) * operator.x).sum(axis=(-2, -1))
@@ -210,7 +211,7 @@ def _row_products(operator: SampleGradients, vector: Array) -> Array:
 def _recording(
     model: chainer.Link, recorder: Recorder, loss_reduction: Any, loop: bool
 ) -> Iterator[None]:
-    """Inside, backward passes through the model leave their operators with the recorder."""
+    """Inside, the recorder collects the operators of backward passes through the model."""
     classes = [(link, type(link)) for link in model.links()]
     with untouched(model), recorder.instead(model.links()):
         try:
@@ -228,7 +229,7 @@ def _recording(
                 raise
             reasons = str(error).removeprefix("robustify: ").partition("; choose others")[0]
             raise ValueError(
-                f"{reasons}; pass loop=True to run one backward pass a sample for their parameters"
+                f"{reasons}; pass loop=True to run one backward pass per sample for them"
             ) from None
         try:
             if chainer.config.train:
@@ -252,7 +253,7 @@ def _slopes(
     parameters: Mapping[str, chainer.Parameter],
     reduction: str | None = None,
 ) -> dict[str, Array]:
-    """Gradients of the loss by name, without those that it does not depend on."""
+    """Gradients of the loss by name, without parameters that it does not depend on."""
     with chainer.force_backprop_mode():
         y = model(*inputs)
         value = loss(y, t)
@@ -274,8 +275,8 @@ def _warn_unless_it_adds_up(
 ) -> None:
     """Compare the loss with that of parts of the batch: a mean or a sum of samples adds up.
 
-    Parts have two samples or more. A loss that knows the number of samples raises on them as a
-    rule, and is believed.
+    Parts have at least two samples. A loss that requires the whole batch usually raises an error on
+    a part. Then there is no warning.
     """
     count = len(t)
     ends = [0, 2, 2 + (count - 2) // 2, count] if count >= 6 else [0, 2, count]
@@ -308,7 +309,7 @@ def _one_by_one(
     t: Any,
     parameters: Mapping[str, chainer.Parameter],
 ) -> dict[str, SampleGradients]:
-    """Rows of the parameters by one backward pass a sample."""
+    """Rows of the parameters, by one backward pass per sample."""
     rows: dict[str, list[Array]] = {name: [] for name in parameters}
     for n in range(len(t)):
         one = tuple(value[n : n + 1] for value in inputs)

@@ -37,32 +37,32 @@ def regression_gradient(
 
     With ``intercept=False`` the plane goes through f(x), c = f(x), and with the squared loss
     this is the pseudo-inverse of the perturbations applied to the differences f(x + h u_k) - f(x).
-    ``fit_gradient`` does the same with points and values that are given.
+    ``fit_gradient`` does the same with given points and values.
 
-    For noisy functions the fit averages the noise. For functions with outliers take
+    For noisy functions the fit averages the noise. For functions with outliers use
     ``loss='huber'`` (reweighted least squares, scale by the median absolute deviation) or a
-    ``robustifier``: it aggregates the perturbations' gradients of the squared loss, in coordinates
-    that make the design orthonormal, and the estimate moves along until they vanish. With the mean
-    in the place of the robustifier this is least squares again, after one iteration.
+    ``robustifier``. The robustifier aggregates the perturbations' gradients of the squared loss, in
+    coordinates with an orthonormal design. The estimate moves along this aggregate until it
+    vanishes. With the mean as the robustifier this is least squares, after one iteration.
 
     Args:
         function: Takes an array of the shape of ``x``, returns a number.
         x: Number, array or Variable; the point, D numbers.
         samples: Number of perturbations. Default: 2 D (and one more for an intercept unless
-            antithetic). Fewer than D give the solution of minimum norm: the gradient's part along
-            the perturbations, 0 across them.
+            antithetic). Fewer than D give the solution of minimum norm: the part of the
+            gradient in the span of the perturbations.
         step: Positive h, the standard deviation of the perturbations. Default:
             ``eps ** (1/3) * max(1, |x|)`` (``sqrt(eps)`` unless antithetic). For a noisy function
-            choose one at which f changes by more than the noise.
+            choose a step that changes f by more than the noise.
         directions: ``'gaussian'`` or ``'rademacher'``.
         antithetic: Use each perturbation with both signs: twice the evaluations, and the
             curvature of f cancels, so the error is O(h^2) instead of O(h).
-        intercept: Fit the height of the plane. False takes f(x), for one more evaluation; of a
-            noisy f(x) the noise is then in the gradient.
+        intercept: Fit the height of the plane. False takes f(x) as the height, with one more
+            evaluation. Then the noise of f(x) enters the gradient.
         loss: ``'squared'`` or ``'huber'``.
         robustifier: Any callable (K, P) -> (P,), P = D + 1, or D without an intercept; not
             together with ``loss='huber'``.
-        seed: Seed or ``numpy.random.Generator``; None is fresh.
+        seed: Seed or ``numpy.random.Generator``; None takes a random seed.
         vectorized: The function takes all points at once and returns as many values.
         return_info: Return ``(gradient, info)``.
 
@@ -96,7 +96,7 @@ def regression_gradient(
         raise ValueError(f"function must return a number, found an array of {values.shape[1:]}")
 
     value = None if intercept else evaluate(iter((x,)))[0]
-    # The points, not the nominal perturbations, say where the values are from.
+    # Take the offsets from the points, because the nominal perturbations are rounded.
     taken = ((points - x).reshape(len(points), -1) / h).astype(np.float64)
     slopes, iterations, converged = fit_slopes(
         xp, taken, values, value, loss, robustifier, stacklevel=3

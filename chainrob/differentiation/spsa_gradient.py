@@ -1,4 +1,4 @@
-"""Simultaneous perturbation: a gradient estimate from two evaluations, whatever the dimension."""
+"""Simultaneous perturbation: a gradient estimate from two evaluations in any dimension."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def spsa(
     .. math:: \hat g_s = \frac{f(x + h u_s) - f(x - h u_s)}{2 h} \, u_s, \qquad
               \hat g = \frac{1}{S} \sum_{s=1}^{S} \hat g_s
 
-    Unbiased up to O(h^2), as E[u u^T] = I; its variance is about |grad f|^2 (D - 1) / S. For
-    ``'rademacher'`` directions this is Spall's estimator (1 / u = u). For ``'gaussian'`` ones it is
-    the gradient of f smoothed by N(0, h^2 I).
+    The estimate is unbiased up to O(h^2), because E[u u^T] = I. Its variance is about
+    |grad f|^2 (D - 1) / S. With ``'rademacher'`` directions this is Spall's estimator (1 / u = u).
+    With ``'gaussian'`` directions it is the gradient of f smoothed by N(0, h^2 I).
 
-    With a ``robustifier`` the S estimates are the rows that it aggregates instead of averaging:
-    a function that sometimes returns an outlier then spoils its own row alone. Rademacher rows
-    are symmetric about the gradient, coordinate by coordinate, where f is linear, so medians and
-    trimmed means of coordinates do not bias them (the geometric median may); Gaussian rows are
-    skewed (u^2 is), and there a median comes out too small.
+    With a ``robustifier`` the S estimates are rows that it aggregates. If the function sometimes
+    returns an outlier, it then spoils only its own row. If f is linear, each coordinate of
+    Rademacher rows is symmetric about the gradient. So medians and trimmed means of coordinates
+    have no bias; the geometric median may have one. Gaussian rows are skewed, because u^2 is, and
+    their median is too small.
 
     Args:
         function: Takes an array of the shape of ``x``, returns a number.
         x: Number, array or Variable; the point, D numbers.
-        step: Positive h. Default: ``eps ** (1/3) * max(1, |x|)``; for a noisy function choose one
-            at which f changes by much more than the noise.
+        step: Positive h. Default: ``eps ** (1/3) * max(1, |x|)``; for a noisy function choose a
+            step that changes f by much more than the noise.
         samples: S, number of directions; two evaluations each.
         directions: ``'rademacher'`` (entries -1 and 1) or ``'gaussian'``.
         robustifier: Any callable (S, D) -> (D,); None is the mean.
-        seed: Seed or ``numpy.random.Generator``; None is fresh.
+        seed: Seed or ``numpy.random.Generator``; None takes a random seed.
         vectorized: The function takes all 2 S points at once and returns 2 S values.
         return_info: Return ``(gradient, info)``.
 
@@ -56,7 +56,7 @@ def spsa(
         Array of the shape of ``x``.
 
     Raises:
-        ValueError: If samples < 1, the directions are unknown, f is not scalar or not finite.
+        ValueError: If samples < 1, the directions are unknown, or f is not scalar or not finite.
 
     Example:
         >>> gradient, info = spsa(

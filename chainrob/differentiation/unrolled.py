@@ -37,20 +37,20 @@ def unrolled_argmin(
 
     .. math:: x_{k+1} = x_k - \alpha \nabla_x f(x_k, \theta) + \beta (x_k - x_{k-1})
 
-    At an isolated minimum its derivative tends to that of :func:`argmin`: the error shrinks like
-    the iteration's own, by about 1 - rate * (smallest curvature) a step. Elsewhere it is the
-    derivative of this iteration, from this start with this rate, and of nothing else: it goes on
-    changing with every step. Nothing is verified here; see :func:`compare_derivatives`.
+    At an isolated minimum its derivative tends to that of :func:`argmin`. Its error shrinks at the
+    rate of the iteration, by about 1 - rate * (smallest curvature) per step. Elsewhere it is only
+    the derivative of this iteration, from this start with this rate, and it changes with every
+    step. Nothing is verified here; see :func:`compare_derivatives`.
 
-    Memory grows with the steps that are differentiated, a copy of x each. ``truncation``
-    keeps the last K of them: the derivative is then the implicit one with the inverse of the
-    Hessian replaced by K terms of its Neumann series,
+    Memory grows by a copy of x for each differentiated step. ``truncation`` differentiates only the
+    last K steps. The derivative is then the implicit one, with K terms of the Neumann series in
+    place of the inverse of the Hessian,
 
     .. math:: H^{-1} \approx \alpha \sum_{k<K} (I - \alpha H)^k.
 
     Args:
         objective: As for :func:`argmin`.
-        x0: Start; a Variable with a gradient gets one (it is zero where all is forgotten).
+        x0: Start; gradients flow to it if it is a Variable (zero if ``truncation < steps``).
         parameters: Sequence of Variables or arrays, or one of them.
         steps: Number of iterations.
         rate: alpha, positive; gradient descent converges below 2 / (largest curvature).
@@ -61,7 +61,7 @@ def unrolled_argmin(
         x after ``steps`` iterations, a Variable.
 
     Raises:
-        ValueError: If an option is no good, or the iteration leaves the finite numbers.
+        ValueError: If an option is not valid, or the iteration becomes infinite or NaN.
 
     Example:
         >>> import chainer, chainer.functions as F, numpy as np
@@ -98,7 +98,7 @@ def unrolled_argmin(
 
     with chainer.force_backprop_mode():
         for k in range(steps):
-            # One node a step: its graph is built again when it is needed, not kept.
+            # One node per step: its graph is not kept, but built again when it is needed.
             (down,) = closed(slope, x, *thetas)
             x, previous = x - rate * down + momentum * (x - previous), x
             if k < forgotten:
@@ -113,15 +113,15 @@ def unrolled_argmin(
 
 @dataclasses.dataclass(frozen=True)
 class DerivativeComparison:
-    """Derivatives of one argmin by several ways, each the gradient of ``sum(cotangent * x)``.
+    """Derivatives of one argmin in several ways. Each is the gradient of ``sum(cotangent * x)``.
 
     Attributes:
-        report: How well the implicit derivative is founded at the point (:class:`ArgminReport`).
-        implicit: By the implicit function theorem, one array a parameter; None where refused.
-        unverified: The same formula wherever the point is, with the least-squares solution of
-            H v = cotangent: what packages that ask no questions hand back.
-        unrolled: Steps to the gradients through that many iterations of gradient descent.
-        points: Steps to where the iteration stands.
+        report: How reliable the implicit derivative is at the point (:class:`ArgminReport`).
+        implicit: By the implicit function theorem, one array per parameter; None if refused.
+        unverified: The same formula without any check, with the least-squares solution of
+            H v = cotangent. Packages without checks return this.
+        unrolled: Mapping from numbers of steps to the gradients through these iterations.
+        points: Mapping from numbers of steps to the point reached.
     """
 
     report: ArgminReport
@@ -131,7 +131,7 @@ class DerivativeComparison:
     points: dict[int, Array]
 
     def distance(self, steps: int) -> float:
-        """Distance of the unrolled gradients from the implicit (or unverified) ones, relative."""
+        """Relative distance of the unrolled gradients from the implicit (or unverified) ones."""
         other = self.unverified if self.implicit is None else self.implicit
         pairs = zip(self.unrolled[steps], other, strict=True)
         gap = sum(float(((a - b) ** 2).sum()) for a, b in pairs)
@@ -164,24 +164,24 @@ def compare_derivatives(
     at: Any = None,
     tolerance: float | None = None,
 ) -> DerivativeComparison:
-    """Set the implicit and the unrolled derivative of an argmin side by side.
+    """Compare the implicit and the unrolled derivative of an argmin.
 
-    At an isolated minimum they agree, the unrolled one with more and more digits. Where they go on
-    differing there is none: packages that answer all the same answer differently, each by its own
-    solver, start and regularization.
+    At an isolated minimum they agree, to more digits with more steps. If they keep differing, the
+    derivative does not exist. Packages that return one all the same give different results, which
+    depend on their solver, start and regularization.
 
     Args:
         objective: As for :func:`argmin`; in float64, few enough unknowns for a Hessian matrix.
-        x0: Start of both.
+        x0: Start of both methods.
         parameters: Sequence of Variables or arrays, or one of them.
         steps: Numbers of iterations to compare.
-        rate: As for :func:`unrolled_argmin`, like the two that follow.
+        rate: As for :func:`unrolled_argmin`, like the next two.
         momentum: As there.
         truncation: As there.
         cotangent: Weights of the entries of x. Default: ones.
         at: The point of the implicit derivative. Default: where :func:`argmin` ends, or, if that
             refuses, the last unrolled point.
-        tolerance: Of the verification.
+        tolerance: Tolerance of the verification.
 
     Returns:
         A :class:`DerivativeComparison`.
@@ -239,7 +239,7 @@ def compare_derivatives(
 def _unverified(
     objective: Callable[..., Any], place: Array, arrays: Sequence[Array], weights: Array
 ) -> tuple[Array, ...]:
-    """-f_theta,x H^+ c, whatever the point is."""
+    """-f_theta,x H^+ c, without a check of the point."""
     units = np.eye(place.size).reshape(place.size, *place.shape)
 
     def of_x(x: Variable) -> Variable:

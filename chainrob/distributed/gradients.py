@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from chainrob.distributed.ranks import Split
+from chainrob.distributed.distributed_values import DistributedValues
+from chainrob.distributed.ranks import Partition
 from chainrob.distributed.redistribution import (
     common_tiles,
     gather,
@@ -16,7 +17,6 @@ from chainrob.distributed.redistribution import (
     shared_numbers,
     shares,
 )
-from chainrob.distributed.spread_values import SpreadValues
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.operator_base import Array, Index, Reduction, RowSquares
 
@@ -52,7 +52,7 @@ class DistributedGradients(SampleGradients):
 
     Args:
         local: the operator of this rank's samples; there may be none.
-        split: how the samples are split.
+        partition: how the samples are split over the ranks.
         exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors unless they are more than
             256 allreduces of the gradient would send, or 2^28 numbers.
     """
@@ -60,17 +60,17 @@ class DistributedGradients(SampleGradients):
     def __init__(
         self,
         local: SampleGradients,
-        split: Split,
+        partition: Partition,
         exchange: Exchange = "auto",
         exponent: int = 0,
     ) -> None:
         self.local = local
-        self.split_of_samples = split
+        self.partition = partition
         self.exchange = exchange
         self.exponent = exponent  # the rows are 2^-exponent times those of `local`
-        self.ranks = split.ranks
+        self.ranks = partition.ranks
         self.replicas = local.replicas
-        self.n_samples = split.total
+        self.n_samples = partition.total
         self.shape = local.shape
         self.dtype = local.dtype
         self._gathered: SampleGradients | None = None
@@ -84,7 +84,7 @@ class DistributedGradients(SampleGradients):
     def weighted_sum(self, weights: Array) -> Array:
         # All ranks computed the weights from the same numbers. Processors of different make may
         # still round differently, and a choice that hangs by a bit must be the same for all.
-        return self._added_up(self.split_of_samples.mine(self.ranks.broadcast(weights)))
+        return self._added_up(self.partition.mine(self.ranks.broadcast(weights)))
 
     def mean(self) -> Array:
         n_local = self.local.n_samples
@@ -97,19 +97,19 @@ class DistributedGradients(SampleGradients):
         return self._gram("gram")
 
     def centered_gram(self) -> Array:
-        # Each rank may centre its coordinates on another row: together that is still one common
+        # Each rank may center its coordinates on another row: together that is still one common
         # translation of all rows.
         return self._gram("centered_gram")
 
     def _gram(self, question: str) -> Array:
-        split, size = self.split_of_samples, self.ranks.size
-        in_share = shared_numbers(self.local, split) * self.local.dtype.itemsize
+        partition, size = self.partition, self.ranks.size
+        in_share = shared_numbers(self.local, partition) * self.local.dtype.itemsize
         matrix = 8 * prod(self.replicas) * self.n_samples**2
         in_share += 2 * matrix * (size - 1) / size
-        if gathered_numbers(self.local, split) * self.local.dtype.itemsize <= in_share:
+        if gathered_numbers(self.local, partition) * self.local.dtype.itemsize <= in_share:
             return getattr(self._scaled(self.gathered()), question)()
         total = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)
-        for share in shares(self.local, split):
+        for share in shares(self.local, partition):
             if share.part.size:
                 total += getattr(self._scaled(share.part), question)()
         return self.ranks.allreduce(total)
@@ -123,10 +123,10 @@ class DistributedGradients(SampleGradients):
         # Squares are added up where all values of a coordinate are in one place.
         if squares is None and not self._by_factors():
             try:
-                return self._reduce_spread(reduction, dtype)
+                return self._reduce_distributed(reduction, dtype)
             except (TypeError, AttributeError, IndexError):
-                # A formula that asks for more than spread values can do, on all ranks alike. An
-                # error of its own it will make again.
+                # The formula asks for more than distributed values can do. It fails on all ranks
+                # alike. A mistake in the formula itself will show again below.
                 pass
         if self.local.sparse:
             # Few of its coordinates are not zero, and the operator of all rows knows which.
@@ -134,7 +134,7 @@ class DistributedGradients(SampleGradients):
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
         own = None if squares is None else squares.like()
-        for share in shares(self.local, self.split_of_samples):
+        for share in shares(self.local, self.partition):
             mine = self._scaled(share.part).reduce(reduction, dtype or self.dtype, own)
             target = out[(*lead, *share.index, ...)]
             target[...] = self.ranks.gather(mine, share.counts, share.axis).reshape(target.shape)
@@ -142,20 +142,22 @@ class DistributedGradients(SampleGradients):
             squares.add(self.ranks.allreduce(own.let_in), self.ranks.allreduce(own.total))
         return out
 
-    def _reduce_spread(self, reduction: Reduction, dtype: Any) -> Array:
-        split = self.split_of_samples
+    def _reduce_distributed(self, reduction: Reduction, dtype: Any) -> Array:
+        partition = self.partition
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
-        for index, values in common_tiles(self._scaled(self.local), split):
+        for index, values in common_tiles(self._scaled(self.local), partition):
             target = out[(*lead, *index, ...)]
-            target[...] = reduction.of_values(SpreadValues(values, split)).reshape(target.shape)
+            target[...] = reduction.of_values(DistributedValues(values, partition)).reshape(
+                target.shape
+            )
         return out
 
     def _by_factors(self) -> bool:
         if self.exchange != "auto":
             return self.exchange == "factors"
         asked = gathered_numbers if self.local.sparse else shared_numbers
-        numbers = asked(self.local, self.split_of_samples)
+        numbers = asked(self.local, self.partition)
         size = self.ranks.size
         allreduce = 2.0 * prod(self.replicas) * self.size * (size - 1) / size
         return numbers <= min(max(WORTH * allreduce, FEW), MOST)
@@ -165,7 +167,7 @@ class DistributedGradients(SampleGradients):
     def gathered(self) -> SampleGradients:
         """The operator of all samples on every rank, without the scale of this one."""
         if self._gathered is None:
-            self._gathered = gather(self.local, self.split_of_samples)
+            self._gathered = gather(self.local, self.partition)
         return self._gathered
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
@@ -174,8 +176,8 @@ class DistributedGradients(SampleGradients):
     def materialize(self, limit: int | None = None) -> Array:
         return self._scaled(self.gathered()).materialize(limit)
 
-    def split(self, estimate: Array) -> Any:
-        return self.local.split(estimate)
+    def unflatten(self, estimate: Array) -> Any:
+        return self.local.unflatten(estimate)
 
     # -- parts
 
@@ -186,8 +188,8 @@ class DistributedGradients(SampleGradients):
             # Rows stay where they are; another order or a repetition is a combination of rows.
             matrix = np.eye(self.n_samples)[chosen]
             return self.mix(xp.asarray(matrix))
-        split, mine = self.split_of_samples.take(chosen)
-        return self._over(self.local.take(xp.asarray(mine)), split)
+        partition, mine = self.partition.take(chosen)
+        return self._over(self.local.take(xp.asarray(mine)), partition)
 
     def replica(self, index: tuple[int | slice, ...]) -> DistributedGradients:
         return self._over(self.local.replica(index))
@@ -199,10 +201,10 @@ class DistributedGradients(SampleGradients):
         finite = self.xp.zeros((*self.replicas, 0), bool)
         if self.local.n_samples:
             finite = self.local.finite_rows()
-        return self.ranks.gather(finite, self.split_of_samples.counts, -1)
+        return self.ranks.gather(finite, self.partition.counts, -1)
 
     def all_finite(self) -> bool:
-        if self.split_of_samples.finite:
+        if self.partition.finite:
             return True
         return self.ranks.all(self.local.n_samples == 0 or self.local.all_finite())
 
@@ -234,15 +236,17 @@ class DistributedGradients(SampleGradients):
             return gradients.scaled_down(self.exponent)
         return gradients
 
-    def _over(self, local: SampleGradients, split: Split | None = None) -> DistributedGradients:
+    def _over(
+        self, local: SampleGradients, partition: Partition | None = None
+    ) -> DistributedGradients:
         return DistributedGradients(
-            local, split or self.split_of_samples, self.exchange, self.exponent
+            local, partition or self.partition, self.exchange, self.exponent
         )
 
 
 def distributed_gradients(
-    local: SampleGradients, split: Split, exchange: Exchange = "auto"
+    local: SampleGradients, partition: Partition, exchange: Exchange = "auto"
 ) -> SampleGradients:
     """The operator of all ranks' rows; joined parameters are distributed one by one."""
-    spread = local.each(lambda part: DistributedGradients(part, split, exchange))
-    return Joined(spread) if isinstance(spread, tuple) else spread
+    found = local.each(lambda part: DistributedGradients(part, partition, exchange))
+    return Joined(found) if isinstance(found, tuple) else found

@@ -12,7 +12,7 @@ import numpy as np
 from chainrob.kernels import array_module, to_host
 from chainrob.sample_gradients.operator_base import Array
 
-__all__ = ["Ranks", "Split", "ranks_of"]
+__all__ = ["Partition", "Ranks", "ranks_of"]
 
 
 class Ranks:
@@ -108,7 +108,7 @@ def ranks_of(comm: Any) -> Ranks:
     return comm if isinstance(comm, Ranks) else Ranks(comm)
 
 
-class Split:
+class Partition:
     """How N samples are split over the ranks, in the order of the ranks.
 
     Args:
@@ -134,12 +134,12 @@ class Split:
         """Of (..., N): the entries of this rank's samples."""
         return array[..., self.start : self.stop]
 
-    def take(self, rows: np.ndarray) -> tuple[Split, np.ndarray]:
-        """The split of the chosen rows (increasing), and which of this rank's they are."""
+    def take(self, rows: np.ndarray) -> tuple[Partition, np.ndarray]:
+        """The partition of the chosen rows (increasing), and the chosen rows of this rank."""
         edges = np.cumsum([0, *self.counts])
         counts = np.diff(np.searchsorted(rows, edges))
         local = rows[(rows >= self.start) & (rows < self.stop)] - self.start
-        return Split(self.ranks, counts.tolist()), local
+        return Partition(self.ranks, counts.tolist()), local
 
     def even(self, extent: int) -> list[int]:
         """``extent`` coordinates dealt out to the ranks, as evenly as it goes."""

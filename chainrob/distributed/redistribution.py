@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.distributed.ranks import Split
+from chainrob.distributed.ranks import Partition
 from chainrob.sample_gradients import Dense, Joined, OuterProducts, SampleGradients
 from chainrob.sample_gradients.operator_base import Array, Index
 
@@ -43,24 +43,24 @@ class Share:
     """The axis, negative, of an estimate of ``part`` along which it is dealt out."""
 
 
-def gather(local: SampleGradients, split: Split) -> SampleGradients:
+def gather(local: SampleGradients, partition: Partition) -> SampleGradients:
     """The operator of all samples, on every rank.
 
     Args:
         local: the operator of this rank's samples.
-        split: how the samples are split.
+        partition: how the samples are split over the ranks.
     """
-    gathered = split.ranks.gather
-    return local.map_factors(lambda one, axis: gathered(one, split.counts, axis - one.ndim))
+    gathered = partition.ranks.gather
+    return local.map_factors(lambda one, axis: gathered(one, partition.counts, axis - one.ndim))
 
 
-def gathered_layer(local: SampleGradients, split: Split) -> SampleGradients:
+def gathered_layer(local: SampleGradients, partition: Partition) -> SampleGradients:
     """As ``gather``, of joined parameters too; a bias stays that of its weights."""
     whole: dict[int, Any] = {}
 
     def gathered(part: SampleGradients) -> SampleGradients:
         weights = whole.get(id(getattr(part, "weights", None)))
-        found = gather(part, split) if weights is None else weights.bias()
+        found = gather(part, partition) if weights is None else weights.bias()
         whole[id(part)] = found
         return found
 
@@ -68,68 +68,68 @@ def gathered_layer(local: SampleGradients, split: Split) -> SampleGradients:
     return Joined(parts) if isinstance(parts, tuple) else parts
 
 
-def gathered_numbers(local: SampleGradients, split: Split) -> float:
+def gathered_numbers(local: SampleGradients, partition: Partition) -> float:
     """How many numbers a rank sends, on average, for ``gather``."""
-    ring = split.total * (split.ranks.size - 1) / split.ranks.size
+    ring = partition.total * (partition.ranks.size - 1) / partition.ranks.size
     return ring * local.numbers_per_sample()
 
 
-def shares(local: SampleGradients, split: Split) -> Iterator[Share]:
+def shares(local: SampleGradients, partition: Partition) -> Iterator[Share]:
     """The rank's shares of the coordinates, with all samples, block by block.
 
     Args:
         local: the operator of this rank's samples.
-        split: how the samples are split.
+        partition: how the samples are split over the ranks.
     """
     factors = local.outer_factors
-    if factors is not None and _factors_are_smaller(local, split):
-        (x, gy), ranks, counts = factors, split.ranks, split.counts
+    if factors is not None and _factors_are_smaller(local, partition):
+        (x, gy), ranks, counts = factors, partition.ranks, partition.counts
         whole = (slice(0, local.shape[0]), slice(0, local.shape[1]))
         if _per_sample(gy) >= _per_sample(x):
-            dealt = split.even(local.shape[0])
+            dealt = partition.even(local.shape[0])
             gy = ranks.transpose(gy, counts, -3, dealt, -1)
             yield Share(OuterProducts(ranks.gather(x, counts, -3), gy), whole, dealt, -2)
         else:
-            dealt = split.even(local.shape[1])
+            dealt = partition.even(local.shape[1])
             x = ranks.transpose(x, counts, -3, dealt, -1)
             yield Share(OuterProducts(x, ranks.gather(gy, counts, -3)), whole, dealt, -1)
         return
-    for index, values in common_tiles(local, split):
-        dealt = split.even(values.shape[-1])
-        rows = split.ranks.transpose(values, split.counts, -2, dealt, -1)
+    for index, values in common_tiles(local, partition):
+        dealt = partition.even(values.shape[-1])
+        rows = partition.ranks.transpose(values, partition.counts, -2, dealt, -1)
         yield Share(Dense(rows, len(local.replicas)), index, dealt, -1)
 
 
-def shared_numbers(local: SampleGradients, split: Split) -> float:
+def shared_numbers(local: SampleGradients, partition: Partition) -> float:
     """How many numbers a rank sends, on average, for ``shares``."""
-    size = split.ranks.size
-    rows = split.total * prod(local.replicas) * local.size * (size - 1) / size**2
-    return min(rows, _factor_numbers(local, split))
+    size = partition.ranks.size
+    rows = partition.total * prod(local.replicas) * local.size * (size - 1) / size**2
+    return min(rows, _factor_numbers(local, partition))
 
 
-def _factor_numbers(local: SampleGradients, split: Split) -> float:
+def _factor_numbers(local: SampleGradients, partition: Partition) -> float:
     if local.outer_factors is None:
         return inf
-    size = split.ranks.size
+    size = partition.ranks.size
     small, large = sorted(map(_per_sample, local.outer_factors))
-    return split.total / size * (size - 1) * (small + large / size)
+    return partition.total / size * (size - 1) * (small + large / size)
 
 
-def _factors_are_smaller(local: SampleGradients, split: Split) -> bool:
-    return shared_numbers(local, split) == _factor_numbers(local, split)
+def _factors_are_smaller(local: SampleGradients, partition: Partition) -> bool:
+    return shared_numbers(local, partition) == _factor_numbers(local, partition)
 
 
-def common_tiles(local: SampleGradients, split: Split) -> Iterator[tuple[Index, Array]]:
+def common_tiles(local: SampleGradients, partition: Partition) -> Iterator[tuple[Index, Array]]:
     """The rank's rows, a tile of coordinates at a time; the tiles are the same on all ranks.
 
     An operator chooses its tiles by its number of rows, so all ranks pretend to have as many as the
     one that has most.
     """
-    ranks, most = split.ranks, max(split.counts)
+    ranks, most = partition.ranks, max(partition.counts)
     count = local.n_samples
-    if min(split.counts) == 0:
-        tiles = [index for index, _ in local.tiles()] if ranks.rank == split.largest else None
-        layout = ranks.mpi.bcast(tiles, root=split.largest)
+    if min(partition.counts) == 0:
+        tiles = [index for index, _ in local.tiles()] if ranks.rank == partition.largest else None
+        layout = ranks.mpi.bcast(tiles, root=partition.largest)
         if count == 0:
             for index in layout:
                 extent = prod(one.stop - one.start for one in index)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainrob.distributed.gradients import EXCHANGES, Exchange, distributed_gradients
-from chainrob.distributed.ranks import Split, ranks_of
+from chainrob.distributed.ranks import Partition, ranks_of
 from chainrob.distributed.redistribution import gathered_layer
 from chainrob.robustifiers.adaptive_mean import AdaptiveMean
 from chainrob.robustifiers.errors import NotDifferentiableError
@@ -88,12 +88,16 @@ class Distributed(Robustifier):
         (*R, n_p). If one rank watches, all do.
         """
         operator = as_operator(gradients)
-        split, watch = self._split(operator, watch)
-        if split.total == 0:
+        partition, watch = self._partition(operator, watch)
+        if partition.total == 0:
             weights = operator.xp.zeros((*operator.replicas, 0), np.float64) if watch else None
             return Estimate(operator.zeros(), weights)
-        found = self.robustifier.estimate(self._all_rows(operator, split), watch)
-        return found if found.weights is None else found._replace(weights=split.mine(found.weights))
+        found = self.robustifier.estimate(self._all_rows(operator, partition), watch)
+        return (
+            found
+            if found.weights is None
+            else found._replace(weights=partition.mine(found.weights))
+        )
 
     def count_samples(self, n_local: int) -> int:
         """How many samples all ranks have together; collective."""
@@ -109,7 +113,7 @@ class Distributed(Robustifier):
             f"and a rank differentiates its own graph only"
         )
 
-    def _split(self, operator: SampleGradients, watch: bool) -> tuple[Split, bool]:
+    def _partition(self, operator: SampleGradients, watch: bool) -> tuple[Partition, bool]:
         """Who has how many samples, once all ranks agree on what they are doing; and whether one of
         them watches.
         """
@@ -130,15 +134,15 @@ class Distributed(Robustifier):
                 f"all ranks must estimate the same parameter with the same robustifier; ranks "
                 f"{others} differ from rank 0, and rank {ranks.rank} has {task}"
             )
-        split = Split(ranks, table[:, 0].tolist(), bool(table[:, 2].all()) or None)
-        return split, bool(table[:, 3].any())
+        partition = Partition(ranks, table[:, 0].tolist(), bool(table[:, 2].all()) or None)
+        return partition, bool(table[:, 3].any())
 
-    def _all_rows(self, operator: SampleGradients, split: Split) -> SampleGradients:
-        if split.ranks.size == 1:
+    def _all_rows(self, operator: SampleGradients, partition: Partition) -> SampleGradients:
+        if partition.ranks.size == 1:
             return operator
         if _looks_at_factors(self.robustifier):
-            return gathered_layer(operator, split)
-        return distributed_gradients(operator, split, self.exchange)
+            return gathered_layer(operator, partition)
+        return distributed_gradients(operator, partition, self.exchange)
 
     def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         raise TypeError(f"{self!r} must be outermost: distribute the whole pipeline")

@@ -1,4 +1,4 @@
-"""Order statistics of values that are spread over ranks, without moving a value."""
+"""Order statistics of values that are distributed over ranks, without moving a value."""
 
 from __future__ import annotations
 

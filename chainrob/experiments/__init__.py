@@ -1,7 +1,7 @@
 """Experiments: seeded runs that write their numbers, settings and figures to a folder.
 
-An experiment that the command offers is a module with ``add_arguments(parser)`` and ``run(args)``;
-``chainrob.cli`` holds the table.
+Each experiment of the command line is a module with ``add_arguments(parser)`` and ``run(args)``.
+``chainrob.cli`` lists them.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ def descend(
     observe: Callable[[int, chainer.Variable], object] | None = None,
     updated: Callable[[int], object] | None = None,
 ) -> None:
-    """Update the optimizer's target some times.
+    """Run some updates of the optimizer's target.
 
     Args:
-        optimizer: Set up with the model.
+        optimizer: An optimizer that is set up with the model.
         updates: The number of the last update.
         forward: Scores before update ``time`` + 1, from ``time``.
         backward: Back-propagates the loss of ``(time, scores)``.
-        begin: Updates that were done before.
+        begin: Number of updates done before.
         observe: Called with ``(time, scores)`` before each update, and once more at the end.
         updated: Called with the number of updates after each of them.
 
@@ -59,15 +59,15 @@ def descend(
 
 
 def start_backward(losses: chainer.Variable, points: int | None = None) -> None:
-    """Back-propagate the sum over replicas of each one's mean loss.
+    """Back-propagate the sum of the replicas' mean losses.
 
-    Every loss is given the gradient 1 / points, so a replica has the same numbers to the last bit
-    in whatever company it is trained; a mean over all, times the number of replicas, would round
-    differently for every such number.
+    Every loss gets the gradient 1 / points. So a replica has the same numbers, bit for bit, for any
+    number of replicas. A mean over all losses, times the number of replicas, would be rounded
+    differently for each number.
 
     Args:
-        losses: One a point, of any shape.
-        points: In one replica's batch; None is the length of the first axis.
+        losses: One per point, in any shape.
+        points: Number of points in one replica's batch; None is the length of the first axis.
     """
     losses.grad = losses.xp.full_like(losses.array, 1 / (points or len(losses)))
     losses.backward()
@@ -76,8 +76,7 @@ def start_backward(losses: chainer.Variable, points: int | None = None) -> None:
 def misclassified(scores: Any, t: Any) -> Any:
     """Share of misclassified points of each replica, from scores (T, N, classes).
 
-    A point whose scores are not all finite counts as misclassified, so that a replica that diverges
-    shows an error of 1.
+    A point with a non-finite score counts as misclassified, so a diverged replica has the error 1.
     """
     xp = chainer.backend.get_array_module(scores)
     wrong = (scores.argmax(axis=-1) != t) | ~xp.isfinite(scores).all(axis=-1)

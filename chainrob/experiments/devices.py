@@ -1,4 +1,4 @@
-"""The device that a run computes on, or what is missing for it."""
+"""The device of a run, or a message about what is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["get_device"]
 
 
 def get_device(name: str) -> Any:
-    """The Chainer device of that name, after making sure that it can be used.
+    """The Chainer device of that name, checked.
 
     Args:
         name: ``'@numpy'`` or ``'@cupy:0'``, ``'@cupy:1'``, ...
@@ -21,7 +21,7 @@ def get_device(name: str) -> Any:
         chainer.backend.Device: The device.
 
     Raises:
-        UsageError: If there is no such device; the message says what is missing and how to get it.
+        UsageError: There is no such device. The message says what is missing and how to install it.
 
     Example:
         >>> from chainrob.experiments.devices import get_device

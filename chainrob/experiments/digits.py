@@ -20,7 +20,7 @@ from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
 from chainrob.experiments.files import prepare_folder, write_json
 from chainrob.experiments.options import add_settings, given, made
-from chainrob.experiments.specs import GRAMMAR, parse_layers
+from chainrob.experiments.robustifier_texts import GRAMMAR, parse_layers
 from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
@@ -33,16 +33,17 @@ _OFFERED = ("epochs", "batch_size", "hidden", "learning_rate", "flips", "seed", 
 
 @dataclass(frozen=True)
 class DigitsSettings:
-    """What a run depends on.
+    """Settings of a run.
 
     Args:
         epochs: passes over the training data.
-        batch_size: samples of all ranks together in one step.
+        batch_size: samples in one step, on all ranks together.
         hidden: units of each of the two hidden layers.
         learning_rate: step of SGD with momentum 0.9.
-        flips: share of the training labels that are replaced by wrong ones.
-        robustifier: LAYER=ROBUSTIFIER, as ``chainrob.experiments.specs.parse_layers`` reads it.
-        seed: of split, flips, initial weights and order.
+        flips: share of the training labels that are flipped to a wrong class.
+        robustifier: LAYER=ROBUSTIFIER, read by
+            ``chainrob.experiments.robustifier_texts.parse_layers``.
+        seed: seed of split, flips, initial weights and order.
     """
 
     epochs: int = 30
@@ -147,10 +148,10 @@ def train(
     """Train, test and write the results.
 
     Args:
-        settings: What to train.
+        settings: Settings of the run.
         out: Folder of the results; all ranks on one machine share it.
         comm: A communicator of ChainerMN, or None for this process alone.
-        resume: Go on from the last checkpoint in ``out``.
+        resume: Continue from the last checkpoint in ``out``.
         checkpoint_every: Iterations between checkpoints.
         quiet: Print nothing.
 
@@ -177,7 +178,7 @@ def train(
         iterator = distributed.GlobalBatchIterator(
             train_set, settings.batch_size, comm, seed=settings.seed
         )
-        # Unequal parts, so that no test digit counts twice; the accuracy is put together below.
+        # Unequal parts, so that no test digit counts twice; the accuracies are joined below.
         test_set = chainermn.scatter_dataset(test_set, comm, force_equal_length=False)
     optimizer.setup(model)
     updater = training_updater(iterator, optimizer, comm)
@@ -216,7 +217,7 @@ def train(
 
 
 def training_updater(iterator: Any, optimizer: Any, comm: Any) -> Any:
-    """The updater, on this rank's own GPU where the communicator uses GPUs."""
+    """The updater, on this rank's GPU if the communicator uses GPUs."""
     device = None
     if comm is not None and type(comm).__name__ != "NaiveCommunicator":
         device = chainer.get_device(f"@cupy:{comm.intra_rank}")

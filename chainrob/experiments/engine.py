@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from chainrob.experiments.devices import get_device
 from chainrob.experiments.files import prepare_folder
 from chainrob.experiments.jobs import Job, check_workers, run_jobs
 from chainrob.experiments.partial import PartialResults
+from chainrob.experiments.progress import progress_bar
 from chainrob.experiments.report.document import Section, Table, Text
 from chainrob.experiments.versions import blas, machine, versions
 
-__all__ = ["Run", "flat_record", "progress_bar"]
+__all__ = ["Run", "flat_record"]
 
 
 class Run:
-    """One run: it keeps what is finished, shows how far it is, and says how it was made.
+    """One run. It saves finished parts, shows the progress, and records how it was made.
 
     Args:
-        settings: What the results depend on, as JSON can hold it.
+        settings: What the results depend on, in values that JSON can hold.
         out: Folder for the files; None writes none.
         device: ``'@numpy'`` or ``'@cupy:N'``.
-        workers: Processes; None is one a processor. A GPU is used by one.
-        resume: Take over what an earlier run in ``out`` finished.
-        progress: Show a progress bar; None shows it on a terminal.
+        workers: Number of processes; None is one per processor. A GPU has one process.
+        resume: Use the parts that an earlier run in ``out`` finished.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Raises:
         UsageError: If the device or the folder cannot be used, the number of workers is not
@@ -81,11 +80,11 @@ class Run:
         """The results of all jobs by name; see ``run_jobs``.
 
         Args:
-            function: What a job's arguments are for.
-            jobs: The work.
-            unit: What the progress bar counts, a job being ``job.size`` of it.
-            stepwise: Compute here and not in other processes, and let the function itself advance
-                the bar: it gets the keyword ``advance``.
+            function: The function that computes a job.
+            jobs: The jobs.
+            unit: What the progress counts; a job counts ``job.size``.
+            stepwise: Compute in this process, and let the function advance the bar itself, by its
+                keyword ``advance``.
         """
         total = round(sum(job.size for job in jobs))
         workers = 1 if stepwise else self._workers
@@ -115,13 +114,13 @@ class Run:
             ("processor", record["machine"]),
             ("BLAS", "; ".join(record["blas"])),
             ("duration of this run, in seconds", record["seconds"]),
-            ("parts taken over from an earlier run", record["parts from an earlier run"]),
+            ("parts from an earlier run", record["parts from an earlier run"]),
         ]
         said = (
-            "Every random number follows from the seed. A second run gives the same CSV files, bit "
-            "by bit, on the same BLAS kernel: other processors make BLAS round otherwise, and "
-            "trials part from there. All intervals are bootstrap intervals, by percentiles "
-            "expanded for few trials."
+            "Every random number follows from the seed. On the same BLAS kernel a second run gives "
+            "the same CSV files, bit by bit. On another processor BLAS rounds differently, and "
+            "trials drift apart. All intervals are bootstrap intervals, by percentiles expanded "
+            "for few trials."
         )
         cells = [
             [name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
@@ -135,30 +134,3 @@ def flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, device and versions as one level of names, for messages about what changed."""
     named = {f"version of {name}": version for name, version in record["versions"].items()}
     return {**record["settings"], "device": record["device"], **named}
-
-
-def progress_bar(total: int, unit: str, show: bool | None = None) -> tqdm:
-    """A bar with the remaining time, on standard error.
-
-    Args:
-        total: How many units there are.
-        unit: What is counted.
-        show: Whether to show it; None shows it if standard error is a terminal.
-
-    Returns:
-        tqdm.tqdm: A context manager with ``update(n)``.
-
-    Example:
-        >>> from chainrob.experiments.engine import progress_bar
-        >>> with progress_bar(3, "trial", show=False) as bar:
-        ...     _ = bar.update(3)
-    """
-    visible = sys.stderr.isatty() if show is None else show
-    return tqdm(
-        total=total,
-        unit=f" {unit}",
-        unit_scale=total >= 10_000,
-        disable=not visible,
-        file=sys.stderr,
-        dynamic_ncols=True,
-    )

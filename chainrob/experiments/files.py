@@ -1,6 +1,4 @@
-"""The files of a run: folders that can be written, JSON and figures, each file whole or not at
-all.
-"""
+"""The files of a run: folders, JSON and figures. A file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ __all__ = ["atomic_path", "prepare_folder", "read_json", "save_figure", "write_b
 
 
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
-    """Create a folder for results and make sure that files can be written there.
+    """Create a folder for results, and check that files can be written there.
 
     Raises:
-        UsageError: If the folder cannot be created or nothing can be written in it.
+        UsageError: If the folder cannot be created or files cannot be written in it.
     """
     path = Path(folder)
     try:
@@ -50,7 +48,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON.
 
     Raises:
-        UsageError: If the file cannot be read or is no JSON.
+        UsageError: If the file cannot be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -59,7 +57,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def save_figure(figure: Figure, path_without_suffix: str | os.PathLike[str]) -> None:
-    """Save a figure as PNG and as PDF, atomically and without the date of the day."""
+    """Save a figure as PNG and as PDF, atomically and without a date."""
     for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
         with atomic_path(f"{os.fspath(path_without_suffix)}.{suffix}") as temporary:
             figure.savefig(temporary, dpi=160, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Independent pieces of work over processes, each kept when it is finished."""
+"""Independent pieces of work on several processes. Each result is saved when it is finished."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from chainrob.experiments.partial import PartialResults
+from chainrob.experiments.progress import skip
 from chainrob.experiments.usage import UsageError
 
 __all__ = ["Job", "check_workers", "run_jobs"]
 
 
 class Job(NamedTuple):
-    """One piece of work: what to call the function with, and the name that its result has."""
+    """One piece of work: the arguments of the function, and a name for the result."""
 
     name: str
     """A file name; equal names mean equal results."""
     arguments: tuple[Any, ...]
     size: float = 1
-    """For the progress bar."""
+    """Its size in units of the progress bar."""
 
 
 def run_jobs(
@@ -40,19 +41,19 @@ def run_jobs(
 ) -> dict[str, NDArray[Any]]:
     """Compute all jobs, one thread each, several processes at once.
 
-    Results do not depend on the number of workers: each job computes alone, with the threads of
-    matrix products limited to one. Processes are spawned, so a script that runs jobs with more than
-    one worker needs the usual ``if __name__ == "__main__":``.
+    Results do not depend on the number of workers: each job computes alone, and matrix products use
+    one thread. Processes are spawned, so a script that uses more than one worker needs the usual
+    ``if __name__ == "__main__":``.
 
     Args:
-        function: At the top of a module; called with a job's arguments, returns an
-            array.
-        jobs: Those of one name are computed once.
-        kept: Where finished results are kept, and looked for first.
-        workers: Processes; 1 computes in this one.
+        function: A function at the top level of a module. It is called with a job's arguments
+            and returns an array.
+        jobs: The jobs. Jobs of one name are computed once.
+        kept: Stores finished results. Results found there are not computed again.
+        workers: Number of processes; 1 computes in this process.
         bar: Advanced by a job's size when it is finished.
-        stepwise: With one worker only: the function advances the bar itself. It gets the
-            keyword ``advance``, to be called with a number, and uses the threads that it likes.
+        stepwise: Only with one worker: the function advances the bar itself. It gets the keyword
+            ``advance``, a function of a number, and may use several threads.
 
     Returns:
         dict: Name to result.
@@ -71,7 +72,8 @@ def run_jobs(
             todo[job.name] = job
         else:
             results[job.name] = found
-            _advance(bar, job)
+            if bar is not None:
+                skip(bar, job.size)
 
     def finished(job: Job, result: NDArray[Any]) -> None:
         if kept:
@@ -105,7 +107,7 @@ def run_jobs(
             for future in sorted(done, key=lambda one: one.exception() is not None):
                 finished(running.pop(future), future.result())
     except BaseException:
-        stop.set()  # workers leave at once, whatever they are computing
+        stop.set()  # workers exit at once, also in the middle of a job
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -113,7 +115,7 @@ def run_jobs(
 
 
 def check_workers(workers: int | None) -> int:
-    """The number of processes: as given, or one a processor that this process may use.
+    """The number of processes: as given, or one per processor that this process may use.
 
     Raises:
         UsageError: If it is not positive.
@@ -132,13 +134,13 @@ def _advance(bar: Any, job: Job) -> None:
 
 
 def _begin(stop: Any) -> None:
-    """In a worker: one thread, no keyboard, and the end when the parent ends or says so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Set up a worker: one thread, no Ctrl-C; it exits when the parent exits or sets ``stop``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threadpool_limits(1)
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:
-        # A worker waits for work on a pipe that it holds open itself, so it would wait for ever.
+        # A worker holds the pipe that it reads work from open itself, so it would wait forever.
         while not stop.wait(0.5):
             if parent is not None and not parent.is_alive():
                 break

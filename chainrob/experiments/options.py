@@ -23,17 +23,17 @@ def add_settings(
     defaults: Any = None,
     repeated: Iterable[str] = (),
 ) -> None:
-    """Add one option a field: its kind from the annotation, its help from the docstring.
+    """Add one option per field, with its type from the annotation and its help from the docstring.
 
-    Options that are not given are None, so that ``given`` tells them from the others.
+    Options that are not given are None, so that ``given`` can find those that are.
 
     Args:
         parser: Where to add them.
         settings: A dataclass whose docstring describes its fields under ``Args:``.
         names: Fields to offer, in the order of the help.
         defaults: An instance whose values the help shows; None makes one.
-        repeated: Fields that hold several texts and are given by repeating the option; others that
-            hold several values take them all at once.
+        repeated: Fields with several texts, given by repeating the option. Other fields with
+            several values take them all at once.
 
     Example:
         >>> import argparse
@@ -69,12 +69,13 @@ def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> 
     """Add ``--out``, ``--resume`` and ``--progress`` / ``--no-progress``."""
     add = parser.add_argument
     if out is not None:
-        add("--out", default=out, metavar="FOLDER", help="for the results (default: %(default)s)")
-    add("--resume", action="store_true", help="go on where an interrupted run in --out stopped")
+        text = "folder of the results (default: %(default)s)"
+        add("--out", default=out, metavar="FOLDER", help=text)
+    add("--resume", action="store_true", help="continue an interrupted run in --out")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: on a terminal)",
+        help="show the progress (default: a bar on a terminal, else a line per minute)",
     )
 
 
@@ -89,10 +90,10 @@ def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def made(make: Callable[..., T], *arguments: Any, **fields: Any) -> T:
-    """What a maker of settings makes; what it refuses is the user's to put right.
+    """Make settings; an error in them is the user's to correct.
 
     Raises:
-        UsageError: Where the maker raises ValueError or TypeError.
+        UsageError: ``make`` raises ValueError or TypeError.
     """
     try:
         return make(*arguments, **fields)
@@ -101,7 +102,7 @@ def made(make: Callable[..., T], *arguments: Any, **fields: Any) -> T:
 
 
 def described(settings: type) -> Mapping[str, str]:
-    """The entries of the docstring's ``Args:``, each in one line without its full stop.
+    """The entries under ``Args:`` in the docstring, each in one line without the full stop.
 
     Example:
         >>> from chainrob.experiments.iris import IrisSettings

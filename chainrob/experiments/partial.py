@@ -1,4 +1,4 @@
-"""Results of the parts of a long run that are finished, so that an interrupted run can go on."""
+"""The finished parts of a long run, kept so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ __all__ = ["PartialResults", "check_same_settings"]
 
 
 class PartialResults:
-    """One array a finished part, in ``FOLDER/partial``, beside the settings that made them.
+    """One array per finished part, in ``FOLDER/partial``, with the settings of the run.
 
     Args:
         folder: Folder of the run's results; it exists.
         settings: What the results depend on, as JSON can hold it.
-        resume: Go on from what is there; otherwise start with nothing.
+        resume: Continue from the parts in the folder; otherwise start anew.
 
     Raises:
-        UsageError: On ``resume``, if the parts that are there were made with other settings or
-            cannot be read.
+        UsageError: On ``resume``, if the parts were made with other settings or cannot be read.
 
     Example:
         >>> import tempfile
@@ -77,14 +76,14 @@ class PartialResults:
         return result
 
     def count(self) -> int:
-        """How many parts are there."""
+        """The number of finished parts."""
         return sum(not file.name.startswith(".") for file in self._folder.glob("*.npy"))
 
     def remove(self) -> None:
-        """Remove what was kept; the run is complete, or begins anew."""
+        """Remove all parts: the run is complete, or starts anew."""
         if not self._folder.exists():
             return
-        # Renamed first: a kill half-way must not leave parts without the settings that made them.
+        # Renamed first, so that a kill cannot leave parts without their settings.
         removed = self._folder.with_name(".partial-removed")
         shutil.rmtree(removed, ignore_errors=True)
         os.replace(self._folder, removed)
@@ -94,7 +93,7 @@ class PartialResults:
 def check_same_settings(
     kept: Mapping[str, Any], settings: Mapping[str, Any], folder: str | os.PathLike[str]
 ) -> None:
-    """Raise UsageError, naming what changed, unless the kept settings are these.
+    """Raise UsageError if the settings differ from the kept ones; name the differences.
 
     Args:
         kept: As read from JSON.

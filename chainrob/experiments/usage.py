@@ -1,4 +1,4 @@
-"""What goes wrong by the user's hand rather than by the program's."""
+"""Errors of the user, as opposed to errors of the program."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ["UsageError"]
 
 
 class UsageError(Exception):
-    """Something that the user can put right: the command prints it in one line and exits with 2."""
+    """An error that the user can correct. The command prints it in one line and exits with 2."""

@@ -16,7 +16,7 @@ from chainrob.sample_gradients.operator_base import Array
 
 
 class _Activation(RobustFunction):
-    """Mixed in before a stock activation of (x, parameter), both retained."""
+    """Base of the activations of (x, parameter). Derive from it and a stock node, in this order."""
 
     def __init__(self, aggregation: Aggregation) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class PReLUFunction(_Activation, stock_prelu.PReLUFunction):
     parameters: ClassVar[Mapping[int, str]] = {1: "W"}
 
     def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
-        # The stock node makes gx and gW at once and differentiates only both at once, so gx is
-        # written out.
+        # The stock node computes and differentiates gx and gW only together, so gx is written
+        # out here.
         x, W = self.get_retained_inputs()
         slope = _broadcast(W, x.shape)
         return chainer.functions.where(x.array >= 0, gy, gy * slope)
@@ -72,7 +72,7 @@ class SwishFunction(_Activation, stock_swish.Swish):
 
 
 def _broadcast(parameter: chainer.Variable, shape: tuple[int, ...]) -> chainer.Variable:
-    """A parameter of axes 1 and following, over all of x."""
+    """The parameter, broadcast to the shape of x; its axes are axes 1, 2, ... of x."""
     after = len(shape) - 1 - parameter.ndim
     parameter = chainer.functions.reshape(parameter, (1, *parameter.shape, *(1,) * after))
     return chainer.functions.broadcast_to(parameter, shape)
@@ -96,7 +96,7 @@ def prelu(
 
     Args:
         x: input, (N, ...).
-        W: slopes below zero, of the shape of x's axes 1 and following, as many as it has.
+        W: slopes below zero. Its shape is that of the first axes of x after the sample axis.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
             ``chainer.functions.prelu``.
         loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
@@ -141,7 +141,7 @@ def swish(
 
     Args:
         x: input, (N, ...).
-        beta: of the shape of x's axes 1 and following, as many as it has.
+        beta: parameter. Its shape is that of the first axes of x after the sample axis.
         robustifier, loss_reduction, scope: as in ``prelu``.
 
     Returns:

@@ -1,6 +1,4 @@
-"""Convolutions and transposed convolutions of any number of dimensions whose filters' gradients are
-estimated robustly.
-"""
+"""Convolutions and transposed convolutions in any number of dimensions, with robust gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ Extent = int | Sequence[int]
 
 
 class _Filters(RobustFunction):
-    """Mixed in before a stock convolution of (x, W, b)."""
+    """Base of the convolutions of (x, W, b). Derive from it and a stock node, in this order."""
 
     parameters: ClassVar[Mapping[int, str]] = {1: "W", 2: "b"}
     transposed: ClassVar[bool] = False
@@ -50,14 +48,14 @@ class _Filters(RobustFunction):
         return pullback(arrays, cotangents, *self.geometry())
 
     def geometry(self) -> tuple[Geometry, Sequence[int]]:
-        """How the filter moves, and the padding."""
+        """Filter size, stride, dilation and groups; and the padding."""
         node: Any = self
         ksize = node.inputs[1].shape[2:]
         return Geometry(ksize, node.stride, node.dilate, node.groups), node.pad
 
 
 class _Filters2D(_Filters):
-    """The stock functions of two dimensions keep their settings an axis apart."""
+    """Reads the settings of the 2-d stock functions, which name them axis by axis."""
 
     def geometry(self) -> tuple[Geometry, Sequence[int]]:
         node: Any = self
@@ -107,8 +105,8 @@ def convolution_nd(
         \qquad g_W = R\Big(\Big\{N \sum_s g_{y_{n,q,s}}\,
         x_{n,c,s \cdot stride + k \cdot dilate - pad}\Big\}_n\Big)
 
-    A sample's gradient is the sum over its positions s; R is the robustifier (the stock gradient is
-    R = mean), and the factor N that of ``loss_reduction='mean'``. gx is the stock one.
+    A sample's gradient is the sum over its positions s. R is the robustifier; the stock gradient
+    has R = mean. The factor N belongs to ``loss_reduction='mean'``. gx is the stock gradient.
 
     Args:
         x: input, (N, C, *spatial).
@@ -117,7 +115,7 @@ def convolution_nd(
         stride, pad, cover_all, dilate, groups: as in ``chainer.functions.convolution_nd``.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
             ``chainer.functions.convolution_nd``.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see
+        loss_reduction: ``'mean'`` or ``'sum'``: the loss's reduction over the samples; see
             ``chainrob.functions.linear``.
         scope: ``'unit'`` (one output channel), ``'parameter'`` or ``'layer'``.
 
@@ -207,9 +205,9 @@ def deconvolution_nd(
         g_W = R\Big(\Big\{N \sum_s x_{n,c,s}\,
         g_{y_{n,q,s \cdot stride + k \cdot dilate - pad}}\Big\}_n\Big)
 
-    A sample's gradient is the sum over the positions s of its input; R is the robustifier (the
-    stock gradient is R = mean), and the factor N that of ``loss_reduction='mean'``. gx is the stock
-    one.
+    A sample's gradient is the sum over the positions s of its input. R is the robustifier; the
+    stock gradient has R = mean. The factor N belongs to ``loss_reduction='mean'``. gx is the stock
+    gradient.
 
     Args:
         x: input, (N, C, *spatial).

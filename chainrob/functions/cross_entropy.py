@@ -26,7 +26,7 @@ class CrossEntropy(SampleLoss):
         _check_not_negative("t", t)
         xp = array_module(y)
         used = t != 0  # 0 log 0 = 0
-        with np.errstate(divide="ignore"):  # a class taken for impossible costs infinity
+        with np.errstate(divide="ignore"):  # probability 0 for the true class: infinite loss
             logarithm = xp.log(xp.where(used, y, 1))
         return -(t * logarithm).sum(axis=1)
 
@@ -54,18 +54,18 @@ def cross_entropy(
         l_n = -\sum_{k=1}^{K} t_{nk} \log y_{nk}, \qquad
         \varepsilon_{nk} = -\frac{t_{nk}}{y_{nk}}
 
-    The formula asks only that y is not negative. Without another condition it has no minimum: it
-    falls forever as y grows, so y = 2 costs less than y = 1. On the simplex, where y_n sums to 1,
-    it is least at y_n = t_n / sum(t_n). The gradient in y_n is not zero there: it is -sum(t_n) in
-    every coordinate of positive t, perpendicular to the simplex. Only behind what keeps y_n on the
-    simplex (a softmax) does it vanish; there the error vector in the scores is
-    sum(t_n) softmax - t_n. For scores before a softmax take
-    ``chainer.functions.softmax_cross_entropy``, which is exact where probabilities underflow.
+    The formula only requires y >= 0. Under this condition alone it has no minimum: the loss falls
+    forever as y grows, so y = 2 costs less than y = 1. On the simplex, where y_n sums to 1, the
+    minimum is at y_n = t_n / sum(t_n). The gradient in y_n is not zero there. It is -sum(t_n) in
+    every coordinate with positive t, so it is perpendicular to the simplex. The gradient vanishes
+    at the minimum only in the scores of a softmax, which keeps y_n on the simplex: there the error
+    vector is sum(t_n) softmax - t_n. For scores use ``chainer.functions.softmax_cross_entropy``,
+    which is exact even if probabilities underflow.
 
     Args:
         y: predictions, (N, K), not negative; rows are used as they are and need not sum to 1.
-        t: targets in the shape and dtype of y, not negative; rows need not sum to 1 (counts, or
-            weights of the samples). Or classes (N,) of an integer dtype.
+        t: targets in the shape and dtype of y, not negative. Rows need not sum to 1: they
+            may be counts or carry sample weights. Or classes (N,) of an integer dtype.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
         reduction: over the K numbers of a sample: ``'sum'`` as above, which is Chainer's form too,
             or ``'mean'`` with 1 / K.
@@ -77,8 +77,8 @@ def cross_entropy(
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
         ValueError: unknown ``reduce`` or ``reduction``, a negative number in y or t, classes
-            outside 0, ..., K - 1. On a device only Chainer's debug mode looks, because a look
-            waits for the device; else such a class has a loss of 0.
+            outside 0, ..., K - 1. On a GPU these are checked only in Chainer's debug mode, because
+            the check waits for the GPU. Without the check such a class has a loss of 0.
 
     Example:
         >>> import numpy as np, chainrob
@@ -101,7 +101,7 @@ def cross_entropy(
 def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
     if y.ndim != 2 or t.shape != y.shape[:1]:
         raise ValueError(
-            f"classes t must have shape (N,) where y is (N, K), found {t.shape} and {y.shape}"
+            f"classes t must have shape (N,) if y is (N, K), found {t.shape} and {y.shape}"
         )
     n_classes = y.shape[1]
     if _is_looked_at(t) and not bool(((t >= 0) & (t < n_classes)).all()):
@@ -112,13 +112,13 @@ def _one_hot(t: Array, y: chainer.Variable) -> chainer.Variable:
 
 
 def _is_looked_at(array: Array) -> bool:
-    """Whether the numbers are to be checked: on a device that is to wait for it."""
+    """Whether to check the numbers. On a GPU only in debug mode, because a check waits for it."""
     on_host = array_module(array) is np
     return bool(array.size) and (on_host or chainer.is_debug())
 
 
 def _check_not_negative(name: str, rows: Array) -> None:
-    """Refuse what has no logarithm, as scores in the place of probabilities; NaN goes on as NaN."""
+    """Refuse negative numbers, such as scores in place of probabilities. NaN stays NaN."""
     if _is_looked_at(rows) and float(rows.min()) < 0:
         raise ValueError(
             f"{name} must not be negative, found {float(rows.min()):g}; scores go through "

@@ -1,4 +1,4 @@
-"""Embedding of integer ids whose matrix's gradient is estimated robustly."""
+"""Embedding of integer ids, with a robust gradient of the matrix."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ def embed_id(
         y_{n,s} = W_{x_{n,s}}, \qquad
         g_W = R\Big(\Big\{N \sum_s e_{x_{n,s}}\, g_{y_{n,s}}^\top\Big\}_n\Big)
 
-    A sample touches few ids, so most of its gradient is zero, and a robust location of a coordinate
-    where most samples have zero may well be zero: a coordinate-wise median of an embedding hardly
-    moves rare ids. Weighting robustifiers give one weight a sample and have no such effect.
+    A sample uses few ids, so most of its gradient is zero. In most coordinates nearly all samples
+    are zero, and then a coordinate-wise robust estimate may be zero too. For example, a
+    coordinate-wise median hardly moves the rows of rare ids. Weighting robustifiers give each
+    sample one weight and do not have this problem.
 
     Args:
-        x: integer ids, (N, ...); ``chainrob.samples`` can say which axis counts the samples.
+        x: integer ids, (N, ...); ``chainrob.samples`` can name another sample axis.
         W: embedding matrix, (V, Q).
         ignore_label: id whose output is zero and whose row gets no gradient.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is

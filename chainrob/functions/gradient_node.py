@@ -1,8 +1,8 @@
-"""The node that takes the place of the plain sum: (inputs, gy) to robust parameter gradients.
+"""The node that replaces the plain sum: from (inputs, gy) to robust parameter gradients.
 
-Every robust function has the same backward pass: gx is the stock one, and the parameters' gradients
-come from one ``GradientNode``, told how to make sample-gradient operators of this layer. What
-happens to the arrays is ``chainrob.aggregation``'s.
+All robust functions share one backward pass. gx is the stock gradient. The parameters' gradients
+come from one ``GradientNode``, which builds the sample-gradient operators of this layer.
+``chainrob.aggregation`` then works on the arrays.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["Aggregation", "GradientNode", "RobustFunction"]
 
 
 class GradientNode(function_node.FunctionNode):
-    """(*inputs, gy) to the robust estimates of a layer's parameter gradients.
+    """From (*inputs, gy) to the robust estimates of a layer's parameter gradients.
 
-    Its graph inputs are the layer's own input x (for some layers more) and gy, all retained; its
-    outputs the gradients of ``wanted``.
+    The inputs in the graph are the layer's input x (some layers have more) and gy; all are
+    retained. The outputs are the gradients of ``wanted``.
 
     Args:
-        build: makes the operators from the input arrays and gy, where row n is what sample n adds
+        build: makes the operators from the input arrays and gy; row n is sample n's contribution
             to the gradient.
         aggregation: robustifier, scope and scale; the robustifier is not None.
         wanted: input indices, in the layer's function, of the parameters to estimate.
@@ -45,7 +45,7 @@ class GradientNode(function_node.FunctionNode):
         sample_axis: which axis of gy counts the samples.
         n_positions: how many consecutive entries of that axis belong to one sample.
         origin: the layer's function node.
-        pull: for double backward: takes the cotangents of the operators' ingredients to those of
+        pull: for double backward: maps the cotangents of the operators' ingredients to those of
             the graph inputs.
     """
 
@@ -64,7 +64,7 @@ class GradientNode(function_node.FunctionNode):
         super().__init__()
         self.settings = aggregation
         self.traced = chainer.config.schedule_func is not None
-        """Whether a static graph is made of this node, which runs its forward pass again then."""
+        """Whether a static graph records this node, which then runs its forward pass again."""
         targets = None
         if origin is not None and (aggregation.scope == "model" or self.traced):
             targets = {index: _target(origin.inputs[index]) for index in wanted}
@@ -89,15 +89,15 @@ class GradientNode(function_node.FunctionNode):
         return self.layer.estimates(arrays)
 
     def _watch(self, arrays: tuple[Array, ...]) -> None:
-        """Warn where the rows of a link look as if they were no samples."""
+        """Warn if the rows of a link do not look like samples."""
         plan = self.layer.aggregation
         watched = plan.owner is not None and plan.samples is None
         if watched and not isinstance(plan.robustifier, Mean) and not spans_ranks(plan.robustifier):
             watch_count(plan.owner, self.layer.n_rows(arrays), plan.scope)
 
     def _replayed(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The gradients by the settings of the moment: ``@static_graph`` runs this once while it
-        traces the pass, whose results it throws away, and then in every pass.
+        """The gradients with the present settings. ``@static_graph`` runs this once while it
+        traces the pass, drops the results, and then runs it in every pass.
         """
         owner = self.settings.owner
         if self.settings.samples is not None:
@@ -111,8 +111,8 @@ class GradientNode(function_node.FunctionNode):
         assert self.layer.targets is not None
         if not all(isinstance(one, chainer.Parameter) for one in self.layer.targets.values()):
             raise RuntimeError(
-                f"{type(owner).__name__} has scope='model' and a link hook that puts another array "
-                f"in its parameter's place, which @static_graph hides; use another scope, or leave "
+                f"{type(owner).__name__} has scope='model' and a link hook that replaces its "
+                f"parameter's array, which @static_graph hides; use another scope, or leave "
                 f"@static_graph out"
             )
         if chainer.config.schedule_func is not None:
@@ -120,7 +120,7 @@ class GradientNode(function_node.FunctionNode):
         return self.layer.estimates(arrays)
 
     def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:
-        """The operators of the wanted parameters, in the unit of contract 1, and N."""
+        """The operators of the wanted parameters, scaled to one sample's own loss, and N."""
         return self.layer.operators(arrays)
 
     def backward(
@@ -134,13 +134,13 @@ class GradientNode(function_node.FunctionNode):
 
 
 class GradientPullback(function_node.FunctionNode):
-    """(*inputs, gy, *cotangents of the estimates) to the cotangents of (*inputs, gy).
+    """From (*inputs, gy, *cotangents of the estimates) to the cotangents of (*inputs, gy).
 
     A third derivative is refused.
 
     Args:
-        layer: what was estimated.
-        present: which of the estimates have a cotangent; the others have none, or zero.
+        layer: the node whose estimates are differentiated.
+        present: which of the estimates have a cotangent; for the others it is zero.
     """
 
     def __init__(self, layer: LayerGradients, present: Sequence[bool]) -> None:
@@ -159,10 +159,11 @@ class GradientPullback(function_node.FunctionNode):
 
 
 class RobustFunction:
-    """Mixed in before a stock function node: its forward and gx, robust parameter gradients.
+    """Base of the robust functions: stock forward pass and gx, robust parameter gradients.
 
-    A subclass names its parameters in ``parameters``, makes their operators in
-    ``sample_gradients``, and takes cotangents back in ``pull``.
+    Derive from it and from a stock function node, in this order. A subclass names its parameters
+    in ``parameters``, makes their operators in ``sample_gradients``, and pulls cotangents back in
+    ``pull``.
     """
 
     parameters: ClassVar[Mapping[int, str]]
@@ -176,17 +177,17 @@ class RobustFunction:
     def sample_gradients(
         self, arrays: tuple[Array, ...], wanted: Sequence[int]
     ) -> Mapping[int, SampleGradients]:
-        """The operators from the sources and gy, where row n is what sample n adds to the
+        """The operators from the sources and gy; row n is sample n's contribution to the
         gradient.
         """
         raise NotImplementedError
 
     def input_gradient(self, gy: chainer.Variable) -> chainer.Variable | None:
-        """gx, as the stock function has it."""
+        """gx of the stock function."""
         return super().backward((0,), (gy,))[0]  # type: ignore[misc]
 
     def sources(self) -> tuple[chainer.Variable, ...]:
-        """What the operators are made from besides gy: x."""
+        """The arrays besides gy from which the operators are made: x."""
         return (self.get_retained_inputs()[0],)  # type: ignore[attr-defined]
 
     def sample_axis(self, gy: chainer.Variable) -> int:
@@ -229,10 +230,10 @@ class RobustFunction:
 
 
 def runs_plainly(aggregation: Aggregation) -> bool:
-    """Whether Chainer's own function is to be run: there is no robustifier, and none can come.
+    """Whether to run Chainer's own function: there is no robustifier, and none can be set later.
 
-    A static graph keeps the functions that it has seen, so in it a link without a robustifier runs
-    the robust function, whose gradient is then the plain sum.
+    A static graph keeps the functions that it has recorded. There a link without a robustifier runs
+    the robust function too, and its gradient is the plain sum.
     """
     if aggregation.robustifier is not None:
         return False
@@ -240,6 +241,6 @@ def runs_plainly(aggregation: Aggregation) -> bool:
 
 
 def _target(node: Any) -> Any:
-    """What a parameter is in the graph: itself, or the node of what a link hook made of it."""
+    """A parameter's node in the graph: its own, or that of the variable a link hook made of it."""
     variable = node.get_variable_or_none()
     return variable if isinstance(variable, chainer.Parameter) else node

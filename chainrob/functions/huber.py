@@ -47,7 +47,7 @@ def huber(
     *,
     reduction: Reduction = "mean",
 ) -> chainer.Variable:
-    r"""Huber's loss of outputs and targets: a square near zero, a line further out.
+    r"""Huber's loss of outputs and targets: quadratic near zero, linear further out.
 
     .. math::
         l_n = \frac{1}{D} \sum_{d=1}^{D} \rho(y_{nd} - t_{nd}), \quad
@@ -55,10 +55,11 @@ def huber(
         \delta (|e| - \delta / 2) & |e| > \delta \end{cases}, \qquad
         \varepsilon_n = \frac{1}{D} \operatorname{clip}(y_n - t_n, -\delta, \delta)
 
-    Half the squared error for a large delta, delta times the absolute error for a small one.
+    For a large delta this is half the squared error, for a small delta it is delta times the
+    absolute error.
 
     Args:
-        y: outputs, (N, ...), D numbers a sample.
+        y: outputs, (N, ...), D numbers per sample.
         t: targets, in the shape and dtype of y.
         delta: where the square turns into a line, in units of y; positive.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.

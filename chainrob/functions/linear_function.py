@@ -1,4 +1,4 @@
-"""The affine map y = x W^T + b whose backward pass estimates the gradients of W and b robustly."""
+"""The affine map y = x W^T + b, with robust gradients of W and b."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from chainrob.sample_gradients.operator_base import Array
 
 
 class LinearFunction(RobustFunction, function_node.FunctionNode):
-    """y = x W^T + b; backward hands the sample gradients of W and b to a robustifier, and gx is the
-    stock one.
+    """y = x W^T + b. The backward pass hands the sample gradients of W and b to a robustifier; gx
+    is the stock gradient.
 
     Written for the tutorial's Listings 2 to 4. Shapes: x (*R, N, P), W (*R, Q, P), b (*R, Q), y
-    (*R, N, Q), where the replica axes R are those that W has before its last two; x may leave them
-    out when all replicas share it.
+    (*R, N, Q). R are the replica axes, the axes of W before the last two. If all replicas share x,
+    x may lack them.
 
     Args:
         aggregation: robustifier, scope and scale of the parameters' gradients.
-        n_positions: how many consecutive rows of x belong to one sample (1 unless there are further
+        n_positions: number of consecutive rows of x that belong to one sample (1 without further
             batch axes).
     """
 
@@ -109,22 +109,23 @@ def linear(
         g_W = R\big(\{N\, g_{y_n} x_n^\top\}_n\big), \quad g_b = R\big(\{N\,
         g_{y_n}\}_n\big), \quad g_{x_n} = W^\top g_{y_n}
 
-    where the factor N and the loss reduction are those of ``loss_reduction='mean'``; the stock
-    gradient is R = mean.
+    R is the robustifier; the stock gradient has R = mean. The factor N belongs to
+    ``loss_reduction='mean'``.
 
     Args:
         x: input, (N, ..., P); with replicas (T, N, P), or (N, P) shared by all of them.
-        W: weights, (Q, P); T replicas of the layer in one graph are (T, Q, P).
+        W: weights, (Q, P), or (T, Q, P) for T replicas of the layer in one graph.
         b: biases, (Q,) or (T, Q), or None.
-        n_batch_axes: batch axes of x; the first is the sample (``chainrob.samples`` can say
-            another), and a sample's gradient is the sum over the others.
+        n_batch_axes: number of batch axes of x. The first is the sample axis (``chainrob.samples``
+            can name another); a sample's gradient is the sum over the others.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
             ``chainer.functions.linear``.
-        loss_reduction: how the loss joins the samples. With ``'mean'`` (Chainer's losses) row n is
-            the gradient of sample n's own loss, and the estimate is returned as it is; with
-            ``'sum'`` the rows are the raw contributions and N times the estimate is returned.
-        scope: the gradients that make up one row for a weighting robustifier: ``'unit'`` (the
-            weights of one output unit, its bias apart), ``'parameter'`` or ``'layer'`` (W and b
+        loss_reduction: the loss's reduction over the samples. With ``'mean'`` (the default of
+            Chainer's losses) row n is the gradient of sample n's own loss, and the estimate is
+            returned as it is. With ``'sum'`` the rows are the raw contributions, and N times the
+            estimate is returned.
+        scope: which gradients form one row for a weighting robustifier: ``'unit'`` (the weights
+            of one output unit; its bias is another row), ``'parameter'`` or ``'layer'`` (W and b
             together).
 
     Returns:
@@ -159,14 +160,14 @@ def linear(
         if n_batch_axes < 1:
             raise ValueError(f"n_batch_axes must be at least 1, found {n_batch_axes}")
     elif n_batch_axes != 1:
-        raise ValueError(f"n_batch_axes must be 1 where W has replica axes, found {n_batch_axes}")
+        raise ValueError(f"n_batch_axes must be 1 if W has replica axes, found {n_batch_axes}")
     axis = plan.axis_of(n_batch_axes)
     if axis:
         x = chainer.functions.moveaxis(x, axis, 0)
     batch_shape = x.shape[: replicas + n_batch_axes]
     positions = 1
     if replicas <= 0 and (n_batch_axes > 1 or x.ndim > 2):
-        # Samples without positions have gradients of zero, which is what an empty batch has.
+        # Samples without positions have zero gradients, like an empty batch.
         positions = max(prod(x.shape[1:n_batch_axes]), 1)
         n_inputs = prod(x.shape[n_batch_axes:])
         x = chainer.functions.reshape(x, (prod(batch_shape), n_inputs))

@@ -32,10 +32,10 @@ def mean_absolute_error(
         l_n = \frac{1}{D} \sum_{d=1}^{D} |y_{nd} - t_{nd}|, \qquad
         \varepsilon_n = \frac{1}{D} \operatorname{sign}(y_n - t_n)
 
-    Every error counts alike, however large. Where an error is zero the subgradient is zero.
+    The gradient does not grow with the error. At an error of zero the subgradient is zero.
 
     Args:
-        y: outputs, (N, ...), D numbers a sample.
+        y: outputs, (N, ...), D numbers per sample.
         t: targets, in the shape and dtype of y.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
         reduction: over the D numbers of a sample: ``'mean'`` as above, or ``'sum'`` without 1 / D.

@@ -31,10 +31,10 @@ def mean_squared_error(
         l_n = \frac{1}{D} \sum_{d=1}^{D} (y_{nd} - t_{nd})^2, \qquad
         \varepsilon_n = \frac{\partial l_n}{\partial y_n} = \frac{2}{D} (y_n - t_n)
 
-    The error vector grows with the error without bound: one outlier can outweigh all the rest.
+    The error vector grows with the error without bound, so one outlier can outweigh all others.
 
     Args:
-        y: outputs, (N, ...), D numbers a sample.
+        y: outputs, (N, ...), D numbers per sample.
         t: targets, in the shape and dtype of y.
         reduce: ``'mean'`` over the samples (zero for none), or ``'no'``.
         reduction: over the D numbers of a sample: ``'mean'`` as above, or ``'sum'`` without 1 / D.

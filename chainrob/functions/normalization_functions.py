@@ -1,7 +1,7 @@
 """Layer and group normalization whose gamma and beta have robust gradients.
 
-Both normalize within a sample, so each sample has a gradient of its own; batch normalization does
-not, and has no robust form.
+Both normalize within a sample, so each sample has its own gradient. Batch normalization mixes the
+samples and has no robust form.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class GroupNormalizationFunction(RobustFunction, stock_group.GroupNormalization)
     def input_gradient(self, gy: chainer.Variable) -> chainer.Variable:
         if not chainer.config.enable_backprop:
             return super().input_gradient(gy)
-        # The stock node makes gx and ggamma at once and differentiates only both at once, so where
-        # gx is to be differentiated it is written out.
+        # The stock node computes and differentiates gx and ggamma only together. If gx is to be
+        # differentiated, it is written out here.
         x, gamma = self.get_retained_inputs()
         functions = chainer.functions
         rows = (x.shape[0] * self.groups, -1)
@@ -146,12 +146,12 @@ def group_normalization(
 ) -> chainer.Variable:
     """Group normalization, with robust gradients of gamma and beta.
 
-    As ``layer_normalization``, over each group of channels and all their positions; a sample's
+    Like ``layer_normalization``, but over each group of channels and all its positions. A sample's
     gradient is the sum over the positions.
 
     Args:
         x: input, (N, C, ...).
-        groups: how many groups the channels make.
+        groups: number of groups of channels.
         gamma, beta: scale and shift, (C,).
         eps: added to the variance.
         robustifier, loss_reduction, scope: as in ``layer_normalization``.
@@ -161,7 +161,8 @@ def group_normalization(
 
     Raises:
         chainer.utils.type_check.InvalidType: shapes or dtypes that do not fit.
-        ValueError: channels that groups do not divide; unknown ``loss_reduction`` or ``scope``.
+        ValueError: ``groups`` does not divide the channels; unknown ``loss_reduction`` or
+            ``scope``.
 
     Example:
         >>> import numpy as np, chainrob

@@ -1,4 +1,4 @@
-"""What all losses share: a loss for every sample, its error vector, and the two reductions."""
+"""The base of all losses: a loss and an error vector for every sample, and two reductions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ Reduction = Literal["mean", "sum"]
 class SampleLoss(function_node.FunctionNode):
     r"""The loss l_n of every sample from its outputs y_n and its target t_n, or their mean.
 
-    Shapes: y and t (N, \*D); the loss is () or (N,). A subclass says what one sample loses
-    (``losses``, a sum over its D numbers) and its error vector, the gradient of that sum in y_n and
-    in t_n (``error_vectors``, of Chainer operations, which makes the second derivatives right too).
-    Half precision is computed in single precision and rounded once.
+    Shapes: y and t (N, \*D); the loss is () or (N,). A subclass defines
+    the loss of a sample (``losses``, a sum over its D numbers) and its error vector, the gradient
+    of that sum in y_n and in t_n (``error_vectors``). The error vector consists of Chainer
+    operations, so second derivatives are right too. Half precision is computed in single precision
+    and rounded once.
 
     Args:
         reduce: ``'mean'`` over the samples, or ``'no'``.
@@ -63,7 +64,7 @@ class SampleLoss(function_node.FunctionNode):
     def error_vectors(
         self, indexes: tuple[int, ...], y: chainer.Variable, t: chainer.Variable
     ) -> tuple[chainer.Variable, ...]:
-        """Gradients of every sample's sum in y (index 0) and in t (index 1), as (N, D)."""
+        """Gradients (N, D) of each sample's sum, in y (index 0) and in t (index 1)."""
         raise NotImplementedError
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
@@ -72,7 +73,7 @@ class SampleLoss(function_node.FunctionNode):
         rows = [a.reshape(n, prod(a.shape[1:])).astype(_wide(dtype), copy=False) for a in inputs]
         loss = self.losses(*rows) / self._divisor(rows[0].shape[1])
         if self.reduce == "mean":
-            loss = loss.sum() / max(n, 1)  # of no sample: zero, as in Chainer's losses
+            loss = loss.sum() / max(n, 1)  # zero without samples, as in Chainer's losses
         return (array_module(loss).asarray(loss, dtype=dtype),)
 
     def backward(

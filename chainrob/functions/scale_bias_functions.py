@@ -17,14 +17,14 @@ from chainrob.sample_gradients.operator_base import Array
 
 
 class _Along(RobustFunction, function_node.FunctionNode):
-    """A parameter applied to the axes of x that begin with ``axis``, which are its own."""
+    """A parameter that is broadcast over x; its axes are those of x from ``axis`` on."""
 
     def __init__(self, aggregation: Aggregation, axis: int) -> None:
         super().__init__()
         if axis < 1:
             raise ValueError(
-                f"axis must be at least 1, for axis 0 counts the samples and each would have a "
-                f"parameter of its own, found {axis}"
+                f"axis must be at least 1, because axis 0 counts the samples, which share the "
+                f"parameter; found {axis}"
             )
         self.aggregation = aggregation
         self.axis = axis
@@ -110,11 +110,11 @@ def scale(
 
     .. math:: g_y = R\Big(\Big\{N \sum_s g_{z_{n,\cdot,s}}\, x_{n,\cdot,s}\Big\}_n\Big)
 
-    where z is the output and s runs over the axes that y does not have.
+    Here z is the output, and s runs over the axes of x that y lacks.
 
     Args:
         x: input, (N, ...).
-        y: factors, of the shape of x's axes ``axis`` and following.
+        y: factors; their axes are those of x from ``axis`` on.
         axis: the first axis of x that belongs to y, at least 1.
         robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None is
             ``chainer.functions.scale``.
@@ -156,7 +156,7 @@ def bias(
 
     Args:
         x: input, (N, ...).
-        y: summands, of the shape of x's axes ``axis`` and following.
+        y: summands; their axes are those of x from ``axis`` on.
         axis, robustifier, loss_reduction, scope: as in ``scale``.
 
     Returns:

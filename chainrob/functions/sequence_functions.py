@@ -1,10 +1,9 @@
-"""Recurrent layers over sequences of different lengths, whose gradients are estimated once a
-sequence.
+"""Recurrent layers over sequences of different lengths. A sample is a whole sequence.
 
-The gradient of a sample is the sum over its time steps. All steps are run by Chainer's operations;
-only the product of all inputs and the input weights is one robust function. Its output gradient
-holds what every step contributes, also to the hidden weights, whose inputs, the states before the
-steps, it is told on the way.
+The gradient of a sample is the sum over its time steps. Chainer's operations run all steps. Only
+the product of all inputs and the input weights is a robust function. Its output gradient holds the
+contribution of every step, also to the hidden weights. The inputs of the hidden weights are the
+states before the steps; the function records them during the forward pass.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ Step = Callable[..., tuple[chainer.Variable, Any, Any]]
 
 
 class Cell(NamedTuple):
-    """What differs between recurrent cells.
+    """The properties in which recurrent cells differ.
 
     The parameters are Chainer's: ``w0`` to ``w[G-1]`` see the input and ``w[G]`` to ``w[2G-1]`` the
     state, for G gates.
     """
 
     order: tuple[int, ...]
-    """The gates in the order in which they lie in the product with all input weights."""
+    """The gates in their order in the product with all input weights."""
     interleaved: bool
-    """Whether the gates of one unit lie side by side there, as ``chainer.functions.lstm`` has them;
-    else all units of one gate do."""
+    """Whether the gates of one unit lie side by side there, as in ``chainer.functions.lstm``.
+    Otherwise the units of one gate lie side by side."""
     step: Step
     """(input part, state, cell state, hidden part) to state, cell state, and the factor that the
     last gate's hidden part has (None where it is 1)."""
@@ -106,7 +105,7 @@ class SequenceInput(RobustFunction, function_node.FunctionNode):
         self.parameters: Mapping[int, str] = {  # type: ignore[misc]
             position: f"{prefix}/{name}" for position, name in enumerate(names, 1)
         }
-        # Arrays, not variables: a node that held what follows from it would never be freed.
+        # Arrays, not variables: a node that holds its own successors would never be freed.
         self.states: list[Array] = [None] * n_steps
         self.factors: list[Array] = [None] * n_steps
 
@@ -148,7 +147,7 @@ class SequenceInput(RobustFunction, function_node.FunctionNode):
 
 
 class HiddenPart(function_node.FunctionNode):
-    """h W^T + b of one step, without gradients of W and b: ``SequenceInput`` estimates these."""
+    """h W^T + b of one step. It has no gradients of W and b: ``SequenceInput`` estimates these."""
 
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         self.retain_inputs((0, 1))
@@ -191,7 +190,7 @@ def recurrence(
     """
     if x.shape[1] != ws[0].shape[1]:
         raise ValueError(
-            f"the inputs must have as many numbers as {prefix}/w0 has columns, found {x.shape[1]} "
+            f"the inputs must have as many columns as {prefix}/w0, found {x.shape[1]} "
             f"and {ws[0].shape[1]}"
         )
     node = SequenceInput(aggregation, cell, prefix, len(counts))

@@ -1,4 +1,4 @@
-"""Links that hold parameters and train them robustly: drop-ins for those of ``chainer.links``."""
+"""Drop-ins for ``chainer.links``: they hold the parameters and train them robustly."""
 
 from chainrob.links.activation import PReLU, Swish
 from chainrob.links.conversion import UnsupportedLinkWarning, plain, robustify

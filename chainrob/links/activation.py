@@ -17,9 +17,9 @@ class PReLU(RobustLink, chainer.links.PReLU):
 
     Args:
         shape, init: as in ``chainer.links.PReLU``.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=chainer.Link)
 Predicate = Callable[[str, chainer.Link], bool]
 
 DEFAULT = AdaptiveMean()
-"""What a model gets that is made robust with no word of how."""
+"""The robustifier of ``robustify(model)``, where none is named."""
 
 MIXES_SAMPLES = (
     chainer.links.BatchNormalization,
@@ -44,43 +44,46 @@ def robustify(
 ) -> Model:
     """Let the links of a model estimate their gradients robustly, in place.
 
-    A link changes its class to the robust form of ``chainrob.links`` and stays the same object:
-    parameters, names, optimizer state, update rules and hooks are kept, and checkpoints fit both
-    ways. Links that are robust already get the new settings. Call it again with other ``layers``
-    for other settings; ``plain`` undoes it.
+    Each link changes its class to the robust form in ``chainrob.links``. It stays the same object:
+    parameters, names, optimizer state, update rules and hooks are kept. Checkpoints of the plain
+    model load into the robust one and back. Links that are robust already get the new settings. To
+    give some layers other settings, call ``robustify`` again with ``layers``. ``plain`` undoes it.
 
-    A link is converted if its class is exactly a stock one, for a subclass may do anything in its
-    ``forward``: derive such a class from the robust form instead. A class of your own gets a robust
-    form by deriving from ``chainrob.links.RobustLink`` with ``stock = YourLink``.
+    Only links of exactly a class of ``chainer.links`` are converted, because a subclass may do
+    anything in its ``forward``. Derive such a class from the robust form instead. For a link class
+    of your own, derive the robust form from ``chainrob.links.RobustLink`` and set
+    ``stock = YourLink``.
 
-    A link that a model calls several times in a pass, as a loop over time steps of one's own does,
-    estimates the gradient of each call by itself, and the estimates add up: only ``scope='model'``
-    adds up each sample's gradients first. (Nothing warns, for calls on different samples, as a
-    discriminator has them, look the same from within.)
+    Some models call a link several times in a pass, for example in a loop over time steps. Then
+    the link estimates the gradient of each call separately and adds up the estimates. With
+    ``scope='model'`` each sample's gradients are added up first. There is no warning: calls on
+    different samples, such as those of a discriminator, look the same to the link.
 
     Args:
         model: a Link, Chain, ChainList or Sequential.
-        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default
-            ``chainrob.AdaptiveMean``, which has nothing to tune. None makes the links robust ones
-            that run plainly until ``link.robustifier`` is set.
-        layers: which links: names as ``model.namedlinks()`` gives them, with or without the leading
-            slash (a name of a chain means all links below it); numbers, counting the links that
-            hold parameters in the order in which the model defines them, from the end where
-            negative; or a predicate ``(name, link) -> bool``. All by default.
-        scope: what makes up one row for a weighting robustifier: ``'unit'``, ``'parameter'``,
-            ``'layer'``, or ``'model'``, which needs the hook ``chainrob.training.RobustGradient``.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
-        on_unsupported: ``'raise'``, or ``'skip'`` to leave links without a robust form as they are,
-            with an ``UnsupportedLinkWarning`` that lists them.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,). The default,
+            ``chainrob.AdaptiveMean``, has nothing to tune. With None the links change their class
+            and use the plain sum until ``link.robustifier`` is set.
+        layers: which links to convert; all by default. Give names, numbers or a predicate
+            ``(name, link) -> bool``. Names are those of ``model.namedlinks()``, with or without the
+            leading slash; the name of a chain means all links below it. Numbers count the links
+            that hold parameters, in the order in which the model defines them. Negative numbers
+            count from the end.
+        scope: which gradients form one row for a weighting robustifier: ``'unit'``,
+            ``'parameter'``, ``'layer'`` or ``'model'``. ``'model'`` needs the hook
+            ``chainrob.training.RobustGradient``.
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
+        on_unsupported: ``'raise'`` or ``'skip'``. ``'skip'`` leaves links without a robust form as
+            they are and lists them in an ``UnsupportedLinkWarning``.
 
     Returns:
         the model itself.
 
     Raises:
-        ValueError: links without a robust form; ``layers`` that choose no link; a bad ``scope``,
-            ``loss_reduction`` or ``on_unsupported``.
-        KeyError: a name, or a number, that no link has.
-        TypeError: a model that is no Link, or a robustifier that is not callable.
+        ValueError: a link has no robust form, ``layers`` chooses no link, or ``scope``,
+            ``loss_reduction`` or ``on_unsupported`` is none of the values above.
+        KeyError: no link has a name or number in ``layers``.
+        TypeError: the model is not a Link, or the robustifier is not callable.
 
     Example:
         >>> import chainrob
@@ -102,7 +105,7 @@ def robustify(
     check_options(robustifier, loss_reduction, scope)
     chosen = _chosen(model, layers)
     if layers is not None and not chosen:
-        found_layers = "a predicate that holds for none" if callable(layers) else repr(layers)
+        found_layers = "a predicate that no link meets" if callable(layers) else repr(layers)
         raise ValueError(
             f"robustify: layers must choose at least one link, found {found_layers}; the links "
             f"that hold parameters are {[name for name, _ in named_layers(model)]}"
@@ -131,7 +134,7 @@ def robustify(
             link.set_aggregation(robustifier, loss_reduction, scope)
     converted = [name for name, _ in chosen if not reasons[name]]
     for path, link in _walk(model, ""):
-        # A chain without parameters of its own may have to tell its links what they see.
+        # A chain without own parameters may have to tell its links which rows they see.
         form = robust_forms().get(type(link))
         parts = [name for name in converted if name.startswith(f"{path}/")]
         if form is not None and isinstance(link, chainer.Chain) and not link._params and parts:
@@ -142,8 +145,8 @@ def robustify(
 def plain(model: Model) -> Model:
     """Undo ``robustify``: every robust link becomes the stock link again, in place.
 
-    Parameters, names, optimizer state and hooks are kept. A link of a class that was derived from a
-    robust form keeps its class and gets ``robustifier=None``, which runs plainly.
+    Parameters, names, optimizer state and hooks are kept. A link whose class was derived from a
+    robust form keeps that class and gets ``robustifier=None``, the plain sum.
 
     Args:
         model: a Link, Chain, ChainList or Sequential.
@@ -172,8 +175,8 @@ def plain(model: Model) -> Model:
 def named_layers(model: chainer.Link) -> list[tuple[str, chainer.Link]]:
     """The links that hold parameters of their own (or mix samples), each once, with their names.
 
-    They come in the order in which the model defines them, which ``namedlinks`` gives for lists
-    only: it sorts the children of a Chain by name, where l10 comes before l2.
+    They come in the order in which the model defines them. ``namedlinks`` keeps this order only for
+    lists: it sorts the children of a Chain by name, so l10 comes before l2.
     """
     found: list[tuple[str, chainer.Link]] = []
     seen: set[int] = set()
@@ -244,16 +247,16 @@ def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str)
     """Why a link cannot be made robust; empty where it can."""
     if isinstance(link, MIXES_SAMPLES):
         return (
-            "it mixes the samples of a batch in training mode, so no sample has a gradient of its "
-            "own; use GroupNormalization or LayerNormalization"
+            "it mixes the samples of a batch in training mode, so single samples have no gradient "
+            "of their own; use GroupNormalization or LayerNormalization"
         )
     if isinstance(link, RobustLink) or type(link) in robust_forms():
         container = _recurrent_container(model, name)
         if container is not None and scope != "model":
             return (
-                f"{type(container).__name__} runs it once a time step, and a sample's gradient is "
+                f"{type(container).__name__} runs it in each time step, and a sample's gradient is "
                 f"the sum over the steps; use scope='model', which estimates it after the pass "
-                f"(and chainrob.samples, where the steps see different numbers of rows)"
+                f"(and chainrob.samples, if the steps see different numbers of rows)"
             )
         return ""
     for stock, form in robust_forms().items():

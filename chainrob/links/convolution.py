@@ -17,11 +17,11 @@ from chainrob.links.robust_link import RobustLink
 
 
 class _Filters(RobustLink):
-    """Forward of all of them: the link's own settings go to one function."""
+    """The forward pass of all convolutions: one function gets the link's settings."""
 
     function: ClassVar[Callable[..., chainer.Variable]]
     options: ClassVar[tuple[str, ...]]
-    """Names of the settings that the function takes besides stride and padding."""
+    """The settings that the function takes besides stride and padding."""
 
     def forward(self, x: Any) -> chainer.Variable:
         """y, (N, Q, *positions), for x (N, C, *spatial)."""
@@ -50,9 +50,9 @@ class ConvolutionND(_Filters, chainer.links.ConvolutionND):
     Args:
         ndim, in_channels, out_channels, ksize, stride, pad: as in ``chainer.links.ConvolutionND``.
         nobias, initialW, initial_bias, cover_all, dilate, groups: likewise.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'`` (one output channel), ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:
@@ -151,9 +151,9 @@ class DeconvolutionND(_Filters, chainer.links.DeconvolutionND):
         ndim, in_channels, out_channels, ksize, stride, pad: as in
             ``chainer.links.DeconvolutionND``.
         nobias, outsize, initialW, initial_bias, dilate, groups: likewise.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'`` (one output channel), ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:

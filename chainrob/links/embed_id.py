@@ -17,9 +17,9 @@ class EmbedID(RobustLink, chainer.links.EmbedID):
 
     Args:
         in_size, out_size, initialW, ignore_label: as in ``chainer.links.EmbedID``.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'`` (one column of W), ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:

@@ -7,28 +7,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import chainer
+from chainrob._renamed import renamed_attribute
 from chainrob.kernels import array_module
 from chainrob.links.linear import Linear
 from chainrob.robustifiers.per_replica import PerReplica
 
 
 class Ensemble(chainer.Chain):
-    """T models of one shape side by side: every parameter (...) becomes one of shape (T, ...).
+    """T models of one shape side by side: a parameter of shape (...) gets the shape (T, ...).
 
-    A small network leaves most of a processor idle, and all of a GPU. Here T of them, with T data
-    sets, seeds or robustifiers, take the steps of one: element t of the ensemble gets the numbers
-    that model t would get alone. The model's own ``forward`` runs unchanged on inputs (T, N, ...),
-    so it may use links of ``chainrob.links.Linear`` and functions that treat leading axes alike
-    (ReLU, dropout, sums, ...).
+    A small network leaves most of a processor idle, and nearly all of a GPU. An ensemble trains T
+    such networks together, for example with T data sets, seeds or robustifiers. Replica t gets the
+    same numbers as model t would get alone. The model's own ``forward`` runs unchanged on inputs
+    (T, N, ...). It may use ``chainrob.links.Linear`` and functions that work on any leading axes,
+    such as ReLU, dropout and sums over the last axes.
 
     Args:
-        models: T models of the same class and shapes, whose parameters all belong to
-            ``chainrob.links.Linear`` links. They are copied. Where their robustifiers differ, each
-            replica keeps its own.
+        models: T models of the same class and shapes. All parameters must belong to
+            ``chainrob.links.Linear`` links. The models are copied. If their robustifiers differ,
+            each replica keeps its own.
 
     Raises:
-        ValueError: no models, models that differ in class or shapes, parameters that are not
-            initialized, or links that have no replica axis.
+        ValueError: there are no models, the models differ in class or shapes, a parameter is not
+            initialized, or a link has no replica axis.
 
     Example:
         >>> import numpy as np, chainrob
@@ -43,7 +44,7 @@ class Ensemble(chainer.Chain):
         True
         >>> t = np.zeros((4, 7), np.int32)
         >>> loss = ensemble.mean_loss(chainer.functions.softmax_cross_entropy, y, t)
-        >>> [type(model).__name__ for model in ensemble.split()]
+        >>> [type(model).__name__ for model in ensemble.members()]
         ['MLP', 'MLP', 'MLP', 'MLP']
     """
 
@@ -71,8 +72,7 @@ class Ensemble(chainer.Chain):
     def mean_loss(
         self, loss_function: Callable[[Any, Any], chainer.Variable], y: Any, t: Any
     ) -> chainer.Variable:
-        """The sum over the replicas of each one's mean loss, so that each gets the gradient of its
-        own.
+        """The sum of the replicas' mean losses. Each replica gets the gradient of its own loss.
 
         Args:
             loss_function: a loss (N, ...), (N, ...) -> scalar that is the mean over its first axis.
@@ -89,7 +89,7 @@ class Ensemble(chainer.Chain):
         return loss_function(flat_y, flat_t) * replicas
 
     def member(self, index: int) -> chainer.Link:
-        """Model ``index`` by itself: an ordinary model with copies of its parameters."""
+        """Model ``index`` as an ordinary model, with copies of its parameters."""
         if not -self.n_replicas <= index < self.n_replicas:
             raise IndexError(
                 f"Ensemble: index must lie below the {self.n_replicas} replicas, found {index}"
@@ -103,13 +103,15 @@ class Ensemble(chainer.Chain):
                 link.robustifier = link.robustifier.robustifiers[index]
         return model
 
-    def split(self) -> list[chainer.Link]:
-        """All models by themselves, in order; each serialises as the ordinary model that it is."""
+    def members(self) -> list[chainer.Link]:
+        """All models, in order. Each is an ordinary model and is serialized as one."""
         return [self.member(index) for index in range(self.n_replicas)]
+
+    split = renamed_attribute("split", "members")
 
 
 def _together(robustifiers: list[Any]) -> Any:
-    """One robustifier where all are equal, else one a replica."""
+    """One robustifier if all are equal, else one per replica."""
     if all(one == robustifiers[0] for one in robustifiers):
         return robustifiers[0]
     return PerReplica(tuple(robustifiers))

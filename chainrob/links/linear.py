@@ -19,17 +19,17 @@ class Linear(RobustLink, chainer.links.Linear):
     bit.
 
     Args:
-        in_size: P, or None to take it from the first input.
-        out_size: Q.
-        nobias: whether to leave b out.
+        in_size: P, the number of inputs. None reads it off the first batch.
+        out_size: Q, the number of outputs.
+        nobias: leave out b.
         initialW: initializer of W.
         initial_bias: initializer of b.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum. It may be exchanged at any time: ``link.robustifier = ...``.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples, see
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum). Change it at any time with ``link.robustifier = ...``.
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples; see
             ``chainrob.functions.linear``.
-        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
-            weighting robustifier; ``'model'`` needs ``chainrob.training.RobustGradient``.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: which gradients form one row
+            for a weighting robustifier. ``'model'`` needs ``chainrob.training.RobustGradient``.
 
     Example:
         >>> import numpy as np, chainrob

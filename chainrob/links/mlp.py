@@ -16,10 +16,10 @@ class MLP(chainer.Chain):
     The layers are the children ``l1``, ``l2``, ...; ``layers`` lists them.
 
     Args:
-        dims: numbers of units from the input to the output, at least two: ``(2, 10, 10, 3)`` has
-            three layers.
-        robustifiers: None, one robustifier for all layers, or a sequence with one (or None) a
-            layer.
+        dims: the sizes from the input to the output, at least two. ``(2, 10, 10, 3)`` makes three
+            layers.
+        robustifiers: None, one robustifier for all layers, or a sequence with one entry (a
+            robustifier or None) for each layer.
         initialW: initializer of every W.
         initial_bias: initializer of every b.
         loss_reduction: ``'mean'`` or ``'sum'``, see ``chainrob.functions.linear``.
@@ -27,8 +27,8 @@ class MLP(chainer.Chain):
             ``chainrob.links.Linear``.
 
     Raises:
-        ValueError: fewer than two dims, a dim that is no positive integer, or a sequence of
-            robustifiers whose length is not the number of layers.
+        ValueError: ``dims`` has fewer than two entries or one that is not a positive integer, or
+            ``robustifiers`` has another length than there are layers.
 
     Example:
         >>> import numpy as np, chainrob
@@ -64,8 +64,8 @@ class MLP(chainer.Chain):
             robustifiers = [robustifiers] * n_layers
         if len(robustifiers) != n_layers:
             raise ValueError(
-                f"MLP: robustifiers must have one entry a layer, found {len(robustifiers)} for "
-                f"{n_layers} layers"
+                f"MLP: robustifiers must have one entry for each of the {n_layers} layers, found "
+                f"{len(robustifiers)}"
             )
         super().__init__()
         with self.init_scope():

@@ -18,9 +18,9 @@ class LayerNormalization(RobustLink, chainer.links.LayerNormalization):
 
     Args:
         size, eps, initial_gamma, initial_beta: as in ``chainer.links.LayerNormalization``.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'`` (one channel), ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:
@@ -37,7 +37,7 @@ class LayerNormalization(RobustLink, chainer.links.LayerNormalization):
         if runs_plainly(self.aggregation):
             return super().forward(x)
         if self.gamma.array is None:
-            super().forward(x)  # which initializes the link from the size that it sees
+            super().forward(x)  # initializes the link from the size of x
         return layer_normalization(x, self.gamma, self.beta, self.eps, robustifier=self.aggregation)
 
 

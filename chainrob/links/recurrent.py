@@ -18,11 +18,11 @@ from chainrob.links.robust_link import RobustLink
 
 
 class SequenceNetwork(RobustLink):
-    """What the networks over sequences share: layers and directions, run step by step.
+    """The base of the networks over sequences. It runs layers and directions step by step.
 
-    A sample is a sequence, and its gradient the sum over its time steps. The gradients of one layer
-    in one direction (its weights and biases, ``0/w0`` to ``0/b7`` in an LSTM) are estimated
-    together once the backward pass has seen all steps; ``scope='layer'`` makes one row of them.
+    A sample is a sequence. Its gradient is the sum over the time steps. The parameters of one layer
+    in one direction (``0/w0`` to ``0/b7`` in an LSTM) are estimated together, after the backward
+    pass has seen all steps. ``scope='layer'`` joins their gradients to one row.
     """
 
     cell: ClassVar[Cell]
@@ -83,17 +83,17 @@ class NStepLSTM(SequenceNetwork, chainer.links.NStepLSTM):
     """Layers of LSTM over a list of sequences, with robust gradients.
 
     It takes the arguments of ``chainer.links.NStepLSTM``, holds the same parameters under the same
-    names, and reads and writes the same files. With ``robustifier=None`` it is that link; else it
-    runs step by step, in Chainer's operations (also on a GPU, where the stock link has cuDNN's).
-    Double backward through the robust gradients is refused.
+    names, and reads and writes the same files. With ``robustifier=None`` it is that link. With a
+    robustifier it runs step by step in Chainer's operations, also on a GPU, where the stock link
+    uses cuDNN. Double backward through the robust gradients is refused.
 
     Args:
         n_layers, in_size, out_size, dropout, initialW, initial_bias: as in
             ``chainer.links.NStepLSTM``.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples. N is the number of
-            sequences, or what ``chainrob.samples`` says of them.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples. N is the
+            number of sequences, or the number given to ``chainrob.samples``.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` (one layer and direction) or ``'model'``.
 
     Example:

@@ -1,4 +1,4 @@
-"""What all robust links share: three settings beside the stock link's own attributes."""
+"""The base of all robust links. It adds three settings to the stock link's own attributes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ _forms: dict[type[chainer.Link], type[RobustLink]] = {}
 
 
 def robust_forms() -> dict[type[chainer.Link], type[RobustLink]]:
-    """Stock class to robust class: every class that derives from RobustLink and names its stock."""
+    """The robust class of each stock class: all RobustLinks that name a ``stock``."""
     return dict(_forms)
 
 
 class RobustLink(chainer.Link):
-    """Mixed in before a stock link: it holds how its gradients are estimated.
+    """The settings of a robust link: how it estimates its gradients.
 
-    The settings are plain attributes, may be exchanged between iterations, and are no part of what
-    is serialised: files are the stock link's. ``robustifier=None`` is the stock link, bit for bit.
+    Derive from it and from a stock link, in this order. The settings are plain attributes. They may
+    change between iterations and are not serialized: files are the same as the stock link's. With
+    ``robustifier=None`` the link does the same as the stock link, bit for bit.
 
     Attributes:
-        robustifier: a Robustifier, any callable (N, D) -> (D,), or None for the plain sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
-        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
-            weighting robustifier.
+        robustifier: a Robustifier, any callable (N, D) -> (D,), or None (the plain sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: which gradients form one row
+            for a weighting robustifier.
     """
 
     stock: ClassVar[type[chainer.Link]]
-    """The class of ``chainer.links`` that it stands in for."""
+    """The class of ``chainer.links`` that this class replaces."""
 
-    # Of the class, so that a stock link whose class was exchanged has them too.
+    # Class attributes, so that a link has them too when only its class was changed.
     robustifier: Callable[[Any], Any] | None = None
     loss_reduction: Reduction = "mean"
     scope: Scope = "layer"
@@ -71,8 +72,8 @@ class RobustLink(chainer.Link):
 
     @property
     def printable_specs(self) -> Iterator[tuple[str, Any]]:
-        """What ``print(model)`` shows: the stock link's arguments, then the settings where they
-        matter.
+        """What ``print(model)`` shows: the stock link's arguments, then the settings if there is a
+        robustifier.
         """
         yield from super().printable_specs
         if self.robustifier is not None:
@@ -82,9 +83,9 @@ class RobustLink(chainer.Link):
     def __str__(self) -> str:
         text = super().__str__()
         if self.robustifier is not None and isinstance(self, chainer.Chain | chainer.ChainList):
-            # A chain prints its children, and no specs of its own.
-            specs = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
-            text = text.replace("(", f"({specs}", 1)
+            # A chain prints only its children: add the settings.
+            settings = ", ".join(f"{name}={value}" for name, value in self.printable_specs)
+            text = text.replace("(", f"({settings}", 1)
         return text
 
     def __repr__(self) -> str:
@@ -92,5 +93,5 @@ class RobustLink(chainer.Link):
 
     @property
     def aggregation(self) -> Aggregation:
-        """The settings as the functions take them."""
+        """The settings in the form that the functions take."""
         return Aggregation(self.robustifier, self.loss_reduction, self.scope, self)

@@ -11,7 +11,7 @@ from chainrob.links.robust_link import RobustLink
 
 
 def _check_inputs(link: chainer.Link, name: str, xs: tuple[Any, ...]) -> None:
-    """Raise where the number of inputs does not fit; in debug mode what the stock link raises."""
+    """Raise if the number of inputs does not fit; in debug mode, the stock link's error."""
     expected = 1 if hasattr(link, name) else 2
     if len(xs) != expected:
         holds = f"holds {name}" if expected == 1 else f"holds no {name}"
@@ -23,17 +23,17 @@ def _check_inputs(link: chainer.Link, name: str, xs: tuple[Any, ...]) -> None:
 
 
 class Bias(RobustLink, chainer.links.Bias):
-    """Elementwise sum along some axes, with a robust gradient of b.
+    """Add b along some axes, with a robust gradient of b.
 
     It takes the arguments of ``chainer.links.Bias``, holds the same parameter under the same name,
     and reads and writes the same files. With ``robustifier=None``, or without a parameter
     (``shape=None``), it is that link.
 
     Args:
-        axis, shape: as in ``chainer.links.Bias``; axis at least 1 where there is a robustifier.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
+        axis, shape: as in ``chainer.links.Bias``; with a robustifier, axis must be at least 1.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``.
 
     Example:
@@ -55,16 +55,16 @@ class Bias(RobustLink, chainer.links.Bias):
 
 
 class Scale(RobustLink, chainer.links.Scale):
-    """Elementwise product along some axes, with a robust gradient of W.
+    """Multiply by W along some axes, with a robust gradient of W.
 
     It takes the arguments of ``chainer.links.Scale``, holds the same parameters under the same
     names, and reads and writes the same files. With ``robustifier=None``, or without a parameter,
-    it is that link. Its bias term is a child link with settings of its own, which are the same at
-    first.
+    it is that link. The bias term is a child link with its own settings. At first they are the
+    same.
 
     Args:
-        axis, W_shape, bias_term, bias_shape: as in ``chainer.links.Scale``; axis at least 1 where
-            there is a robustifier.
+        axis, W_shape, bias_term, bias_shape: as in ``chainer.links.Scale``; with a robustifier,
+            axis must be at least 1.
         robustifier, loss_reduction, scope: as in ``Bias``.
 
     Example:

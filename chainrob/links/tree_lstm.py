@@ -1,4 +1,4 @@
-"""Drop-in for ``chainer.links.ChildSumTreeLSTM``: children are rows of their parent's sample."""
+"""Drop-in for ``chainer.links.ChildSumTreeLSTM``. Children count for their parent's sample."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from chainrob.links.robust_link import RobustLink
 
 
 class ChildSumTreeLSTM(RobustLink, chainer.links.ChildSumTreeLSTM):
-    """A tree's LSTM whose three linear links have robust gradients.
+    """Tree LSTM. Its three linear links have robust gradients.
 
     It takes the arguments of ``chainer.links.ChildSumTreeLSTM``, holds the same parameters under
-    the same names, and reads and writes the same files. The link ``W_h_f`` sees one row a child;
-    these count for the sample of the node. Where several nodes of one call belong to one sample,
-    say so with ``chainrob.samples``, one number a node.
+    the same names, and reads and writes the same files. The link ``W_h_f`` sees one row per
+    child, and all of them count for the sample of the node. If several nodes of one call belong to
+    one sample, give each node's sample number to ``chainrob.samples``.
 
     Args:
         in_size, out_size: as in ``chainer.links.ChildSumTreeLSTM``.
-        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None for the plain
-            sum.
-        loss_reduction: ``'mean'`` or ``'sum'``: how the loss joins the samples.
-        scope: as in ``chainrob.links.Linear``; only ``'model'`` adds up a sample's gradients of
-            several calls before it estimates.
+        robustifier: a ``chainrob.Robustifier``, any callable (N, D) -> (D,), or None (the plain
+            sum).
+        loss_reduction: ``'mean'`` or ``'sum'``, the loss's reduction over the samples.
+        scope: as in ``chainrob.links.Linear``; only ``'model'`` adds up a sample's gradients
+            over several calls before it estimates.
 
     Example:
         >>> import numpy as np, chainrob
@@ -44,7 +44,7 @@ class ChildSumTreeLSTM(RobustLink, chainer.links.ChildSumTreeLSTM):
     def set_aggregation(
         self, robustifier: Callable[[Any], Any] | None, loss_reduction: Reduction, scope: Scope
     ) -> None:
-        """Check the settings, and take them for the links of the cell."""
+        """Check the settings, and set them on the links of the cell."""
         super().set_aggregation(robustifier, loss_reduction, scope)
         for link in self.children():
             if type(link) is chainer.links.Linear:

@@ -1,8 +1,7 @@
-"""Figures of robust training, for color-blind readers and gray printers too.
+"""Figures of robust training, readable also without color vision and on gray printers.
 
-Every function takes ``ax=`` (None makes a new figure by pyplot) and returns the axes it drew in.
-Colors are Okabe and Ito's; each line has a dash pattern of its own as well, each set of points a
-marker, so that nothing is told by color alone.
+Every function takes ``ax=`` (None makes a new figure with pyplot) and returns the axes. The colors
+are Okabe and Ito's. Lines also differ in their dashes, and sets of points in their markers.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from chainrob.plotting.heat_map import heat_map
 from chainrob.plotting.influence_plots import breakdown_curve, influence_curve
 from chainrob.plotting.intervals import intervals
 from chainrob.plotting.learning import learning_curves
+from chainrob.plotting.line_labels import label_ends
 from chainrob.plotting.style import PALETTE, line_style, marker_style, new_figure
 from chainrob.plotting.suspect_plots import most_suspect, suspects
 
@@ -27,6 +27,7 @@ __all__ = [
     "heat_map",
     "influence_curve",
     "intervals",
+    "label_ends",
     "learning_curves",
     "line_style",
     "marker_style",

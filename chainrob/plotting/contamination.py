@@ -1,4 +1,4 @@
-"""Points in the plane, and where some of them were pushed."""
+"""Points in the plane before and after a contamination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chainrob.plotting.style import axes_of, marker_style
 
 __all__ = ["contamination", "points"]
 
-# The Iris figures' order of colors: blue, orange and green differ most.
+# The order of colors in the Iris figures: blue, orange and green differ most.
 _ORDER = (0, 4, 2, 3, 1, 5, 6)
 
 
@@ -29,15 +29,15 @@ def points(
     Args:
         x: Shape (n, 2).
         t: Classes 0, 1, ..., shape (n,).
-        names: Of the classes, for the legend.
+        names: Names of the classes, for the legend.
         ring: Numbers of the points to put a ring around.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: One collection a class, then the rings.
+        matplotlib.axes.Axes: The axes, with one collection per class, then the rings.
 
     Raises:
-        ValueError: If the shapes are others.
+        ValueError: If the shapes differ from these.
 
     Example:
         >>> from chainrob.plotting import new_figure, points
@@ -72,13 +72,13 @@ def contamination(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw contaminated points, an arrow from where each moved one was, and the clean center.
+    """Draw contaminated points, an arrow from the old place of each moved point, and the center.
 
     Args:
         before: The points before the contamination, (n, 2).
-        after: After it, (n, 2). Points that are equal were not moved.
+        after: The points after it, (n, 2). Equal points were not moved.
         t: Classes, (n,).
-        names: Of the classes.
+        names: Names of the classes.
         ax: Where to draw.
 
     Returns:

@@ -19,14 +19,14 @@ _COLORS = {"variable": "#E0E0E0", "function": "#9DB8F2"}
 def chainer_graph(
     outputs: Any, *, names: Mapping[str, Any] | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw the graph behind some Variables as ``chainer.computational_graph`` has it.
+    """Draw the graph behind some Variables, as built by ``chainer.computational_graph``.
 
-    Variables are ovals with their shape and dtype, functions are boxes with their label; both
-    stand in layers from the inputs at the top to the outputs at the bottom.
+    Variables are ovals with their shape and dtype. Functions are boxes with their label. The layers
+    run from the inputs at the top to the outputs at the bottom.
 
     Args:
         outputs: A Variable, or several.
-        names: Names of Variables of the graph, put ahead of shape and dtype.
+        names: Names of Variables, written before shape and dtype.
         ax: Where to draw. Default: new axes.
 
     Returns:
@@ -54,7 +54,7 @@ def chainer_graph(
     paths: list[list[Any]] = [list(edge) for edge in edges]
     layers: list[list[Any]] = _layers(list(nodes), edges)
     depths = {node: depth for depth, layer in enumerate(layers) for node in layer}
-    for path in paths:  # an edge past a layer gets a place of its own there
+    for path in paths:  # an edge that passes a layer gets its own place there
         tail, head = path[0], path[-1]
         between: list[Any] = [
             (tail, head, depth) for depth in range(depths[tail] + 1, depths[head])
@@ -98,7 +98,7 @@ def chainer_graph(
 
 
 def chainer_dot(outputs: Any) -> str:
-    """The same graph as text for Graphviz, as Chainer writes it.
+    """The same graph as text for Graphviz, written by Chainer.
 
     Example:
         >>> import numpy as np, chainer
@@ -112,23 +112,23 @@ def chainer_dot(outputs: Any) -> str:
 
 
 def _graph(outputs: Any) -> Any:
-    # Plotting is of use without Chainer.
+    # Imported here: the other plots work without Chainer.
     from chainer.computational_graph import build_computational_graph
 
     found = _as_list(outputs)
     if not found or any(one.creator_node is None for one in found):
-        raise ValueError("outputs must be Variables that were computed, found one without a graph")
+        raise ValueError("outputs must be computed Variables, found one without a graph")
     return build_computational_graph(found)
 
 
 def _in_order(outputs: Any) -> list[Any]:
-    """All nodes, inputs first, in an order that only the computation decides."""
+    """All nodes, inputs first, in an order that depends only on the computation."""
     found: dict[int, Any] = {}
     pending = [one.node for one in _as_list(outputs)]
     while pending:
         node = pending.pop()
         if id(node) in found:
-            del found[id(node)]  # it comes behind all that it needs
+            del found[id(node)]  # it comes after all its inputs
         found[id(node)] = node
         creators = [node.creator_node] if hasattr(node, "creator_node") else list(node.inputs)
         pending.extend(one for one in reversed(creators) if one is not None)
@@ -140,7 +140,7 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def _layers(nodes: list[Any], edges: Iterable[tuple[Any, Any]]) -> list[list[Any]]:
-    """Nodes by their distance from the end, so that an input stands just above its first use."""
+    """Nodes by their distance from the end: an input stands just above its first use."""
     below: dict[Any, list[Any]] = {node: [] for node in nodes}
     for tail, head in edges:
         below[tail].append(head)
@@ -165,7 +165,7 @@ def _layers(nodes: list[Any], edges: Iterable[tuple[Any, Any]]) -> list[list[Any
 def _places(
     layers: list[list[Any]], edges: Iterable[tuple[Any, Any]]
 ) -> dict[Any, tuple[float, float]]:
-    """Each node near the mean of its neighbors in other layers, a unit from the next one."""
+    """Put each node near the mean of its neighbors in other layers, one unit from the next node."""
     near: dict[Any, list[Any]] = {node: [] for layer in layers for node in layer}
     for tail, head in edges:
         near[tail].append(head)

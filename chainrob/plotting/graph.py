@@ -18,11 +18,11 @@ def computation_graph(
     r"""Draw the graph of an ``EvaluationTrace`` without Graphviz, left to right by rank.
 
     Args:
-        trace (chainrob.differentiation.EvaluationTrace): What to draw.
-        mode (str): What stands in a node: ``'evaluation'``, its value; ``'forward'`` (arguments:
-            the tangents), its value and its tangent; ``'reverse'``, its value and its adjoint, with
-            arrows that run backwards.
-        arguments: Of that mode.
+        trace (chainrob.differentiation.EvaluationTrace): The trace to draw.
+        mode (str): The content of a node. ``'evaluation'``: its value. ``'forward'``: its value and
+            its tangent; the arguments are the tangents. ``'reverse'``: its value and its adjoint,
+            with arrows that run backwards.
+        arguments: Arguments of that mode.
         ax (matplotlib.axes.Axes or None): Where to draw.
 
     Returns:
@@ -63,7 +63,7 @@ def computation_graph(
     for step in trace.steps:
         for source in dict.fromkeys(step.inputs):
             if source not in places:
-                continue  # a constant is written in the expression
+                continue  # constants are part of the expression
             tail, head = (step.name, source) if backwards else (source, step.name)
             arrow = {
                 "arrowstyle": "-|>",

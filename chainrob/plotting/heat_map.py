@@ -1,4 +1,4 @@
-"""A table of numbers with intervals, shaded."""
+"""A shaded table of numbers with intervals."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def heat_map(
     darkest: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a matrix as a shaded table; darker is larger, and every cell says its number.
+    """Draw a matrix as a shaded table. Darker is larger, and every cell shows its number.
 
     Args:
         values: Shape (rows, columns); NaN cells are left white.
         rows, columns: Their names.
         intervals: Shape (2, rows, columns), written below the numbers.
-        darkest: Values from here on have the darkest shade; None is the largest.
+        darkest: Values from this one on have the darkest shade; None takes the largest value.
         ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: The table.
 
     Raises:
-        ValueError: If names and values do not fit.
+        ValueError: If the numbers of names and values differ.
 
     Example:
         >>> from chainrob.plotting import heat_map, new_figure
@@ -50,7 +50,7 @@ def heat_map(
             f"values must have shape ({len(rows)}, {len(columns)}), found {table.shape}"
         )
     axes = axes_of(ax, 2.5 + 0.9 * len(columns), 1.2 + 0.42 * len(rows))
-    # A map of one hue whose lightness falls evenly: right in gray and for every kind of eye.
+    # One hue with evenly falling lightness: readable in gray and by color-blind readers.
     least = min(0.0, float(np.nanmin(table)))
     most = float(np.nanmax(table)) if darkest is None else darkest
     image = axes.imshow(table, cmap="Blues", aspect="auto", vmin=least, vmax=most)

@@ -30,13 +30,13 @@ def influence_curve(
     """Draw how far one more sample at z moves the estimate (``characteristics.influence``).
 
     Args:
-        robustifiers: One, several, or a mapping from label to robustifier; any callables.
-        at: The z; None goes from -10 to 10.
+        robustifiers: One or several robustifiers, or a mapping from labels to them; any callables.
+        at: The places z; None goes from -10 to 10.
         sample: The other rows, (n, d); None is 50 normal scores.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: One line a robustifier.
+        matplotlib.axes.Axes: The axes, with one line per robustifier.
 
     Example:
         >>> import chainrob
@@ -49,7 +49,7 @@ def influence_curve(
     """
     z = np.linspace(-10, 10, 161) if at is None else np.asarray(at, np.float64)
     axes = axes_of(ax)
-    for index, (label, robustifier) in enumerate(_labelled(robustifiers).items()):
+    for index, (label, robustifier) in enumerate(_labeled(robustifiers).items()):
         axes.plot(z, influence(robustifier, z, sample=sample), label=label, **line_style(index))
     axes.set(xlabel="z, where one more sample lies", ylabel="sensitivity curve")
     return axes
@@ -62,16 +62,17 @@ def breakdown_curve(
     sample: ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the largest displacement by a share of bad samples (``characteristics.breakdown``).
+    """Draw the largest displacement by share of bad samples (``characteristics.breakdown``).
 
     Args:
-        robustifiers: One, several, or a mapping from label to robustifier; any callables.
+        robustifiers: One or several robustifiers, or a mapping from labels to them; any callables.
         counts: Numbers of bad rows; None takes all up to half of the rows.
         sample: The rows, (n, d); None is 50 normal scores.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: One line a robustifier; the displacement on a logarithmic axis.
+        matplotlib.axes.Axes: The axes, with one line per robustifier and a logarithmic
+            displacement.
 
     Example:
         >>> import chainrob
@@ -84,16 +85,16 @@ def breakdown_curve(
     n = len(as_sample(sample))
     numbers = np.arange(n // 2 + 1) if counts is None else np.asarray(counts)
     axes = axes_of(ax)
-    for index, (label, robustifier) in enumerate(_labelled(robustifiers).items()):
+    for index, (label, robustifier) in enumerate(_labeled(robustifiers).items()):
         moved = breakdown(robustifier, numbers, sample=sample)
-        # Nothing moved at all has no place on a logarithmic axis.
+        # A displacement of 0 cannot be drawn on a logarithmic axis.
         axes.plot(numbers / n, np.maximum(moved, 1e-2), label=label, **line_style(index))
     axes.set_yscale("log")
     axes.set(xlabel="share of bad samples", ylabel="largest displacement (0.01: none)")
     return axes
 
 
-def _labelled(robustifiers: Robustifiers) -> dict[str, Callable[[Any], Any]]:
+def _labeled(robustifiers: Robustifiers) -> dict[str, Callable[[Any], Any]]:
     if isinstance(robustifiers, Mapping):
         return dict(robustifiers)
     several = [robustifiers] if callable(robustifiers) else list(robustifiers)

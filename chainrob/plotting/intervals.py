@@ -24,22 +24,22 @@ def intervals(
     ax: Axes | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw means as points with their intervals as bars, one row a name, the first on top.
+    """Draw means as points with their intervals as bars, one row per name, the first on top.
 
     Args:
         means: Shape (n,).
         bounds: Lower and upper ends, (2, n).
-        names: Of the rows.
+        names: Names of the rows.
         offset: Shift of the rows downwards, to draw a second series in the same axes.
-        label: For the legend.
+        label: Label in the legend.
         ax: Where to draw.
-        style: Of the points, such as ``**marker_style(1)``.
+        style: Style of the points, such as ``**marker_style(1)``.
 
     Returns:
         matplotlib.axes.Axes: The picture.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes differ from these.
 
     Example:
         >>> from chainrob.plotting import intervals, new_figure

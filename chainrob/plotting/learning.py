@@ -1,4 +1,4 @@
-"""Learning curves: a mean over trials, and how certain it is."""
+"""Learning curves: means over trials, with bands."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ def learning_curves(
 
     Args:
         x: Shape (times,).
-        trials: From the label to an array (trials, times).
-        size: Draw besides, more faintly, where 95% of the means of so many trials
-            lie.
+        trials: Mapping from labels to arrays (trials, times).
+        size: Draw also a fainter band that holds 95% of the means of ``size`` trials.
         styles: Color, dashes, ... by label; None chooses them.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: With a line a label.
+        matplotlib.axes.Axes: The axes, with one line per label.
 
     Raises:
-        ValueError: If an array has not the shape (trials, times).
+        ValueError: If an array does not have the shape (trials, times).
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Colors, dashes and markers that can be told apart, and figures free of pyplot."""
+"""Distinct colors, dashes and markers; and figures without pyplot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 __all__ = ["PALETTE", "axes_of", "line_style", "marker_style", "new_figure"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colors, without the yellow that is too faint for lines."""
+"""Okabe and Ito's colors, without yellow, which is too faint for lines."""
 
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -44,7 +44,7 @@ def marker_style(index: int) -> dict[str, Any]:
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, in the library's style, free of pyplot's global state.
+    """A figure of the given inches in the library's style, without pyplot's global state.
 
     Example:
         >>> from chainrob.plotting import learning_curves, new_figure
@@ -66,10 +66,10 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
 
 
 def axes_of(ax: Axes | None, width: float = 5.6, height: float = 3.6) -> Axes:
-    """These axes, or those of a new figure that pyplot knows and a notebook shows."""
+    """These axes, or those of a new pyplot figure, which a notebook shows."""
     if ax is not None:
         return ax
-    import matplotlib.pyplot as plt  # chooses a backend, which a program may not want
+    import matplotlib.pyplot as plt  # chooses a backend, so import it only if needed
 
     _, new = plt.subplots(figsize=(width, height), layout="constrained")
     new.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Samples in the order of how little they were trusted."""
+"""Samples, sorted by their weights."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ def suspects(
     layers: Mapping[str, ArrayLike] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the mean effective weight of all samples, the least trusted first.
+    """Draw the mean effective weights of all samples, the smallest first.
 
     Args:
-        weights: One a sample, (n,); such as ``WeightTally.weights()`` or its
+        weights: One per sample, (n,), such as ``WeightAverages.weights()`` or its
             ``relative()``. 1 is the weight in a plain mean.
         ranking: Numbers of the samples, the most suspect first; None ranks
-            by weight and leaves out NaN, the weight of a sample never seen.
-        truth: Numbers of the samples known to be bad; they get a mark.
+            by weight and leaves out NaN, the weight of a sample that was never seen.
+        truth: Numbers of samples that are known to be bad; they are marked.
         layers: The weights in single layers, drawn as points.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: Weight against rank, which is on a logarithmic axis.
+        matplotlib.axes.Axes: The axes: weight against rank, with a logarithmic rank axis.
 
     Raises:
-        ValueError: If the weights have not one axis, or truth holds no sample's number.
+        ValueError: If ``weights`` does not have one axis, or a number in ``truth`` is not a
+            sample's.
 
     Example:
         >>> from chainrob.plotting import new_figure, suspects
@@ -73,20 +74,20 @@ def most_suspect(
     top: int = 15,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the weights of the least trusted samples as bars, with their numbers.
+    """Draw the smallest weights as bars, with the numbers of the samples.
 
     Args:
-        weights: One a sample, (n,).
+        weights: One per sample, (n,).
         ranking: Numbers of the samples, the most suspect first; None ranks
-            by weight and leaves out NaN, the weight of a sample never seen.
-        top: How many to show.
+            by weight and leaves out NaN, the weight of a sample that was never seen.
+        top: Number of samples to show.
         ax: Where to draw.
 
     Returns:
-        matplotlib.axes.Axes: One bar a sample.
+        matplotlib.axes.Axes: The axes, with one bar per sample.
 
     Raises:
-        ValueError: If the weights have not one axis.
+        ValueError: If ``weights`` does not have one axis.
 
     Example:
         >>> from chainrob.plotting import most_suspect, new_figure

@@ -49,7 +49,7 @@ class FromFunction(Robustifier):
     def _estimate(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
         if not gradients.replicas:
             rows = gradients.materialize()
-            return Estimate(gradients.split(self._checked(rows, gradients.dtype)))
+            return Estimate(gradients.unflatten(self._checked(rows, gradients.dtype)))
         parts = [self._estimate(gradients.replica((t,))) for t in range(gradients.replicas[0])]
         return together(gradients.xp.stack, parts)
 

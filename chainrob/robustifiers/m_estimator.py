@@ -224,9 +224,9 @@ class MEstimator(CoordinateWise):
             halving = (0.5 * (low + high) - location) / safe
             newton = previous = xp.where(good, newton, halving)
             location = location + safe * newton
-            # Rounding bounds the step by the distance that was travelled, where that is long.
-            travelled = xp.maximum(xp.abs(location) / safe, 1.0)
-            longest = float((xp.abs(newton) / travelled).max()) if step.size else 0.0
+            # Rounding bounds the step by the distance that was traveled, where that is long.
+            traveled = xp.maximum(xp.abs(location) / safe, 1.0)
+            longest = float((xp.abs(newton) / traveled).max()) if step.size else 0.0
             if not longest > tolerance:  # NaN, where it may propagate, ends here too
                 return location
         warnings.warn(

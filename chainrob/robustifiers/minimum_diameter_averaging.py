@@ -140,5 +140,5 @@ class _Search:
         bit, others = 1 << row, edges[row] & alive
         yield from self._branch(edges, alive & ~bit, cover | bit, budget - 1)
         if most <= budget:
-            without = alive & ~bit & ~others
-            yield from self._branch(edges, without, cover | others, budget - most)
+            remaining = alive & ~bit & ~others
+            yield from self._branch(edges, remaining, cover | others, budget - most)

@@ -17,7 +17,7 @@ from chainrob.sample_gradients.operator_base import Array
 
 Self = TypeVar("Self", bound="PreAggregation")
 
-Spread = Callable[[Array], Array]
+WeightsBack = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,7 +60,7 @@ class PreAggregation(abc.ABC):
         """The operator of the mixed rows."""
 
     @abc.abstractmethod
-    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, WeightsBack]:
         """``mix``, and what hands weights (*R, M) of the mixed rows, 1 in a plain mean, back to the
         N rows.
         """
@@ -122,14 +122,14 @@ class Mixing(PreAggregation):
         # not affine: its factors move with the rows.
         return self.mix(gradients) if self.affine else super().mix_constantly(gradients)
 
-    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, WeightsBack]:
         matrix = self.matrix(gradients)
         scale = matrix.shape[-1] / matrix.shape[-2]
 
-        def spread(weights: Array) -> Array:
+        def weights_back(weights: Array) -> Array:
             return gradients.xp.matmul(weights[..., None, :], matrix)[..., 0, :] * scale
 
-        return gradients.mix(matrix, affine=self.affine), spread
+        return gradients.mix(matrix, affine=self.affine), weights_back
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,18 +148,18 @@ class Chain(PreAggregation):
             gradients = step.mix_constantly(gradients)
         return gradients
 
-    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, Spread]:
+    def mix_watched(self, gradients: SampleGradients) -> tuple[SampleGradients, WeightsBack]:
         back = []
         for step in self.steps:
-            gradients, spread = step.mix_watched(gradients)
-            back.append(spread)
+            gradients, weights_back = step.mix_watched(gradients)
+            back.append(weights_back)
 
-        def spread_back(weights: Array) -> Array:
-            for spread in reversed(back):
-                weights = spread(weights)
+        def all_weights_back(weights: Array) -> Array:
+            for weights_back in reversed(back):
+                weights = weights_back(weights)
             return weights
 
-        return gradients, spread_back
+        return gradients, all_weights_back
 
     def check(self, n_samples: int) -> None:
         for step in self.steps:
@@ -228,11 +228,11 @@ class Pipeline(Robustifier):
         def answer(part: SampleGradients) -> Estimate:
             if not watch:
                 return self.robustifier._estimate(self.before.mix(part))
-            mixed, spread = self.before.mix_watched(part)
+            mixed, weights_back = self.before.mix_watched(part)
             estimate = self.robustifier._estimate(mixed, watch)
             if estimate.weights is None:
                 return estimate
-            return Estimate(estimate.value, spread(estimate.weights))
+            return Estimate(estimate.value, weights_back(estimate.weights))
 
         return in_chunks(gradients, answer)
 

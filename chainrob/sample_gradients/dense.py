@@ -127,7 +127,7 @@ class Dense(Factored):
         return tuple(self.xp.moveaxis(one, axis, axis + 1) for one in pulled)
 
     def surely_finite(self) -> Array:
-        # One fast pass; an overflow of the sum is a doubt only.
+        # One fast pass. If the sum overflows, the rows may still be finite: the caller looks.
         flat = self.flat
         return self.xp.isfinite(self.xp.vdot(flat, flat))
 

@@ -140,7 +140,7 @@ class EmbeddingGradients(Tiled):
     def centered_gram(self) -> Array:
         if self.unit is not None:
             return super().centered_gram()
-        # The centre is the row of a whole sample. Where it is zero the differences are the rows
+        # The center is the row of a whole sample. Where it is zero the differences are the rows
         # themselves, and only pairs of equal ids meet; where it is not, all samples differ from it,
         # and these few ids are taken as ordinary rows.
         entries = self.entries
@@ -154,8 +154,8 @@ class EmbeddingGradients(Tiled):
         norms = xp.zeros(self.n_samples)
         largest = xp.abs(entries.values).max(axis=-1).astype(np.float64)
         xp.maximum.at(norms, entries.samples, largest)
-        centre = int(xp.argsort(norms)[(self.n_samples - 1) // 2])
-        common = small.entries.ids[small.entries.samples == centre]
+        center = int(xp.argsort(norms)[(self.n_samples - 1) // 2])
+        common = small.entries.ids[small.entries.samples == center]
         inside = xp.isin(small.entries.ids, common)
         out = self._pairs(Entries(*(part[~inside] for part in small.entries)))
         step = max(1, TILE_BUDGET // max(1, self.n_samples * self.shape[1]))
@@ -165,7 +165,7 @@ class EmbeddingGradients(Tiled):
             here = xp.isin(small.entries.ids, chosen)
             place = xp.searchsorted(chosen, small.entries.ids[here])
             rows[small.entries.samples[here], place] = small.entries.values[here]
-            rows = (rows - rows[centre]).reshape((self.n_samples, -1))
+            rows = (rows - rows[center]).reshape((self.n_samples, -1))
             out += xp.matmul(rows, rows.T)
         return out
 

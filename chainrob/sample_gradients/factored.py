@@ -95,7 +95,7 @@ class Factored(SampleGradients):
         return out
 
     def _gram_of_tiles(self, *, centered: bool) -> Array:
-        # Each tile may centre on another row: together that is one common translation of all rows.
+        # Each tile may center on another row: together that is one common translation of all rows.
         out = self.xp.zeros((*self.replicas, self.n_samples, self.n_samples), np.float64)
         for _, values in self.tiles():
             rows = values.astype(np.float64, copy=False)

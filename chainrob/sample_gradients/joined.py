@@ -67,7 +67,7 @@ class Joined(SampleGradients):
         return reduce(add, [one.gram() for one in self._products()])
 
     def centered_gram(self) -> Array:
-        # Each part may centre on another row: together that is still one common translation of all
+        # Each part may center on another row: together that is still one common translation of all
         # rows.
         return reduce(add, [one.centered_gram() for one in self._products()])
 
@@ -108,12 +108,12 @@ class Joined(SampleGradients):
     def surely_finite(self) -> Array:
         return reduce(and_, [part.surely_finite() for part in self.parts])
 
-    def split(self, estimate: Array) -> Any:
+    def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""
         pieces, start = [], 0
         for part in self.parts:
             piece = estimate[..., start : start + part.size]
-            pieces.append(part.split(piece).astype(part.dtype, copy=False))
+            pieces.append(part.unflatten(piece).astype(part.dtype, copy=False))
             start += part.size
         return tuple(pieces)
 

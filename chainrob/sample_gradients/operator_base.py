@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from chainrob._renamed import renamed_attribute
 from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.pullback import Derivative, Differentiable
 from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
@@ -88,10 +89,10 @@ class SampleGradients(Differentiable, abc.ABC):
 
     @abc.abstractmethod
     def centered_gram(self) -> Array:
-        """(G - 1 c^T)(G - 1 c^T)^T for a row-like centre c of the operator's choice: (*R, N, N),
+        """(G - 1 c^T)(G - 1 c^T)^T for a row-like center c of the operator's choice: (*R, N, N),
         float64.
 
-        Distances and every estimate whose weights add up to one are the same for all c. The centre
+        Distances and every estimate whose weights add up to one are the same for all c. The center
         is a row of ordinary size, subtracted before any product is formed: neither a large common
         mean nor one huge row then costs the digits of the differences between the others.
         """
@@ -214,9 +215,11 @@ class SampleGradients(Differentiable, abc.ABC):
             target[...] = values.reshape(target.shape)
         return out.reshape((*self.replicas, self.n_samples, self.size))
 
-    def split(self, estimate: Array) -> Any:
+    def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) in the parameter's own shape."""
         return estimate.reshape((*self.replicas, *self.shape))
+
+    split = renamed_attribute("split", "unflatten")
 
     def zeros(self) -> Any:
         """An estimate of zeros."""
@@ -338,8 +341,8 @@ class Mixed(SampleGradients):
             if gram is not None:
                 return gram
         gram = self._congruent(base)
-        # Mixed rows may coincide where the rows did not, so they are centred once more; and what
-        # rounding cannot tell from the centre is put there.
+        # Mixed rows may coincide where the rows did not, so they are centered once more; and what
+        # rounding cannot tell from the center is put there.
         sizes = xp.abs(self.matrix)
         rounding = (xp.matmul(sizes, xp.abs(base)) * sizes).sum(axis=-1)
         norms = xp.diagonal(gram, axis1=-2, axis2=-1)
@@ -366,8 +369,8 @@ class Mixed(SampleGradients):
     def materialize(self, limit: int | None = None) -> Array:
         return self._combine(self.base.materialize(limit))
 
-    def split(self, estimate: Array) -> Any:
-        return self.base.split(estimate)
+    def unflatten(self, estimate: Array) -> Any:
+        return self.base.unflatten(estimate)
 
     def take(self, rows: Array) -> Mixed:
         return Mixed(self.base, self.xp.take(self.matrix, rows, axis=-2), affine=self.affine)

@@ -120,7 +120,7 @@ class OuterProducts(Factored):
             gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
             if gram is not None:
                 return gram
-        # With x = xc + dx and gy = gc + dg, the centred row is dg x^T + gc dx^T: its Gram matrix
+        # With x = xc + dx and gy = gc + dg, the centered row is dg x^T + gc dx^T: its Gram matrix
         # comes from the two Gram matrices of the differences, so that what the rows have in common
         # never meets their differences.
         x, gy = self._matrices()
@@ -243,8 +243,8 @@ class OuterProducts(Factored):
             return self.xp.isfinite((largest_x * largest_g).sum(axis=-1))
 
     def surely_finite(self) -> Array:
-        # No product of factors exceeds the roots of their sums of squares, which are one fast pass
-        # each; their overflow is a doubt only.
+        # No product of factors exceeds the roots of their sums of squares. Each sum is one fast
+        # pass. If it overflows, the rows may still be finite: the caller looks.
         dtype, vdot = self.compute_dtype, self.xp.vdot
         x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
         limit = _root_of_largest(dtype)

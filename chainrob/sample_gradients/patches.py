@@ -116,7 +116,7 @@ class PatchProducts(Tiled):
     def surely_finite(self) -> Array:
         if not (self.patched.size and self.plain.size):
             return self.xp.ones((), bool)
-        # One fast pass over each array; a doubt is settled by looking at the rows themselves.
+        # One fast pass over each array. If it fails, the caller looks at the rows themselves.
         with np.errstate(over="ignore", invalid="ignore"):
             largest = [
                 self.xp.abs(array).max().astype(self.compute_dtype)
@@ -220,13 +220,13 @@ class TransposedPatchProducts(PatchProducts):
 
     def join_units(self, estimate: Array) -> Array:
         groups = self.geometry.groups
-        split = estimate.reshape((groups, -1, *self.unit_shape)).swapaxes(1, 2)
-        return split.reshape(self.full_shape)
+        by_group = estimate.reshape((groups, -1, *self.unit_shape)).swapaxes(1, 2)
+        return by_group.reshape(self.full_shape)
 
     def _split_units(self, array: Array) -> Array:
         groups = self.geometry.groups
-        split = array.reshape((groups, -1, *self.full_shape[1:])).swapaxes(1, 2)
-        return split.reshape((self.n_units, *self.unit_shape))
+        by_group = array.reshape((groups, -1, *self.full_shape[1:])).swapaxes(1, 2)
+        return by_group.reshape((self.n_units, *self.unit_shape))
 
 
 def padded(array: Array, pad: Sequence[int], geometry: Geometry, positions: Sequence[int]) -> Array:

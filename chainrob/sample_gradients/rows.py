@@ -12,7 +12,7 @@ from chainrob.sample_gradients.reduction import Array
 
 
 def central_row(array: Array) -> Array:
-    """A row of ordinary size to centre on: of ``array`` (*R, N, K) the row of median norm,
+    """A row of ordinary size to center on: of ``array`` (*R, N, K) the row of median norm,
     (*R, 1, K).
 
     It is a data row and no mean, because one row 1e15 times the rest would drag any mean with it.
@@ -26,7 +26,7 @@ def central_row(array: Array) -> Array:
 
 
 def squared_distances(gram: Array) -> Array:
-    """Squared distances between rows from their (centred) Gram matrix, both (*R, N, N).
+    """Squared distances between rows from their (centered) Gram matrix, both (*R, N, N).
 
     Symmetric to the last bit, never negative, zero on the diagonal.
     """

@@ -20,62 +20,62 @@ __all__ = ["RobustMLPClassifier"]
 class RobustMLPClassifier(ClassifierMixin, RobustMLP):
     r"""Multi-layer perceptron classifier, trained with robust estimates of the gradients.
 
-    Parameters that scikit-learn's ``MLPClassifier`` has mean what they mean there. The others are
-    ``robustifier``, ``scope``, ``loss``, ``huber_delta`` and ``track_suspects``; and ``solver``
-    separates ``'sgd'``, which is plain, from ``'momentum'``.
+    Most parameters are those of scikit-learn's ``MLPClassifier`` and mean the same. New are
+    ``robustifier``, ``scope``, ``loss``, ``huber_delta`` and ``track_suspects``. One differs: here
+    ``solver='sgd'`` has no momentum, and ``solver='momentum'`` has.
 
     Args:
         hidden_layer_sizes: Units of the hidden layers, an integer or a sequence.
-        robustifier: A ``chainrob.Robustifier``, any callable (N, D) -> (D,), the name of a
-            robustifier (``chainrob.robustifiers.names()``) or an expression such as
-            ``'krum(f=3)'`` (``chainrob.robustifiers.grammar``), or None for the plain mean. By
-            default ``chainrob.AdaptiveMean``, which has nothing to tune.
-        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: what makes up one row for a
-            weighting robustifier.
-        loss: ``'log_loss'`` (cross entropy), or, of the difference between the class probabilities
-            and the class's unit vector, ``'squared_error'`` (half the square; Brier's score),
-            ``'absolute_error'`` or ``'huber'``, summed over the classes.
+        robustifier: A ``chainrob.Robustifier``; any callable (N, D) -> (D,); the name of a
+            robustifier (``chainrob.robustifiers.names()``); an expression such as ``'krum(f=3)'``
+            (``chainrob.robustifiers.grammar``); or None for the plain mean. The default,
+            ``chainrob.AdaptiveMean``, has nothing to tune.
+        scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: which gradients form one row
+            for a weighting robustifier.
+        loss: ``'log_loss'`` (cross entropy), ``'squared_error'`` (half the square; Brier's score),
+            ``'absolute_error'`` or ``'huber'``. The last three are summed over the classes; their
+            error is the difference between the class probabilities and the class's unit vector.
         activation: ``'identity'``, ``'logistic'``, ``'tanh'`` or ``'relu'``.
         solver: ``'sgd'``, ``'momentum'`` or ``'adam'``.
         alpha: L2 penalty of the weights.
-        batch_size: Samples in a batch at most, or ``'auto'`` for min(200, n). The batches of an
-            epoch have nearly equal sizes, so that none is too small to be robust.
+        batch_size: Largest number of samples in a batch, or ``'auto'`` for min(200, n). The batches
+            of an epoch have nearly equal sizes, so that none is too small to be robust.
         learning_rate_init: Step size.
-        max_iter: Epochs at most.
-        shuffle: Whether to visit the samples in a new order every epoch.
+        max_iter: Largest number of epochs.
+        shuffle: Visit the samples in a new order every epoch.
         random_state: Seed or ``RandomState`` for initial weights, order and validation split.
-        tol: Training stops when ``n_iter_no_change`` epochs in a row do not better the mean of the
-            smallest 90% of the losses by ``tol`` (outliers must not have a say), or, with early
-            stopping, the validation score.
+        tol: Training stops when ``n_iter_no_change`` epochs in a row bring no improvement of at
+            least ``tol``. It looks at the mean of the smallest 90% of the losses, so that outliers
+            do not decide; with early stopping, at the validation score.
         verbose: Print a line for every epoch.
-        momentum: Of solver ``'momentum'``.
+        momentum: For solver ``'momentum'``.
         early_stopping: Hold out ``validation_fraction`` of the samples, and keep the parameters
-            that score best on them.
+            with the best score on them.
         validation_fraction: Share held out.
-        beta_1, beta_2, epsilon: Of solver ``'adam'``.
+        beta_1, beta_2, epsilon: For solver ``'adam'``.
         n_iter_no_change: Patience, in epochs.
-        huber_delta: Where Huber's loss turns from a square into a line.
-        track_suspects: Whether to add up the samples' weights for ``suspects_``. The weights come
-            from the pass that makes the estimate (``benchmarks/watching.py`` has the cost).
+        huber_delta: The error at which Huber's loss turns from a square into a line.
+        track_suspects: Record the samples' weights for ``suspects_``. The weights come from the
+            pass that makes the estimate (``benchmarks/watching.py`` measures the cost).
 
     Attributes:
         classes_ (array): The classes.
-        suspects_ (array): Row numbers of the training data, the most suspect sample first: the
-            ranking of ``chainrob.training.WeightTally``. Held-out samples are not in it; it is
-            empty without a robustifier. After ``partial_fit``, of the last call's data.
-        sample_weights_ (array): Mean effective weight of every sample, (n,), 1 in a plain mean, NaN
-            where it had none.
-        relative_weights_ (array): What ``suspects_`` is sorted by, (n,).
+        suspects_ (array): Row numbers of the training data, the most suspect sample first, as
+            ranked by ``chainrob.training.WeightAverages``. Held-out samples are left out. Empty
+            without a robustifier. After ``partial_fit`` the rows are those of the last call.
+        sample_weights_ (array): Mean effective weight of every sample, (n,); 1 in a plain mean, NaN
+            for samples without a weight.
+        relative_weights_ (array): The relative weights that ``suspects_`` is sorted by, (n,).
         sample_losses_ (array): Mean loss of every sample over the epochs, (n,), NaN for held-out
             samples. ``np.argsort(-sample_losses_)`` finds wrong labels better than the weights do.
         model_ (chainer.Chain): The network.
-        coefs_, intercepts_ (lists of arrays): Its parameters.
+        coefs_, intercepts_ (lists of arrays): The network's weights and biases.
         loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_,
         n_features_in_, feature_names_in_: As in scikit-learn.
 
     Raises:
-        ValueError: When fitting: a parameter that cannot work (its name, the rule and the value
-            found), data that cannot be used, weights that diverged.
+        ValueError: In ``fit``: a parameter is out of range (the message names the parameter, the
+            rule and the value found), the data cannot be used, or the weights diverged.
 
     Example:
         >>> import numpy as np
@@ -156,7 +156,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
     def partial_fit(
         self, X: Any, y: ArrayLike, classes: ArrayLike | None = None
     ) -> RobustMLPClassifier:
-        """Go once through some more data.
+        """Train for one epoch on more data.
 
         Args:
             X: (n, d), dense or sparse.
@@ -164,8 +164,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
             classes: All classes there will be; needed at the first call.
 
         Raises:
-            ValueError: The first call without classes, classes that changed, a class in y that is
-                not among them, or early stopping, which makes no sense here.
+            ValueError: The first call has no classes, the classes changed, y has an unknown class,
+                or early stopping is on, which makes no sense here.
         """
         if self.early_stopping:
             raise ValueError("early_stopping must be False for partial_fit, found True")
@@ -178,7 +178,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
             and not np.array_equal(self.classes_, unique_labels(classes))
         ):
             raise ValueError(
-                f"classes must stay what they were at the first call of partial_fit, "
+                f"classes must stay the same as at the first call of partial_fit, "
                 f"{self.classes_.tolist()}, found {unique_labels(classes).tolist()}"
             )
         announced = unique_labels(classes) if first else None
@@ -194,7 +194,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         return chainer.functions.softmax(self._scores(X)).array
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
-        """The logarithms of the probabilities, right where the probabilities are tiny too."""
+        """The logarithms of the probabilities; right for tiny probabilities too."""
         return chainer.functions.log_softmax(self._scores(X)).array
 
     def _encode(self, y: Any, dtype: Any, again: bool, classes: Any) -> NDArray[np.int32]:

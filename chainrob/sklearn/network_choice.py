@@ -31,11 +31,11 @@ class Network(MLP):
 
     Args:
         dims: Numbers of units from the input to the output.
-        robustifier: For all layers, or None for the plain sum.
-        scope: What makes up one row, see ``chainrob.functions.linear``.
+        robustifier: The robustifier of all layers, or None for the plain sum.
+        scope: Which gradients form one row, see ``chainrob.functions.linear``.
         activation: A name in ``ACTIVATIONS``.
-        dtype: Of the parameters.
-        rng: Draws the weights, uniform as Glorot and Bengio proposed.
+        dtype: The dtype of the parameters.
+        rng: Generator of the initial weights (uniform, Glorot and Bengio).
     """
 
     def __init__(
@@ -70,16 +70,16 @@ def sample_losses(
 ) -> chainer.Variable:
     r"""The loss of every sample: (N,).
 
-    For classes, with p the softmax of the scores and e the unit vector of the class: cross entropy,
-    or the sum over the classes of the loss of p - e. For numbers: the mean over the outputs. The
-    squared error is halved, as in scikit-learn.
+    For classes it is the cross entropy, or the sum over the classes of the loss of p - e. Here p is
+    the softmax of the scores and e is the unit vector of the class. For numbers it is the mean over
+    the outputs. The squared error is halved, as in scikit-learn.
 
     Args:
         loss: A name in ``LOSSES``.
         scores: (N, Q).
         targets: Classes (N,), int32; or numbers (N, Q) in the dtype of the scores.
-        classes: Which of the two.
-        delta: Where Huber's loss turns from a square into a line.
+        classes: Whether the targets are classes.
+        delta: The error at which Huber's loss turns from a square into a line.
     """
     if loss == "log_loss":
         return F.softmax_cross_entropy(scores, targets, reduce="no")

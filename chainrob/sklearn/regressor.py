@@ -19,8 +19,8 @@ __all__ = ["RobustMLPRegressor"]
 class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
     r"""Multi-layer perceptron regressor, trained with robust estimates of the gradients.
 
-    Parameters and attributes are those of ``RobustMLPClassifier``, but for the loss and the
-    classes; those that scikit-learn's ``MLPRegressor`` has mean what they mean there.
+    The parameters and attributes are those of ``RobustMLPClassifier``, except for the loss and the
+    classes. Those of scikit-learn's ``MLPRegressor`` mean the same as there.
 
     Args:
         hidden_layer_sizes, robustifier, scope, activation: As in ``RobustMLPClassifier``.
@@ -29,7 +29,8 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         beta_1, beta_2, epsilon, n_iter_no_change, track_suspects: Likewise.
         loss: ``'squared_error'`` (half the square), ``'absolute_error'`` or ``'huber'``, averaged
             over the outputs.
-        huber_delta: Where Huber's loss turns from a square into a line, in units of y.
+        huber_delta: The error, in units of y, at which Huber's loss turns from a square into a
+            line.
 
     Attributes:
         suspects_, sample_weights_, relative_weights_, model_, coefs_, intercepts_ and so on: As in
@@ -37,8 +38,8 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         n_outputs_ (int): Numbers in one response.
 
     Raises:
-        ValueError: When fitting: a parameter that cannot work, data that cannot be used, weights
-            that diverged.
+        ValueError: In ``fit``: a parameter is out of range, the data cannot be used, or the weights
+            diverged.
 
     Example:
         >>> import numpy as np
@@ -117,10 +118,10 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         return self._fit(X, y, incremental=False)
 
     def partial_fit(self, X: Any, y: ArrayLike) -> RobustMLPRegressor:
-        """Go once through some more data.
+        """Train for one epoch on more data.
 
         Raises:
-            ValueError: Another number of responses than before, or early stopping, which makes no
+            ValueError: The number of responses changed, or early stopping is on, which makes no
                 sense here.
         """
         if self.early_stopping:
@@ -128,7 +129,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         return self._fit(X, y, incremental=True)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The responses of every row: (n,), or (n, k) where y had two axes."""
+        """The responses of every row: (n,), or (n, k) if y had two axes."""
         scores = self._scores(X)
         return scores[:, 0] if self._one_axis else scores
 
@@ -138,7 +139,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         responses = y.reshape(len(y), -1).astype(dtype)
         if again and responses.shape[1] != self.n_outputs_:
             raise ValueError(
-                f"y must have {self.n_outputs_} responses a row as before, found "
+                f"y must have {self.n_outputs_} responses per row as before, found "
                 f"{responses.shape[1]}"
             )
         self.n_outputs_ = responses.shape[1]
@@ -152,5 +153,5 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
     def _score_of(self, X: Any, targets: NDArray[Any]) -> float:
         predicted = self._forward(X)
         if not np.isfinite(predicted).all():
-            return -np.inf  # the check after training says what is wrong
+            return -np.inf  # the check after training names the problem
         return float(r2_score(targets, predicted))

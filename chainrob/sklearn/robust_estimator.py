@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: parameters, their check, fitting and predicting."""
+"""The base of classifier and regressor: parameters, their check, fitting and predicting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import chainer
 from chainrob import robustifiers
 from chainrob.sklearn.network_choice import ACTIVATIONS, Network, sample_losses
 from chainrob.sklearn.training import make_optimizer, run_epoch, train
-from chainrob.training import WeightTally
+from chainrob.training import WeightAverages
 
 SOLVERS = ("sgd", "momentum", "adam")
 SCOPES = ("unit", "parameter", "layer", "model")
@@ -32,20 +32,20 @@ class RobustMLP(BaseEstimator):
     _losses: tuple[str, ...]
     n_outputs_: int
 
-    # -- what the two differ in
+    # -- where the two differ
 
     @abstractmethod
     def _encode(self, y: Any, dtype: Any, again: bool, classes: Any) -> NDArray[Any]:
         """Targets as the network sees them.
 
-        Sets what is known of them; ``again`` says that it must stay what it was, and ``classes``
-        are those announced at the first ``partial_fit``.
+        It also stores their properties. With ``again`` they must stay the same. ``classes`` are
+        those given at the first ``partial_fit``.
         """
 
     @property
     @abstractmethod
     def _n_scores(self) -> int:
-        """Units of the last layer."""
+        """The number of units of the last layer."""
 
     @abstractmethod
     def _score_of(self, X: Any, targets: NDArray[Any]) -> float:
@@ -74,7 +74,7 @@ class RobustMLP(BaseEstimator):
         held_out = None
         if self.early_stopping:
             rows, held_out = self._split(rows, targets, rng)
-        tally = WeightTally(len(targets)) if self.track_suspects else None
+        averages = WeightAverages(len(targets)) if self.track_suspects else None
 
         total, epochs = np.zeros(len(targets)), 0
 
@@ -89,7 +89,7 @@ class RobustMLP(BaseEstimator):
                 order,
                 self._batch_size(len(rows)),
                 self.alpha,
-                tally,
+                averages,
             )
             total[order] += losses
             epochs += 1
@@ -114,10 +114,10 @@ class RobustMLP(BaseEstimator):
             )
         self.sample_losses_ = np.full(len(targets), np.nan)
         self.sample_losses_[rows] = total[rows] / max(1, epochs)
-        if tally is not None:
-            self.suspects_ = tally.ranking()
-            self.sample_weights_ = tally.weights()
-            self.relative_weights_ = tally.relative()
+        if averages is not None:
+            self.suspects_ = averages.ranking()
+            self.sample_weights_ = averages.weights()
+            self.relative_weights_ = averages.relative()
         return self
 
     def _start(self, X: Any, rng: np.random.RandomState) -> None:
@@ -163,7 +163,7 @@ class RobustMLP(BaseEstimator):
         return np.sort(kept), held_out
 
     def _parameters(self, values: Any = None) -> Any:
-        """A copy of the network's parameters; called with one, put it back."""
+        """A copy of the network's parameters. Called with a copy, restore it."""
         parameters = [p for _, p in sorted(self.model_.namedparams())]
         if values is None:
             return [p.array.copy() for p in parameters]
@@ -207,7 +207,7 @@ class RobustMLP(BaseEstimator):
 
     @property
     def coefs_(self) -> list[NDArray[Any]]:
-        """Weight matrices, (inputs, outputs) as scikit-learn has them."""
+        """Weight matrices, (inputs, outputs) as in scikit-learn."""
         check_is_fitted(self, "model_")
         return [layer.W.array.T for layer in self.model_.layers]
 

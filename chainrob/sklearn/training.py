@@ -14,16 +14,16 @@ from sklearn.exceptions import ConvergenceWarning
 
 import chainer
 from chainrob.sklearn.network_choice import Network
-from chainrob.training import Observation, RobustGradient, WeightTally, observe
+from chainrob.training import Observation, RobustGradient, WeightAverages, observe
 
 __all__ = ["Course", "batches", "make_optimizer", "run_epoch", "train"]
 
 TRUSTED = 0.9
-"""Share of the smallest losses whose mean decides whether training still gets on."""
+"""Training goes on while the mean of this share of the losses, the smallest, improves."""
 
 
 class Course:
-    """Whether training gets on: the best value so far and for how long there was no better one."""
+    """Whether training still improves: the best value so far, and how long ago it was found."""
 
     def __init__(self, tol: float, patience: int) -> None:
         self.tol = tol
@@ -32,7 +32,7 @@ class Course:
         self.waited = 0
 
     def improved(self, value: float) -> bool:
-        """Take the next value, smaller being better; True where it is the best so far."""
+        """Take the next value. Smaller is better; True if it is the best so far."""
         self.waited = 0 if value < self.best - self.tol else self.waited + 1
         if value < self.best:
             self.best = value
@@ -41,7 +41,7 @@ class Course:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing has got better for longer than the patience."""
+        """Whether there was no improvement for longer than the patience."""
         return self.waited > self.patience
 
 
@@ -57,9 +57,9 @@ def make_optimizer(
 
 
 def batches(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Split an order into as few batches as possible, their sizes differing by one at most.
+    """Cut an order into as few batches as possible, of nearly equal sizes.
 
-    A rest of one or two samples at the end would be a batch that no robustifier can judge.
+    A last batch of one or two samples would be too small for a robustifier.
     """
     yield from np.array_split(order, max(1, -(-len(order) // batch_size)))
 
@@ -72,35 +72,35 @@ def run_epoch(
     order: NDArray[np.int64],
     batch_size: int,
     alpha: float,
-    tally: WeightTally | None,
+    averages: WeightAverages | None,
 ) -> NDArray[Any]:
-    """Go once through the samples in this order.
+    """Train for one epoch, in this order of the samples.
 
     Args:
-        network, optimizer: What is trained.
-        losses_of: (scores, row numbers) to the samples' losses.
-        inputs_of: Row numbers to inputs.
+        network, optimizer: The network and its optimizer.
+        losses_of: Function from scores and row numbers to the samples' losses.
+        inputs_of: Function from row numbers to inputs.
         order: Row numbers, each once.
-        batch_size: At most so many samples a batch.
-        alpha: L2 penalty of the weights; as in scikit-learn, a batch takes alpha / B of it.
-        tally: Where the samples' weights are added up, if anywhere.
+        batch_size: Largest number of samples in a batch.
+        alpha: L2 penalty of the weights. As in scikit-learn, a batch of B samples uses alpha / B.
+        averages: Collects the samples' weights, or None.
 
     Returns:
-        The loss of every sample of ``order`` when it was used, in the same order.
+        The loss of every sample at the time of its batch, in the order of ``order``.
     """
     losses = []
     rows = order
 
     def keep(observation: Observation) -> None:
         weights = observation.sample_weights()
-        if weights is not None and tally is not None:
-            tally.add(observation.name, rows, weights)
+        if weights is not None and averages is not None:
+            averages.add(observation.name, rows, weights)
 
     with ExitStack() as stack:
-        if tally is not None:
+        if averages is not None:
             stack.enter_context(observe(network, keep))
         if network.layers[0].scope == "model" and network.layers[0].robustifier is not None:
-            # The hook hears the links only while it lives, and a pickle does not carry it.
+            # Links report to a hook only while it exists, and it is not pickled.
             hook = RobustGradient(network)
             optimizer.add_hook(hook)
             stack.callback(optimizer.remove_hook, hook.name)
@@ -109,7 +109,7 @@ def run_epoch(
             network.cleargrads()
             chainer.functions.mean(one_by_one).backward()
             for layer in network.layers:
-                # Added to the estimate, not to the samples: no sample has a share in the penalty.
+                # Added to the estimate, not to the rows: the penalty belongs to no sample.
                 layer.W.grad += layer.W.dtype.type(alpha / len(rows)) * layer.W.array
             optimizer.update()
             losses.append(one_by_one.array)
@@ -117,13 +117,13 @@ def run_epoch(
 
 
 def train(estimator: Any, epoch: Callable[[], NDArray[Any]], score: Any, copy: Any) -> None:
-    """Run epochs until nothing gets better, and set what scikit-learn's MLP sets.
+    """Run epochs until there is no improvement, and set the attributes of scikit-learn's MLP.
 
     Args:
-        estimator: Has the parameters, and gets the attributes.
+        estimator: Holds the parameters and gets the attributes.
         epoch: Runs one epoch and returns the losses.
         score: Gives the score on the held-out samples, or None without early stopping.
-        copy: Gives a copy of the parameters, and called with one puts it back.
+        copy: Gives a copy of the parameters. Called with a copy, restores it.
     """
     course = Course(estimator.tol, estimator.n_iter_no_change)
     best = None
@@ -160,7 +160,7 @@ def train(estimator: Any, epoch: Callable[[], NDArray[Any]], score: Any, copy: A
     else:
         warnings.warn(
             f"{type(estimator).__name__} reached max_iter={estimator.max_iter} iterations and was "
-            f"still getting better",
+            f"still improving",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -1,6 +1,6 @@
 """Statistics of experiments: intervals, tests of curves, ranks over data sets.
 
-Pure functions of arrays; nothing here knows of networks or figures.
+Pure functions of arrays. Nothing here depends on networks or figures.
 """
 
 from __future__ import annotations

@@ -19,26 +19,27 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    r"""Bootstrap interval of a mean over n trials, for every column at once.
+    r"""Bootstrap interval of a mean over n trials, for all columns together.
 
-    Trials are drawn with replacement, whole rows together; the interval runs between the
+    Trials (whole rows) are drawn with replacement. The interval lies between the
     :math:`\alpha / 2` and :math:`1 - \alpha / 2` quantiles of the resampled means, with
 
     .. math:: \alpha / 2 = \Phi\Big(-\sqrt{\tfrac{n}{n - 1}}\, t_{n-1,\,(1 + level) / 2}\Big)
 
-    (Hesterberg's expanded percentiles): for many trials (1 - level) / 2, for few of them less, by
-    what Student's t is wider than the normal distribution and by what the sample's variance falls
-    short. No normal distribution is assumed: the trials of a network that either learns or does
-    not are bimodal. No interval can tell of what no trial has shown; below ten trials, take it for
-    the scatter seen.
+    (Hesterberg's expanded percentiles). With many trials this is (1 - level) / 2. With few trials
+    it is smaller, because Student's t is wider than the normal distribution and because the sample
+    variance is biased downward. No normal distribution is assumed: the trials of a network that
+    either learns or fails are bimodal. No interval can include outcomes that no trial has shown.
+    Below ten trials, read it as the observed scatter.
 
     Args:
         values: Shape (trials, ...), finite.
         level: Nominal coverage, in (0, 1).
-        size: None gives the interval of the mean. A number tells instead where the
-            means of so many trials lie: quantiles (1 - level) / 2 and (1 + level) / 2, as they are.
-        resamples: How many means are drawn.
-        seed: Of the resampling.
+        size: None gives the interval of the mean. With a number, the result is the range of the
+            means of that many trials: the quantiles (1 - level) / 2 and (1 + level) / 2, without
+            the expansion.
+        resamples: Number of resampled means.
+        seed: Seed of the resampling.
 
     Returns:
         array: Shape (2, ...), the lower and the upper end.
@@ -70,7 +71,7 @@ def bootstrap_interval(
     if size is None and n > 1:
         tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(1 - tail, n - 1))
     drawn = n if size is None else size
-    # How often each trial is drawn says everything, so one matrix product gives all means.
+    # Only the counts of the trials matter, so one matrix product gives all means.
     means = _draws(n, drawn, resamples, seed) @ sample.reshape(n, -1) / drawn
     ends = np.quantile(means, [tail, 1 - tail], axis=0)
     return ends.reshape(2, *sample.shape[1:])
@@ -78,9 +79,9 @@ def bootstrap_interval(
 
 @lru_cache(maxsize=4)
 def _draws(n: int, size: int, resamples: int, seed: int) -> NDArray[np.float32]:
-    """How often each of n trials is drawn, (resamples, n): a report asks for the same ones often.
+    """How often each of n trials is drawn, (resamples, n); cached, because a report reuses them.
 
-    float32 holds counts exactly, in half the room.
+    float32 holds counts exactly, in half the memory.
     """
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(size, np.full(n, 1 / n), size=resamples).astype(np.float32)

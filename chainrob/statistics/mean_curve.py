@@ -1,4 +1,4 @@
-"""Is a published mean curve one of the mean curves that trials of ours would give?"""
+"""Test whether a published mean curve agrees with the mean curves of our trials."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Array = NDArray[np.float64]
 
 
 class CurveTest(NamedTuple):
-    """What ``mean_curve_test`` found."""
+    """The result of ``mean_curve_test``."""
 
     inside: float
-    """Share of the curve's points within the pointwise band (reading error granted)."""
+    """Share of the curve's points within the pointwise band, widened by the reading error."""
     p_value: float
-    """Of the whole curve: how rarely a mean curve strays as far anywhere. The curve lies in the
-    simultaneous band of a level if this is at least 1 - level."""
+    """p-value of the whole curve: how often a mean curve strays as far at any point. The curve lies
+    in the simultaneous band of a level if the p-value is at least 1 - level."""
     worst: int
     """Index of the point that strays farthest."""
 
@@ -37,29 +37,29 @@ def mean_curve_test(
     resamples: int = 4000,
     seed: int = 0,
 ) -> CurveTest:
-    r"""Compare one mean curve over ``size`` trials with many trials of one's own.
+    r"""Compare one mean curve over ``size`` trials with many trials of your own.
 
     Means of ``size`` trials are drawn from the trials with replacement. A curve strays at point j
     by
 
     .. math:: t_j = \frac{\max(|y_j - \bar y_j| - e_j, 0)}{s_j}
 
-    with s_j the standard deviation of the resampled means and e_j what reading errors can explain:
-    the error in y, and the range of the average curve within the error in x. The test statistic is
-    max_j t_j, so the p-value, (1 + those that stray as far) / (1 + resamples), is for the curve as
-    a whole and counts its many dependent points once.
-    The resampled curves are read without error, so the errors granted make the test milder, never
-    stricter.
+    Here s_j is the standard deviation of the resampled means. e_j is the part that reading errors
+    can explain: the error in y, and the range of the average curve within the error in x. The test
+    statistic is max_j t_j. The p-value is (1 + number of means that stray as far) / (1 +
+    resamples). It belongs to the whole curve, so the many dependent points do not count several
+    times. The resampled curves have no reading error. So the allowance for errors makes the test
+    milder, never stricter.
 
     Args:
-        x: Where the trials are recorded, (times,), increasing.
-        trials: (trials, times).
+        x: Times at which the trials are recorded, (times,), increasing.
+        trials: Our trials, (trials, times).
         curve_x, curve_y: The curve, (points,); points outside the range of x are left out.
-        size: Trials behind the curve.
+        size: Number of trials behind the curve.
         x_error, y_error: Reading errors of the curve.
-        level: Of the pointwise band.
-        resamples: Means to draw.
-        seed: Of the draws.
+        level: Level of the pointwise band.
+        resamples: Number of resampled means.
+        seed: Seed of the draws.
 
     Returns:
         CurveTest: Share inside, p-value, the worst point.
@@ -88,7 +88,7 @@ def mean_curve_test(
     n = len(values)
     counts = rng.multinomial(size, np.full(n, 1 / n), size=resamples)
     center = values.mean(axis=0)
-    # Interpolation is linear, so the means of interpolated trials are interpolated means.
+    # Interpolation is linear: interpolating the means or the trials gives the same.
     means = counts @ np.array([np.interp(at, times, row) for row in values]) / size
     spread = np.maximum(means.std(axis=0), 1e-12)
     middle, low, high = _range_within(times, center, at, x_error)

@@ -14,14 +14,14 @@ Array = NDArray[np.float64]
 
 
 class Ranking(NamedTuple):
-    """Average ranks of methods and what is certain about them."""
+    """Average ranks of methods, with tests."""
 
     ranks: Array
     """Average rank of each method over the problems, 1 the best."""
     p_value: float
-    """That all methods are alike, by Friedman's statistic."""
+    """p-value of the hypothesis that all methods are alike (Friedman's statistic)."""
     critical_difference: float
-    """Average ranks farther apart than this differ."""
+    """The critical difference: average ranks farther apart than this differ."""
     pairwise: Array
     """(methods, methods): p-values of single pairs, corrected for their number."""
 
@@ -34,31 +34,31 @@ def rank_methods(
     permutations: int = 9999,
     seed: int = 0,
 ) -> Ranking:
-    r"""Rank methods on each problem, average, and test by permuting whole groups.
+    r"""Rank methods on each problem, average the ranks, and test by permuting whole groups.
 
-    Problems of one group belong together, such as contaminations of one data set. Were the methods
-    alike, each group could have had its methods' ranks in any other order, the same one for all its
-    problems. Friedman's statistic :math:`\sum_j (\bar r_j - (k + 1) / 2)^2` over k methods, and the
-    largest difference between two average ranks, are compared with theirs under such permutations.
-    The critical difference is a quantile of the latter. A pair's p-value is how rarely any two
-    methods differ as much, which corrects for the number of pairs. Groups count, not problems: of
-    one alone nothing follows. Where every problem is a group of its own this is Friedman's test
-    with Nemenyi's comparisons (``scipy.stats.friedmanchisquare``) without their approximation for
-    many problems.
+    Problems of one group belong together, such as the contaminations of one data set. If the
+    methods are alike, then within a group the ranks of the methods can be permuted, in the same way
+    for all its problems. Two statistics are compared with their values under such permutations:
+    Friedman's statistic :math:`\sum_j (\bar r_j - (k + 1) / 2)^2` over k methods, and the largest
+    difference between two average ranks. The critical difference is a quantile of the second. A
+    pair's p-value is the share of permutations in which any two methods differ as much, which
+    corrects for the number of pairs. The number of groups counts, not that of problems: one group
+    alone proves nothing. If every problem is its own group, this is Friedman's test with Nemenyi's
+    comparisons (``scipy.stats.friedmanchisquare``), without their approximation for many problems.
 
     Args:
         losses: (problems, methods), smaller is better. Average the seeds of one problem first.
         groups: The group of each problem, (problems,).
-        level: Of the critical difference.
-        permutations: How many are drawn.
-        seed: Of the permutations.
+        level: Level of the critical difference.
+        permutations: Number of permutations drawn.
+        seed: Seed of the permutations.
 
     Returns:
         Ranking: Ranks, p-values, critical difference.
 
     Raises:
         ValueError: If there are fewer than two problems or methods, a loss is not finite, or
-            ``groups`` has not one entry a problem.
+            ``groups`` does not have one entry per problem.
 
     Example:
         >>> from chainrob.statistics import rank_methods

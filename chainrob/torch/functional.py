@@ -96,13 +96,13 @@ def _convolution(
     ksize = tuple(weight.shape[2:])
     stride, dilation = _each(stride, ndim), _each(dilation, ndim)
     if isinstance(padding, str):
-        spread = [
+        totals = [
             d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, ksize, strict=True)
         ]
-        padding = tuple(one // 2 for one in spread)
-        if any(one % 2 for one in spread):
+        padding = tuple(one // 2 for one in totals)
+        if any(one % 2 for one in totals):
             # The odd zero goes behind, as in PyTorch.
-            behind = [(0, one % 2) for one in reversed(spread)]
+            behind = [(0, one % 2) for one in reversed(totals)]
             input = F.pad(input, [width for pair in behind for width in pair])
     kind = layer_kinds.convolution(ksize, stride, _each(padding, ndim), dilation, groups)
     return runner(kind, input, weight, bias)

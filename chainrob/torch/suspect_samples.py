@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from chainrob._renamed import renamed_attribute
 from chainrob.aggregation import Observation, add_observer, remove_observer
-from chainrob.aggregation.tally import WeightTally
+from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.torch import gradient_accumulation
 from chainrob.torch.robust_modules import RobustModule
 
@@ -24,7 +25,7 @@ class Suspects:
 
     In every backward pass each robust layer gives each sample of the batch an effective weight: 1
     in a plain mean, near 0 for a sample that was truncated, trimmed or outvoted. They are summed up
-    by the sample's index (``chainrob.training.WeightTally``), which ``follow`` knows from the
+    by the sample's index (``chainrob.training.WeightAverages``), which ``follow`` knows from the
     loader; with batches of another origin, tell it by ``next``.
 
     Args:
@@ -34,7 +35,7 @@ class Suspects:
             there is one, ``'model'``.
 
     Attributes:
-        tally: the sums; ``ranking``, ``relative`` and ``weights`` are its.
+        averages: the ``WeightAverages`` behind ``ranking``, ``relative`` and ``weights``.
 
     Raises:
         ValueError: no robust layer; in a backward pass: a layer whose samples are not the batch's.
@@ -65,7 +66,7 @@ class Suspects:
     ) -> None:
         if isinstance(layers, str):
             raise TypeError(f"layers must be a collection of names, found {layers!r}")
-        self.tally = WeightTally(n_samples)
+        self.averages = WeightAverages(n_samples)
         self._names = None if layers is None else frozenset(layers)
         self._indices: np.ndarray | None = None
         self._joined: Any = None  # the accumulation whose micro-batches the indices are of
@@ -117,11 +118,11 @@ class Suspects:
         """
         indices = np.asarray(indices, np.int64)
         if indices.ndim != 1 or (
-            indices.size and not 0 <= indices.min() <= indices.max() < self.tally.n_samples
+            indices.size and not 0 <= indices.min() <= indices.max() < self.averages.n_samples
         ):
             raise ValueError(
                 f"Suspects: indices must be one axis of numbers from 0 to "
-                f"{self.tally.n_samples - 1}, found shape {indices.shape} and values "
+                f"{self.averages.n_samples - 1}, found shape {indices.shape} and values "
                 f"{indices.reshape(-1)[:5].tolist()}"
             )
         running = (gradient_accumulation.running(one) for one in self._watched)
@@ -130,17 +131,19 @@ class Suspects:
             indices = np.concatenate([self._indices, indices])
         self._indices, self._joined = indices, joined
 
+    tally = renamed_attribute("tally", "averages")
+
     def ranking(self) -> np.ndarray:
         """Indices of the samples that were weighed, the most suspect first."""
-        return self.tally.ranking()
+        return self.averages.ranking()
 
     def relative(self, layer: str | None = None) -> np.ndarray:
         """The mean relative weight of every sample, (n,); 1 is not at all suspect."""
-        return self.tally.relative(layer)
+        return self.averages.relative(layer)
 
     def weights(self, layer: str | None = None) -> np.ndarray:
         """The mean weight of every sample, (n,), NaN if never weighed."""
-        return self.tally.weights(layer)
+        return self.averages.weights(layer)
 
     def close(self) -> None:
         """Stop watching; the sums stay."""
@@ -150,11 +153,11 @@ class Suspects:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint."""
-        return self.tally.state()
+        return self.averages.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from sums of ``state_dict``."""
-        self.tally.load_state(state)
+        self.averages.load_state(state)
 
     def _keep(self, observation: Observation) -> None:
         owner = observation.owner
@@ -175,7 +178,7 @@ class Suspects:
                 f"{self._indices.size}, so its weights belong to no sample of the dataset; leave "
                 f"the layer out with layers="
             )
-        self.tally.add(name, self._indices, weights)
+        self.averages.add(name, self._indices, weights)
 
     def __enter__(self) -> Suspects:
         return self

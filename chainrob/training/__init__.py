@@ -1,8 +1,9 @@
 """Hooks and extensions around an unmodified Chainer optimizer and Trainer."""
 
-from chainrob.aggregation.tally import WeightTally
+from chainrob._renamed import renamed_names
+from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.training.delta_descent import DeltaDescent
-from chainrob.training.last_step import (
+from chainrob.training.layer_reports import (
     LayerReport,
     RobustnessReport,
     record_robustness,
@@ -31,9 +32,11 @@ __all__ = [
     "SnapshotWarning",
     "SuspectReport",
     "Watch",
-    "WeightTally",
+    "WeightAverages",
     "observe",
     "record_robustness",
     "resume",
     "robustness_report",
 ]
+
+__getattr__ = renamed_names(__name__, {"WeightTally": "WeightAverages"})

@@ -22,16 +22,16 @@ class BatchIndices:
     """Reads the indices of each batch from the iterator's state before and after it.
 
     Nothing is added to the examples, so datasets, converters, models and worker processes stay as
-    they are. The three iterators of Chainer go through the positions i to i + B of an order, and
-    draw a new order when they come to its end.
+    they are. Chainer's three iterators take the positions i to i + B of an order as a batch. At the
+    end of the order they draw a new one.
 
     Args:
         iterator: A ``SerialIterator``, ``MultithreadIterator`` or ``MultiprocessIterator``.
 
     Raises:
         TypeError: Another kind of iterator.
-        ValueError: A batch size above the size of the dataset: such a batch goes through orders
-            that nobody can see any more.
+        ValueError: The batch is larger than the dataset. It then goes through orders that are
+            already gone.
 
     Example:
         >>> import numpy as np
@@ -55,13 +55,13 @@ class BatchIndices:
         self.n_samples = len(iterator.dataset)
         if iterator.batch_size > self.n_samples:
             raise ValueError(
-                f"the batch size must not exceed the size of the dataset, {self.n_samples}, for "
-                f"the samples of a batch to be known, found {iterator.batch_size}"
+                f"the batch size must not exceed the size of the dataset, {self.n_samples}, so "
+                f"that the samples of a batch are known; found {iterator.batch_size}"
             )
         self.synchronise()
 
     def synchronise(self) -> None:
-        """Take the iterator's present state as the one before the next batch."""
+        """Remember the iterator's state, as the state before the next batch."""
         state = self.iterator._state
         self._position, self._epoch = state.current_position, state.epoch
         self._order = np.arange(self.n_samples) if state.order is None else state.order

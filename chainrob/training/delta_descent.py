@@ -18,23 +18,23 @@ from chainrob.training.observation import observe
 class DeltaDescent:
     r"""Hypergradient descent on delta, for all ``SoftTruncation`` layers of a model together.
 
-    An SGD step with rate r moves the parameters by -r e(delta), e the robust gradient, so the
-    validation loss L after it has the derivative
+    An SGD step with rate r moves the parameters by -r e(delta), where e is the robust gradient. So
+    the validation loss L after the step has the derivative
 
     .. math:: \frac{dL}{d\delta} = -r \Big\langle \nabla L, \frac{\partial e}{\partial \delta}
         \Big\rangle,
 
-    exact for that step. ``update`` takes a step against it in the log-odds of delta, which stays
-    inside (0, 1) by itself.
+    which is exact for that step. ``update`` takes a step against it in the log-odds of delta, so
+    delta stays inside (0, 1).
 
     Args:
         model: a link whose robust layers all have the same ``SoftTruncation``.
         rate: learning rate of the optimizer that steps the model; plain SGD is assumed.
-        step: length of a step in the log-odds of delta: the sign of the derivative is followed.
+        step: length of a step in the log-odds of delta; only the sign of the derivative is used.
 
     Raises:
-        ValueError: no layer with soft truncation, layers that differ, or a rate or step that is not
-            positive.
+        ValueError: no layer has soft truncation, the layers' robustifiers differ, or rate or step
+            is not positive.
 
     Example:
         >>> import numpy as np, chainrob
@@ -79,16 +79,16 @@ class DeltaDescent:
 
     @property
     def delta(self) -> float:
-        """The present value, which all layers have."""
+        """The present value in all layers."""
         return float(self.links[0].robustifier.delta)
 
     def watch(self) -> Any:
-        """A context in which a backward pass leaves what ``update`` needs."""
+        """A context in which a backward pass records what ``update`` needs."""
         self._derivatives = []
         return observe(self.model, self._keep)
 
     def derivative(self, validation_loss: Callable[[], chainer.Variable]) -> float:
-        """dL/ddelta, once the model has been stepped; the model's gradients are left alone.
+        """dL/ddelta, after the model's step. The model's gradients stay as they are.
 
         Args:
             validation_loss: computes L, a scalar variable, with the stepped parameters.
@@ -135,7 +135,7 @@ class DeltaDescent:
 
 
 def _exact_gradients(loss: chainer.Variable, parameters: list[chainer.Parameter]) -> list[Array]:
-    """Plain gradients of a loss in parameters, which keep the gradients that they have."""
+    """Plain gradients of a loss in parameters. The parameters' own gradients are not changed."""
     with exact_backward():
         found = chainer.grad([loss], parameters)
     return [

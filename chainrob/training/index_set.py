@@ -21,15 +21,17 @@ class IndexSet:
     """A selection of a model's weights, checked.
 
     Args:
-        value: None for all; names of parameters, or of links for all below them; a mapping from
-            names to True, to a mask (booleans of the parameter's shape), or to a list of indices,
-            each a tuple with an integer an axis (an integer for a vector); a predicate
-            ``(name, parameter)`` that returns a boolean or a mask.
-        named: the model's names and parameters. A shared parameter answers to each of its names.
+        value: None for all weights; names of parameters, or of links (all parameters below them); a
+            mapping; or a predicate ``(name, parameter)`` that returns a boolean or a mask. A
+            mapping takes names to True, to a mask (booleans of the parameter's shape), or to a
+            list of indices. An index is a tuple with one integer per axis, or an integer for a
+            vector.
+        named: the model's names and parameters. A shared parameter is found under each of its
+            names.
 
     Raises:
         KeyError: a name that no parameter has.
-        TypeError: what is none of these.
+        TypeError: ``value`` is none of these.
 
     Example:
         >>> import numpy as np, chainer
@@ -121,8 +123,8 @@ def _mask(name: str, parameter: chainer.Parameter, what: Any) -> bool | Array:
         for index in _indices(name, what):
             if len(index) != chosen.ndim:
                 raise ValueError(
-                    f"RobustGradient: an index into {name!r} must have {chosen.ndim} integers, for "
-                    f"its shape is {parameter.shape}, found {index}"
+                    f"RobustGradient: an index into {name!r} must have {chosen.ndim} integers, "
+                    f"because its shape is {parameter.shape}, found {index}"
                 )
             try:
                 chosen[index] = True
@@ -159,14 +161,14 @@ def _either(one: bool | Array, other: bool | Array) -> bool | Array:
 
 
 def masked_rows(name: str, rows: SampleGradients, mask: Array) -> Dense:
-    """The rows at the chosen weights alone, (N, how many), put together tile by tile.
+    """The rows at the chosen weights only, (N, number of weights), joined tile by tile.
 
     Raises:
-        ValueError: they are too many to be formed, or belong to replicas.
+        ValueError: there are too many of them, or they belong to replicas.
     """
     if rows.replicas:
         raise ValueError(
-            f"RobustGradient: single weights of {name!r} cannot be chosen, for it has replicas"
+            f"RobustGradient: single weights of {name!r} cannot be chosen, because it has replicas"
         )
     count = int(mask.sum())
     if count * rows.n_samples > MATERIALIZE_LIMIT:

@@ -11,9 +11,9 @@ __all__ = ["Observation", "Watch", "observe"]
 
 
 class Watch:
-    """Observers on all links of a model, until ``close``; a context manager.
+    """An observer on all links of a model, until ``close``; also a context manager.
 
-    Made by ``observe``.
+    ``observe`` makes it.
     """
 
     def __init__(self, model: chainer.Link, observer: Observer) -> None:
@@ -48,16 +48,16 @@ class Watch:
 def observe(model: chainer.Link, observer: Observer) -> Watch:
     """Call ``observer`` with an ``Observation`` each time a robust layer of ``model`` is estimated.
 
-    With scopes ``'unit'``, ``'parameter'`` and ``'layer'`` that is once a layer and backward pass;
-    with ``'model'`` once an update, from ``RobustGradient``, for the model as a whole. Links that
-    run plainly (``robustifier=None``) report nothing. Watching changes neither an estimate nor a
-    copy, pickle or snapshot of the model; the samples' weights are found in the pass that makes the
-    estimate.
+    With the scopes ``'unit'``, ``'parameter'`` and ``'layer'`` the observer is called once per
+    layer and backward pass. With ``'model'`` it is called once per update, by ``RobustGradient``,
+    for the whole model. Links with ``robustifier=None`` report nothing. Watching changes no
+    estimate, and no copy, pickle or snapshot of the model. The samples' weights are computed in the
+    pass that makes the estimate.
 
     Args:
         model: a link; it and all links below are watched.
-        observer: called as ``observer(observation)``, inside the backward pass. What it raises ends
-            that pass.
+        observer: called as ``observer(observation)``, inside the backward pass. An exception in it
+            ends that pass.
 
     Returns:
         Watch: close it to stop; or use it as ``with observe(...):``.

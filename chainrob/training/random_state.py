@@ -13,7 +13,7 @@ __all__ = ["Generator", "get_global_state", "get_state", "set_global_state", "se
 
 
 def get_state(generator: Generator) -> Any:
-    """The state of a NumPy generator, in what JSON can hold."""
+    """The state of a NumPy generator, as values that JSON can hold."""
     if isinstance(generator, np.random.RandomState):
         return _plain(generator.get_state(legacy=False))
     return _plain(generator.bit_generator.state)
@@ -28,7 +28,7 @@ def set_state(generator: Generator, state: Any) -> None:
 
 
 def get_global_state() -> Any:
-    """The states of ``numpy.random`` and ``random``, which shuffling, dropout and users draw on."""
+    """The states of ``numpy.random`` and ``random``, which shuffling and dropout use."""
     return {
         "numpy": _plain(np.random.get_state(legacy=False)),  # noqa: NPY002
         "python": random.getstate(),
@@ -36,7 +36,7 @@ def get_global_state() -> Any:
 
 
 def set_global_state(state: Any) -> None:
-    """Undo what was drawn since ``get_global_state``."""
+    """Go back to the states of ``get_global_state``."""
     np.random.set_state(state["numpy"])  # noqa: NPY002
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

@@ -17,21 +17,21 @@ class ReplicaRates:
 
     .. math:: g_t \leftarrow \frac{\eta_t}{\eta} g_t
 
-    with eta the rate that the optimizer holds. A step of ``SGD`` is -eta g, so replica t takes the
-    step of a run at rate eta_t; ``MomentumSGD``, ``NesterovAG`` and ``CorrectedMomentumSGD`` are
-    linear in eta g as long as the rates stay what they are, so theirs are the same too. Optimizers
-    that divide by the size of past gradients (Adam, RMSprop, ...) cancel a factor of the gradient,
-    and are refused: scaling their gradients would not be another rate. Hooks that were added
-    before, weight decay say, are scaled with the gradient, as in a run at that rate; those added
-    later are not, so add this one last.
+    Here eta is the rate of the optimizer. A step of ``SGD`` is -eta g, so replica t takes the step
+    of a run at rate eta_t. The steps of ``MomentumSGD``, ``NesterovAG`` and
+    ``CorrectedMomentumSGD`` are linear in eta g, so the same holds for them while the rates stay
+    constant. Optimizers that divide by the size of past gradients (Adam, RMSprop, ...) cancel a
+    factor of the gradient. They are refused, because scaling their gradients does not change their
+    rate. Add this hook last: it also scales what earlier hooks added, such as weight decay, as a
+    run at that rate would. It does not scale what later hooks add.
 
     Args:
-        rates: eta_t, one a replica, positive.
+        rates: eta_t, one per replica, positive.
 
     Raises:
-        ValueError: rates that are no positive numbers; at the update: a parameter whose first axis
-            is not that of the replicas.
-        TypeError: at the update: an optimizer whose step is not linear in the gradient.
+        ValueError: the rates are not positive numbers; or, at the update, the first axis of a
+            parameter is not that of the replicas.
+        TypeError: at the update, the optimizer's step is not linear in the gradient.
 
     Example:
         >>> import numpy as np, chainrob
@@ -55,7 +55,7 @@ class ReplicaRates:
     def __init__(self, rates: Sequence[float]) -> None:
         self.rates = tuple(float(rate) for rate in rates)
         if not self.rates:
-            raise ValueError("ReplicaRates: rates must hold one rate a replica, found none")
+            raise ValueError("ReplicaRates: rates must hold one rate per replica, found none")
         for rate in self.rates:
             if not (isfinite(rate) and rate > 0.0):
                 raise ValueError(f"ReplicaRates: rates must be positive numbers, found {rate!r}")
@@ -66,9 +66,9 @@ class ReplicaRates:
         kind = type(optimizer).__name__
         if kind not in self.exact_for or type(optimizer).__module__.split(".")[0] != "chainer":
             raise TypeError(
-                f"ReplicaRates: a factor of the gradient is a rate only for "
-                f"{', '.join(self.exact_for)}, found {kind}; train the replicas at one rate, or "
-                f"with one of these"
+                f"ReplicaRates: scaling the gradient scales the rate only for "
+                f"{', '.join(self.exact_for)}, found {kind}; use one of these, or train all "
+                f"replicas at one rate"
             )
         for name, parameter in optimizer.target.namedparams():
             if parameter.grad is None:
@@ -82,7 +82,7 @@ class ReplicaRates:
             parameter.grad = parameter.grad * factors.reshape((-1, *(1,) * (parameter.ndim - 1)))
 
     def _on_device(self, parameter: chainer.Parameter, rate: float) -> Any:
-        """eta_t / eta where the gradient is; they are copied there once."""
+        """eta_t / eta on the gradient's device; copied there once."""
         xp = array_module(parameter.grad)
         key = (parameter.dtype, str(parameter.device), rate)
         if key not in self._factors:

@@ -25,48 +25,48 @@ clearing.LISTENERS.append(forget)
 
 
 class RobustGradient:
-    r"""Optimizer hook: the gradient of the whole model from one row a sample.
+    r"""Optimizer hook: one robust estimate of the whole model's gradient, from one row per sample.
 
     .. math::
         \hat g = R\big(\{(g_n^{(1)}, \ldots, g_n^{(L)})\}_n\big), \qquad
         \langle g_m, g_n \rangle = \sum_l \langle g_m^{(l)}, g_n^{(l)} \rangle
 
-    Row n joins sample n's gradients of all parameters whose links have ``scope='model'``, so a
-    weighting robustifier sees the Gram matrices of all layers added up and gives each sample one
-    weight (Prasad et al.). A parameter that is used in several places or time steps enters once:
-    its row is the sum over the uses, so a recurrent network is estimated once after the whole pass.
-    Coordinate-wise robustifiers do what they do in each layer, but likewise once.
+    Row n joins sample n's gradients of all parameters whose links have ``scope='model'``. The Gram
+    matrices of the layers add up, and a weighting robustifier gives each sample one weight (Prasad
+    et al.). If a parameter is used in several places or time steps, its row is the sum over the
+    uses. So a recurrent network is estimated once, after the whole pass. A coordinate-wise
+    robustifier gives the same estimates as in each layer, also once after the whole pass.
 
-    During the backward pass the links record their sample gradients and leave zeros (which is what
-    ``chainer.grad`` sees: it has no update that a hook could precede). This hook adds the estimate
-    to ``parameter.grad`` before the update and forgets the records. Gradients of other origin (a
-    penalty in the loss, plain links, WeightDecay) are kept as they are. It runs before the
-    optimizer's other hooks, whatever the order in which they were added, so that GradientClipping,
-    say, sees the whole gradient. Clearing a gradient drops its records.
-    A link hook that puts another array in a parameter's place (SpectralNormalization,
-    WeightStandardization) is differentiated: rows are of what the layer was run with, as with the
-    other scopes, and the estimate goes on to the parameters through the hook.
-    Two backward passes before an update add up sample by sample, as two losses of one batch do (and
-    as two batches do not: call the hook after each of them instead).
+    During the backward pass the links record their sample gradients and leave zeros. (This is also
+    what ``chainer.grad`` returns, because it makes no update.) Before the update this hook adds the
+    estimate to ``parameter.grad`` and drops the records. Other gradients stay as they are: those of
+    a penalty in the loss, of plain links, of WeightDecay. The hook runs before all other hooks of
+    the optimizer, so that GradientClipping, for example, sees the whole gradient. Clearing a
+    gradient drops its records.
+    A link hook may replace a parameter's array (SpectralNormalization, WeightStandardization). The
+    rows are then gradients of the replaced array, as with the other scopes, and the estimate is
+    pulled back through the hook to the parameters.
+    Two backward passes before an update add up sample by sample. This is right for two losses of
+    one batch. For two batches, call the hook after each of them instead.
 
     Args:
-        model: the model (or the part of it) that was robustified with ``scope='model'``; its links
-            report to this hook from now on, and not to another one's.
-        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default the one
-            that the links hold.
-        parameters: Algorithm 1's index set, the weights that are estimated robustly: names as
-            ``model.namedparams()`` gives them (a name of a link means all parameters below it), a
-            predicate ``(name, parameter)`` that is asked at each update, or None for all. Single
-            weights are given by a mapping from the name to a mask of booleans or to a list of
-            indices, ``{'/0/W': [(0, 1)], '/0/b': True}``; a predicate may return a mask too. The
-            other weights get the plain mean. Assign to it at any time between updates.
+        model: the model, or a part of it, that was robustified with ``scope='model'``. From now on
+            its links report to this hook only.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default the
+            robustifier of the links.
+        parameters: Algorithm 1's index set, the weights that are estimated robustly. None means
+            all. Give names of ``model.namedparams()`` (the name of a link means all parameters
+            below it), or a predicate ``(name, parameter)`` that is called at each update. For
+            single weights give a mapping from names to boolean masks or lists of indices:
+            ``{'/0/W': [(0, 1)], '/0/b': True}``. A predicate may return a mask too. The other
+            weights get the plain mean. The attribute may be changed between updates.
 
     Raises:
-        ValueError: at an update: no link has ``scope='model'``, parameters that saw different
-            numbers of samples or loss reductions, or links that hold different robustifiers where
-            none was given.
-        KeyError: a name that no parameter has.
-        TypeError: an index set that is none of these.
+        ValueError: at an update: no link has ``scope='model'``; the parameters saw different
+            numbers of samples or have different loss reductions; or no robustifier was given and
+            those of the links differ.
+        KeyError: no parameter has a name in ``parameters``.
+        TypeError: ``parameters`` is none of these.
 
     Example:
         >>> import numpy as np, chainrob
@@ -123,8 +123,8 @@ class RobustGradient:
         hooks = getattr(optimizer, "_hookable", None)
         if hooks is not None and any(one is self for one in hooks._post_update_hooks.values()):
             raise ValueError(
-                "RobustGradient: timing must be 'pre', for the update needs the gradient, found "
-                "'post'"
+                "RobustGradient: timing must be 'pre', because the update needs the gradient, "
+                "found 'post'"
             )
         self._check_links()
         robust: list[Entry] = []
@@ -150,17 +150,17 @@ class RobustGradient:
             for entry, gradient in zip(robust, estimates, strict=True):
                 _add(entry.recording.target, scattered(gradient, masks[entry.name]))
         if getattr(optimizer, "_loss_scaling_is_dynamic", False):
-            optimizer.check_nan_in_grads()  # which saw zeros before this hook
+            optimizer.check_nan_in_grads()  # before this hook it saw zeros
 
     def _named(self, recordings: Iterable[Recording]) -> Iterator[tuple[str, Recording]]:
-        """Recordings whose gradient is still wanted, each with its parameter's path."""
+        """The recordings that are still in use, each with its parameter's path."""
         names = {id(one): name for name, one in self.model.namedparams(include_uninit=True)}
         links = {id(link): name for name, link in self.model.namedlinks()}
         for one in recordings:
             if isinstance(one.target, chainer.Parameter):
                 if one.target.grad is not None:
                     yield names.get(id(one.target), one.target.name or "?"), one
-            else:  # a link hook put it in the parameter's place
+            else:  # a link hook replaced the parameter's array
                 yield f"{links.get(id(one.owner), '').rstrip('/')}/{one.name}", one
 
     def _robustifier_of(self, entry: Entry) -> Any:
@@ -185,9 +185,9 @@ class RobustGradient:
             if recorder is not None and recorder is not self._recorder:
                 raise RuntimeError(
                     f"RobustGradient: another RobustGradient was made for {type(link).__name__} "
-                    f"{link.name or ''} after this one, and gets its gradients; use one a model"
+                    f"{link.name or ''} after this one, and gets its gradients; use one per model"
                 )
-        # Links that were added to the model since.
+        # Links that were added to the model later.
         self._recorder.listen(self.model.links())
 
     def _held_by_links(self) -> Callable[[Any], Any]:
@@ -197,12 +197,12 @@ class RobustGradient:
                 held.append(link.robustifier)
         if len(held) != 1:
             raise ValueError(
-                f"RobustGradient: the links must hold one robustifier, found {held}; pass the one "
-                f"for the model"
+                f"RobustGradient: the links must share one robustifier, found {held}; pass the "
+                f"robustifier of the model"
             )
         return held[0]
 
-    # A copy listens to its copy of the model, and what is recorded stays where it belongs.
+    # A copy of the hook listens to its copy of the model. Records are not copied.
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_recorder"}
@@ -214,17 +214,17 @@ class RobustGradient:
 
 
 def _add(target: Any, gradient: Array) -> None:
-    """Add an estimate to a parameter's gradient; or send it on to where a link hook made the
-    parameter of others, through the rest of the graph.
+    """Add an estimate to a parameter's gradient. If a link hook computed the array from other
+    parameters, send the estimate back through the graph to them.
     """
     if isinstance(target, chainer.Parameter):
-        # A new array, for Chainer may have handed the old one to another variable as well.
+        # A new array: Chainer may share the old one with another variable.
         grad = target.grad
         gradient = gradient.astype(grad.dtype, copy=False)
         target.grad = array_module(grad).asarray(grad + gradient)
         return
     variable = target.get_variable()
-    if variable.array is None:  # nobody kept it, and only its gradient matters
+    if variable.array is None:  # the array was freed; only the gradient matters
         variable.array = array_module(gradient).zeros(target.shape, target.dtype)
     variable.grad = gradient.astype(target.dtype, copy=False)
     variable.backward()

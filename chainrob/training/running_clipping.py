@@ -1,4 +1,4 @@
-"""Clipping to a running norm: each layer's limit follows the norms of the steps before."""
+"""Clipping to a running norm: each layer's limit follows the norms of earlier steps."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ class RunningClipping(chainer.training.Extension):
 
     .. math:: \log c_{t+1} = \beta \log c_t + (1 - \beta) \log\big(m\, Q_q(\lVert g_n \rVert)\big)
 
-    with Q the q-quantile of the norms of the batch's sample gradients in that layer and c the limit
+    Q is the q-quantile of the norms of the batch's sample gradients in that layer. c is the limit
     of ``ClipNorm(c) >> robustifier``, which the hook gives to the link after every update. The
-    first batch sets c. A batch that is bad as a whole moves the limit by a power of 1 - beta only,
-    and a batch that is fitted does not take it down at once, as ``RelativeClipping`` does. The
-    robustifiers stay immutable: the limits belong to this object. ``trainer.extend(...)`` makes
-    them part of the trainer's snapshot; ``optimizer.add_hook(...)`` does without a trainer.
+    first batch sets c. If a whole batch is bad, its norms enter the limit only with the power 1 -
+    beta. If a batch has small gradients because it is fitted well, the limit does not fall at once;
+    with ``RelativeClipping`` it does. The robustifiers stay immutable, because the limits belong to
+    this object. ``trainer.extend(...)`` puts the limits into the trainer's snapshot. Without a
+    trainer, use ``optimizer.add_hook(...)``.
 
     Args:
-        model: the model, or the part of it, whose robust links are clipped; scopes ``'layer'`` and
-            ``'parameter'``.
+        model: the model, or the part of it, whose robust links are clipped. Their scope must be
+            ``'layer'`` or ``'parameter'``.
         multiple: m, above 0.
         quantile: q, in (0, 1).
         memory: beta, in [0, 1).
-        robustifier: what follows the clipping; by default the mean.
+        robustifier: the robustifier after the clipping; by default the mean.
 
     Raises:
-        ValueError: a parameter outside of its range, or a model without robust links.
+        ValueError: a parameter is out of range, or the model has no robust links.
 
     Example:
         >>> import numpy as np, chainrob
@@ -95,7 +96,7 @@ class RunningClipping(chainer.training.Extension):
         norms = np.sort(norms[np.isfinite(norms)])
         length = norms[int(self.quantile * (len(norms) - 1))] if len(norms) else 0.0
         if not (length > 0.0 and isfinite(self.multiple * length)):
-            return  # nothing that could be followed
+            return  # no norms to follow
         limit, before = self.multiple * length, self.limits.get(observation.name)
         if before is not None:
             limit = before**self.memory * limit ** (1.0 - self.memory)

@@ -1,4 +1,4 @@
-"""An order of the samples that depends on a seed alone, whatever else draws random numbers."""
+"""An order of the samples that depends only on a seed, not on other random draws."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["SeededShuffle"]
 
 
 class SeededShuffle(OrderSampler):
-    r"""Shuffle every epoch by a permutation that follows from the seed and the epoch before.
+    r"""Shuffle every epoch with a permutation that depends on the seed and the previous epoch.
 
     .. math::
         \pi_{e+1} = \mathrm{permutation}(\mathrm{seed}, H(\pi_e)), \qquad \pi_0 = (0, 1, \dots)
 
-    with H a hash (SHA-256). Chainer's own shuffling takes numbers from NumPy's global stream, which
-    iterators with a background thread or process do ahead of time: how far they got when a snapshot
-    is taken is chance. This sampler has no state but the order itself, which is in every snapshot,
-    so runs with any iterator are repeatable and resume exactly.
+    H is a hash (SHA-256). Chainer's own shuffling draws from NumPy's global stream. Iterators with
+    a background thread or process draw ahead of time, and at a snapshot it is left to chance how
+    far ahead they are. The only state of this sampler is the order itself, which every snapshot
+    holds. So runs with any iterator can be repeated and resume exactly.
 
     Args:
         seed (int): Not negative.

@@ -1,4 +1,4 @@
-"""Snapshots that a kill cannot break, and that hold all that the rest of the run depends on."""
+"""Snapshots that survive a kill and hold everything that the rest of the run depends on."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ _UNREADABLE = (
 
 
 class SnapshotWarning(UserWarning):
-    """A snapshot could not be read, and an older one is used."""
+    """A snapshot could not be read; an older one is used."""
 
 
 class Snapshot(chainer.training.Extension):
     """Save the whole state of a training run, so that ``resume`` continues it exactly.
 
-    A file holds what Chainer's own snapshot holds (and loads with ``chainer.serializers.load_npz``
-    as well), and the states of the random number generators: NumPy's global one, which shuffling
-    and dropout draw on, Python's, those of the iterators' order samplers, and ``generators``. So a
-    run that is killed at any moment and resumed from its last snapshot ends with the parameters of
-    a run that was never killed, bit for bit.
+    A file holds the content of Chainer's own snapshot and the states of the random number
+    generators. These are NumPy's global generator (shuffling and dropout use it), Python's, those
+    of the iterators' order samplers, and ``generators``. So a run may be killed at any moment.
+    Resumed from its last snapshot, it ends with the parameters of a run that was never killed, bit
+    for bit. ``chainer.serializers.load_npz`` can load the file too.
 
-    It is written under another name, forced to the disk and renamed: at any moment a file under the
-    right name is whole. What a killed process left half-written is removed when the next run
-    starts. The folder is ``trainer.out``, the files are ``snapshot_iter_<iteration>``.
+    A file is written under another name, flushed to the disk and then renamed. So a file under the
+    right name is always complete. The next run removes half-written files of a killed process. The
+    folder is ``trainer.out``; the files are ``snapshot_iter_<iteration>``.
 
-    Not part of it: cuRAND's state (dropout on a GPU) and dynamic loss scales.
+    Not included: cuRAND's state (dropout on a GPU) and dynamic loss scales.
 
     Args:
         keep (int or None): How many of the newest files to keep, at least 1; None keeps all.
         prefix (str): What the files' names start with.
-        generators: Further ``numpy.random.Generator`` or ``RandomState`` objects that the run draws
-            on (in a dataset's transformation, say), always in the same order.
+        generators: Further ``numpy.random.Generator`` or ``RandomState`` objects that the run uses,
+            for example in a dataset's transformation; always in the same order.
         exact (bool): Refuse iterators with which a resumed run would differ: those that read ahead
-            and shuffle from a random stream. False lets them pass.
+            and shuffle from a random stream. False accepts them.
 
     Raises:
-        ValueError: keep below 1, a prefix that is no file name; at the start of the run: an
-            iterator that cannot be resumed exactly.
+        ValueError: ``keep`` is below 1, or ``prefix`` is not a file name; or, at the start of the
+            run, an iterator cannot be resumed exactly.
 
     Example:
         >>> import tempfile
@@ -116,7 +116,7 @@ class Snapshot(chainer.training.Extension):
         self._loaded: dict[str, Any] | None = None
 
     def initialize(self, trainer: Any) -> None:
-        """Check the iterators, tidy up after a killed process, and set what was loaded."""
+        """Check the iterators, remove files of a killed process, and set the loaded states."""
         iterators = getattr(trainer.updater, "_iterators", {})
         for name, iterator in iterators.items():
             self._check(name, iterator)
@@ -134,7 +134,7 @@ class Snapshot(chainer.training.Extension):
             self._loaded = None
 
     def __call__(self, trainer: Any) -> None:
-        """Write a file, then remove those that are too old."""
+        """Write a file, then remove old ones."""
         serializer = DictionarySerializer()
         serializer.save(trainer)
         folder = Path(trainer.out)
@@ -161,7 +161,7 @@ class Snapshot(chainer.training.Extension):
         return sorted(found, key=age)
 
     def serialize(self, serializer: Any) -> None:
-        """The states of the generators; called with the trainer's own."""
+        """Read or write the states of the generators, with the trainer's serializer."""
         if isinstance(serializer, chainer.serializer.Deserializer):
             try:
                 content = serializer("random", None)
@@ -215,22 +215,23 @@ class Snapshot(chainer.training.Extension):
 def resume(trainer: Any, file: str | os.PathLike[str] | None = None) -> Path | None:
     """Load the newest whole snapshot into a trainer, if there is one.
 
-    Call it when the trainer has all its extensions, a ``Snapshot`` among them, right before
-    ``trainer.run()``: extensions that change a learning rate find their values there.
+    Call it right before ``trainer.run()``, when the trainer has all its extensions, also the
+    ``Snapshot``. Extensions that change a learning rate read their values from the file.
 
     Args:
         trainer: A ``chainer.training.Trainer``, set up as for the run that was interrupted.
-        file (path or None): Load this one; None is the newest in ``trainer.out``. A damaged file is
-            then passed over with a warning.
+        file (path or None): The file to load; None takes the newest in ``trainer.out`` and skips
+            damaged files with a warning.
 
     Returns:
-        pathlib.Path or None: The file; None where there was none, and the run starts anew.
+        pathlib.Path or None: The file; None if there was none. Then the run starts from the
+            beginning.
 
     Raises:
-        ValueError: The trainer has no ``Snapshot``, or the file was written by a trainer that was
-            set up in another way.
+        ValueError: The trainer has no ``Snapshot``, or the trainer that wrote the file was set up
+            differently.
         UnsafeFileError: The file holds pickled objects, which could run code; it is not loaded.
-        OSError, zipfile.BadZipFile: The file that was named cannot be read.
+        OSError, zipfile.BadZipFile: ``file`` cannot be read.
     """
     snapshot = next(_snapshots(trainer), None)
     if snapshot is None:
@@ -255,7 +256,7 @@ def resume(trainer: Any, file: str | os.PathLike[str] | None = None) -> Path | N
             NpzDeserializer(arrays).load(trainer)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(
-                f"the snapshot {path} is of a trainer that was set up in another way (another "
+                f"the snapshot {path} is of a trainer that was set up differently (another "
                 f"model, optimizer or set of extensions): {error}"
             ) from error
         return path
@@ -269,7 +270,7 @@ def _snapshots(trainer: Any) -> Iterator[Snapshot]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """All arrays of a file, once every checksum in it holds: a trainer is never half loaded."""
+    """All arrays of a file, if every checksum is right. So a trainer is never loaded by half."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:

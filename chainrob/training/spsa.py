@@ -1,4 +1,4 @@
-"""Training without backpropagation: two forward passes a step, through an ordinary optimizer."""
+"""Training without backpropagation: two forward passes per step, with an ordinary optimizer."""
 
 from __future__ import annotations
 
@@ -23,39 +23,41 @@ class SPSA:
     .. math:: \hat g = R\Big(\Big\{ \frac{L(\theta + h u_s) - L(\theta - h u_s)}{2 h} \, u_s
         \Big\}_{s=1}^{S}\Big), \qquad \theta = \text{all parameters together}
 
-    with R the mean or a robustifier (``chainrob.differentiation.spsa``). An instance is called
-    like the loss that it wraps and gives the mean of the 2 S values; ``backward`` then hands the
-    estimate to the parameters. So any optimizer, its hooks, and a ``Trainer`` work as they are, for
-    losses that cannot be differentiated too, and no graph is kept.
+    R is the mean or a robustifier (``chainrob.differentiation.spsa``). Call an instance like the
+    loss that it wraps. It returns the mean of the 2 S values, and ``backward`` then gives the
+    estimate to the parameters. So any optimizer, its hooks and a ``Trainer`` work unchanged. The
+    loss need not be differentiable, and no graph is kept.
 
-    The estimate's variance is about (D - 1) / S times the squared gradient, D the number of
-    parameters: take a learning rate that much smaller than with backpropagation, or more samples.
+    The estimate's variance is about (D - 1) / S times the squared gradient, with D the number of
+    parameters. Use a learning rate that is smaller by this factor than with backpropagation, or
+    more samples.
 
     Args:
-        model: link whose parameters are estimated; those that are frozen (``disable_update``) stay
-            as they are. They must all have one dtype. Parameters without a shape yet get it from
-            one more forward pass.
+        model: link whose parameters are estimated. Frozen parameters (``disable_update``) stay as
+            they are. All parameters must have one dtype. If some have no shape yet, one more
+            forward pass sets it.
         lossfun: ``lossfun(*args, **kwargs)`` gives a scalar, a Variable or an array; None is the
             model itself (as with ``chainer.links.Classifier``). It must be the same function in
-            all 2 S passes: layers that draw at random (dropout) or keep statistics (batch
-            normalization) belong in ``chainer.using_config('train', False)``.
-        step: h, positive. None is ``eps ** (1/3) * max(1, |theta|)`` with the dtype's eps; for a
-            noisy loss choose one at which it changes by more than the noise.
-        samples: S, directions a step; two forward passes each.
+            all 2 S passes. So run layers that draw at random (dropout) or keep statistics (batch
+            normalization) under ``chainer.using_config('train', False)``.
+        step: h, positive. None is ``eps ** (1/3) * max(1, |theta|)`` with the dtype's eps. For a
+            noisy loss choose a step that changes the loss by more than the noise.
+        samples: S, the number of directions per step; each takes two forward passes.
         directions: ``'rademacher'`` or ``'gaussian'``.
-        robustifier: any callable (S, D) -> (D,) in the place of the mean, for losses that are
-            sometimes far off; needs ``samples`` of three or more to be of use.
-        seed: seed or ``numpy.random.Generator`` of the directions; None is fresh. For runs that can
-            be resumed give ``Snapshot(generators=[spsa.generator])``.
+        robustifier: any callable (S, D) -> (D,) in place of the mean, for losses with gross errors.
+            It needs ``samples`` of at least three to be useful.
+        seed: seed or ``numpy.random.Generator`` of the directions; None takes a random seed. To
+            make runs resumable, pass ``Snapshot(generators=[spsa.generator])``.
 
     Attributes:
         evaluations: forward passes so far.
-        generator: where the directions come from.
+        generator: the generator of the directions.
 
     Raises:
-        TypeError: ``model`` is no link, or ``lossfun`` not callable.
-        ValueError: a bad ``step``, ``samples`` or ``directions`` (when called); parameters of
-            several dtypes, or none; a loss that is not scalar or not finite.
+        TypeError: ``model`` is not a link, or ``lossfun`` is not callable.
+        ValueError: ``step``, ``samples`` or ``directions`` is out of range (checked at the call);
+            the parameters have several dtypes, or there are none; the loss is not scalar or not
+            finite.
 
     Example:
         >>> import numpy as np, chainrob
@@ -101,7 +103,7 @@ class SPSA:
         self.evaluations = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> chainer.Variable:
-        """The loss, and in its graph the estimate of its gradient in the parameters."""
+        """The loss. Its ``backward`` gives the estimated gradient to the parameters."""
         if not chainer.config.enable_backprop:
             return chainer.as_variable(self.lossfun(*args, **kwargs))
         parameters = self._parameters(args, kwargs)
@@ -160,7 +162,7 @@ class SPSA:
 
 
 class _Estimate(function_node.FunctionNode):
-    """A loss already computed, with gradients already estimated."""
+    """A node for a computed loss with estimated gradients."""
 
     def __init__(self, loss: float, gradients: list[Array]) -> None:
         super().__init__()
@@ -181,7 +183,7 @@ class _Estimate(function_node.FunctionNode):
 
 
 def _split(flat: Array, like: list[Array]) -> list[Array]:
-    """Views of the flat array in the shapes of these."""
+    """Views of the flat array, in the shapes of the given arrays."""
     ends = np.cumsum([prod(array.shape) for array in like])
     return [
         flat[end - prod(array.shape) : end].reshape(array.shape)

@@ -1,4 +1,4 @@
-"""A Trainer extension that says which samples the robust layers did not trust."""
+"""A Trainer extension that lists the samples to which robust layers gave little weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 import chainer
 from chainer.training import trigger as triggers
-from chainrob.aggregation.tally import WeightTally
+from chainrob._renamed import renamed_attribute
+from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
 from chainrob.training.observation import Observation, Watch, observe
@@ -23,40 +24,40 @@ __all__ = ["SuspectReport"]
 class SuspectReport(chainer.training.Extension):
     r"""Rank the samples of the training data by the weight that robust layers gave them.
 
-    In every update each robust layer gives each sample of the batch an effective weight: 1 in a
-    plain mean, near 0 for a sample that was truncated, trimmed or outvoted. Samples are ranked by
-    what they get on average, relative to their batches (see ``WeightTally``). At every step the
-    share of samples of the batch with a weight below ``below`` is reported for each layer, as
-    ``down_weighted/<layer>``, to ``LogReport`` and ``PrintReport``. The weights come from the pass
-    that makes the estimate: they cost a weighting robustifier next to nothing, and others about
-    half of that pass again (``benchmarks/watching.py``).
+    In every update each robust layer gives each sample of the batch an effective weight. It is 1 in
+    a plain mean, and near 0 for a sample that was truncated, trimmed or outvoted. Samples are
+    ranked by their average weight relative to their batches (see ``WeightAverages``). At every step
+    the extension also reports, for each layer, the share of the batch with a weight below
+    ``below``. It is called ``down_weighted/<layer>`` in ``LogReport`` and ``PrintReport``.
 
-    The sums are part of the trainer's snapshot: a resumed run goes on counting.
+    The weights come from the pass that makes the estimate. They cost almost nothing with a
+    weighting robustifier, and about half of that pass with others (``benchmarks/watching.py``). The
+    averages are part of the trainer's snapshot, so a resumed run continues them.
 
     Args:
-        model: What to watch; None is the target of every optimizer.
+        model: The model to watch; None watches the target of every optimizer.
         iterator: The updater's iterator whose dataset the indices refer to.
-        indices: ``indices(trainer)`` gives the dataset indices of the last batch, (B,), for
-            iterators of other kinds than Chainer's; None reads Chainer's.
+        indices: ``indices(trainer)`` returns the dataset indices of the last batch, (B,). Needed
+            for iterators other than Chainer's; None reads Chainer's iterators.
         n_samples: Size of the dataset; needed with ``indices`` only.
-        layers: Names of the layers to take into account (``'/predictor/l1'``), or a predicate of
-            the name; None takes all.
-        below: A weight under this counts as down-weighted.
-        rank_by: What samples are ranked by. ``'weight'``: the effective weight, which finds bad
-            inputs and gross outliers. ``'suspicion'``: one minus
+        layers: Names of the layers to use, such as ``'/predictor/l1'``, or a predicate of the name;
+            None uses all.
+        below: A sample with a smaller weight counts as down-weighted.
+        rank_by: The measure by which samples are ranked. ``'weight'``: the effective weight, which
+            finds bad inputs and gross outliers. ``'suspicion'``: one minus
             ``chainrob.robustifiers.suspicion``, which finds wrong labels better. It needs no robust
             estimate: with ``robustifier=chainrob.Mean()`` the training stays the plain one.
-        filename: CSV file in ``trainer.out`` with all samples, ranked; None for none.
-        plot_name: PNG file with the ranked weights, drawn at the end; None for none.
-        trigger: When the CSV file is written, as Chainer writes triggers; it is at the end, too.
+        filename: CSV file in ``trainer.out`` with all samples, ranked; None writes none.
+        plot_name: PNG file with the ranked weights, drawn at the end; None draws none.
+        trigger: When to write the CSV file, as a trigger of Chainer. It is also written at the end.
 
     Attributes:
-        tally: ``tally.ranking()``, ``tally.relative()``, ``tally.weights()``.
+        averages: The ``WeightAverages``, with ``ranking()``, ``relative()`` and ``weights()``.
 
     Raises:
-        TypeError, ValueError: At the start of training: an iterator whose order is not known (see
-            ``indices``), a batch size above the dataset's. During training: a layer whose samples
-            are not the batch's.
+        TypeError, ValueError: At the start of training: the iterator's order is not known (see
+            ``indices``), or the batch is larger than the dataset. During training: a layer saw
+            other samples than those of the batch.
 
     Example:
         >>> import tempfile
@@ -77,11 +78,11 @@ class SuspectReport(chainer.training.Extension):
         ...     trainer = chainer.training.Trainer(updater, (20, 'epoch'), out=out)
         ...     trainer.extend(report)
         ...     trainer.run()
-        >>> int(report.tally.ranking()[0])
+        >>> int(report.averages.ranking()[0])
         7
     """
 
-    # Every iteration, and before the extensions that read what it reports.
+    # Runs in every iteration, before the extensions that read its reports.
     trigger = (1, "iteration")
     priority = chainer.training.PRIORITY_WRITER
     default_name = "SuspectReport"
@@ -115,7 +116,9 @@ class SuspectReport(chainer.training.Extension):
         self.rank_by = rank_by
         self.filename = filename
         self.plot_name = plot_name
-        self.tally: WeightTally | None = None if n_samples is None else WeightTally(n_samples)
+        self.averages: WeightAverages | None = (
+            None if n_samples is None else WeightAverages(n_samples)
+        )
         self._takes = _predicate(layers)
         self._indices = indices
         self._writes = triggers.get_trigger(trigger)
@@ -126,13 +129,13 @@ class SuspectReport(chainer.training.Extension):
         self._restore: Any = None
 
     def initialize(self, trainer: Any) -> None:
-        """Begin to watch; a snapshot, if any, has been loaded by now."""
+        """Begin to watch. A snapshot, if there is one, has already been loaded."""
         if self._indices is None:
             self._batches = BatchIndices(trainer.updater.get_iterator(self.iterator))
-            if self.tally is None:
-                self.tally = WeightTally(self._batches.n_samples)
+            if self.averages is None:
+                self.averages = WeightAverages(self._batches.n_samples)
         if self._restore is not None:
-            self._tally.serialize(self._restore)
+            self._averages.serialize(self._restore)
             self._restore = None
         if self.model is not None:
             models = [self.model]
@@ -145,7 +148,7 @@ class SuspectReport(chainer.training.Extension):
                 remove_leftovers(self._out, name)
 
     def __call__(self, trainer: Any) -> None:
-        """Add what the last update showed."""
+        """Add the weights of the last update."""
         if trainer.is_before_training:
             return
         if self._batches is not None:
@@ -158,9 +161,10 @@ class SuspectReport(chainer.training.Extension):
             if weights.shape != indices.shape:
                 raise ValueError(
                     f"layer {name} saw {weights.size} samples in a batch of {indices.size}, so its "
-                    f"weights belong to no sample of the dataset; leave the layer out with layers="
+                    f"weights cannot be matched to samples of the dataset; leave the layer out "
+                    f"with layers="
                 )
-            self._tally.add(name, indices, weights)
+            self._averages.add(name, indices, weights)
         for name in dict.fromkeys(name for name, _ in step):
             share = np.mean([(w < self.below).mean() for layer, w in step if layer == name])
             chainer.reporter.report({f"down_weighted{name}": float(share)})
@@ -172,7 +176,7 @@ class SuspectReport(chainer.training.Extension):
         for watch in self._watches:
             watch.close()
         self._watches = []
-        if self._out is not None and self.tally is not None:
+        if self._out is not None and self.averages is not None:
             self.write_table(self._out)
             self.write_figure(self._out)
 
@@ -180,29 +184,31 @@ class SuspectReport(chainer.training.Extension):
         """Write the CSV file, in one piece."""
         if self.filename is not None:
             with atomic_path(Path(folder) / self.filename) as temporary:
-                temporary.write_bytes(suspect_table(self._tally).encode())
+                temporary.write_bytes(suspect_table(self._averages).encode())
 
     def write_figure(self, folder: str | Path) -> None:
-        """Write the figure, in one piece; nothing where no layer was heard of."""
-        if self.plot_name is not None and self._tally.layers:
+        """Write the figure, in one piece; nothing if no layer was seen."""
+        if self.plot_name is not None and self._averages.layers:
             with atomic_path(Path(folder) / self.plot_name) as temporary:
-                draw_suspects(self._tally).savefig(temporary, format="png", dpi=160)
+                draw_suspects(self._averages).savefig(temporary, format="png", dpi=160)
 
     def serialize(self, serializer: Any) -> None:
         """Read or write the sums."""
         if hasattr(self._writes, "serialize"):
             self._writes.serialize(serializer["trigger"])
-        if self.tally is not None:
-            self.tally.serialize(serializer)
+        if self.averages is not None:
+            self.averages.serialize(serializer)
         elif isinstance(serializer, chainer.serializer.Deserializer):
-            # The dataset is not known before the run begins; the arrays are.
+            # The dataset is only known when the run begins, so keep the arrays until then.
             self._restore = _Kept({key: serializer(key, None) for key in _KEYS})
 
+    tally = renamed_attribute("tally", "averages")
+
     @property
-    def _tally(self) -> WeightTally:
-        if self.tally is None:
-            raise RuntimeError("SuspectReport has nothing to say before the trainer runs")
-        return self.tally
+    def _averages(self) -> WeightAverages:
+        if self.averages is None:
+            raise RuntimeError("SuspectReport has no weights before the trainer runs")
+        return self.averages
 
     def _keep(self, observation: Observation) -> None:
         name = observation.name if observation.name != "/" else "/model"
@@ -221,7 +227,7 @@ _KEYS = ("layers", "counts", "weights", "relative")
 
 
 class _Kept(chainer.serializer.Deserializer):
-    """Arrays that were read before there was anything to hold them."""
+    """Arrays from a snapshot, kept until the run begins."""
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         self.arrays = arrays

@@ -188,7 +188,7 @@ def test_damping_only_when_asked_for():
     np.testing.assert_allclose(t.grad, 1, rtol=1e-12)
     t.cleargrad()
     x = argmin(objective, np.zeros(2), t, damping=2.0)
-    np.testing.assert_allclose(x.array, t.array, rtol=1e-12)  # the minimiser is not moved
+    np.testing.assert_allclose(x.array, t.array, rtol=1e-12)  # the minimizer is not moved
     F.sum(x).backward()
     np.testing.assert_allclose(t.grad, 0.5, rtol=1e-12)  # 2 / (2 + 2)
 

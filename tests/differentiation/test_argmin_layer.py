@@ -1,4 +1,4 @@
-"""A layer that minimises: in a Chain, against differences, trained end to end."""
+"""A layer that minimizes: in a Chain, against differences, trained end to end."""
 
 import numpy as np
 import pytest

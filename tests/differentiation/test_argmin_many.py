@@ -181,7 +181,7 @@ def test_the_bad_problem_of_a_batch_is_named():
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (lambda x, t: F.sum(x**2), r"one number a problem, shape \(3,\), found \(\)"),
+        (lambda x, t: F.sum(x**2), r"one number per problem, shape \(3,\), found \(\)"),
         (lambda x, t: F.sum(x**2, axis=1) + F.broadcast_to(F.sum(x), (3,)), "keep the problems"),
     ],
 )

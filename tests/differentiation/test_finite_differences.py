@@ -157,5 +157,5 @@ def test_the_two_conventions_of_a_central_difference():
         central_difference(smooth, 1.0, convention="all")
     with pytest.raises(ValueError, match="step must be positive"):
         central_difference(smooth, 1.0, step=0.0, convention="width")
-    with pytest.raises(ValueError, match="convention must be 'half-width' where method is 'forw"):
+    with pytest.raises(ValueError, match="convention must be 'half-width' if method is 'forw"):
         directional_derivative(smooth, 1.0, 1.0, method="forward", convention="width")

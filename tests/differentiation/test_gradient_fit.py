@@ -105,7 +105,7 @@ def test_what_is_refused():
         ((points, plane(points) * np.nan, X), {}, "values must be finite"),
         ((points, plane(points), X), {"value": np.inf}, "value must be finite"),
         ((points[:1], [1.0], X), {}, "points must differ from each other"),
-        ((X[None], [1.0], X), {"value": 1.0}, "from x where value is given"),
+        ((X[None], [1.0], X), {"value": 1.0}, "from x if value is given"),
         ((points, plane(points), X), {"loss": "l1"}, "loss must be"),
     ):
         with pytest.raises(ValueError, match=message):

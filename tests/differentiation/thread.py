@@ -1,4 +1,4 @@
-"""The networks of the forum thread, and the way in which the thread minimised them."""
+"""The networks of the forum thread, and the way in which the thread minimized them."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def stabilised(x, w1, b1, w2):
 
 
 def objective(case):
-    """The function that a case minimises."""
+    """The function that a case minimizes."""
     return stabilised if "added_term" in CASES[case] else network
 
 
@@ -40,7 +40,7 @@ def inputs(case):
 
 
 def adam(function, x0, steps=350):
-    """The thread's minimiser: Adam with step 0.5, written out."""
+    """The thread's minimizer: Adam with step 0.5, written out."""
     x, first, second = x0, np.zeros_like(x0), np.zeros_like(x0)
     for t in range(1, steps + 1):
         point = chainer.Variable(x)

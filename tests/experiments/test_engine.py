@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chainrob.experiments import UsageError
-from chainrob.experiments.engine import Run, flat_record, progress_bar
+from chainrob.experiments.engine import Run, flat_record
 from chainrob.experiments.jobs import Job
 from chainrob.experiments.options import add_run_options, add_settings, described, given, made
 from chainrob.experiments.versions import blas
@@ -123,5 +123,3 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path):
         with pytest.raises(UsageError, match=message):
             Run({}, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
-    with progress_bar(2, "part", show=False) as bar:
-        assert bar.disable

@@ -185,7 +185,7 @@ def test_few_samples_are_looked_at():
     """What the search is for: of normal values next to no sample is looked at twice."""
     x, gy = make(normal, np.float32, n=1024, p=128, q=128)
     with fake_cupy.installed():
-        a, b = (moments.powers(fake_cupy.asarray(one)) for one in (gy, x))
+        a, b = (moments.with_powers(fake_cupy.asarray(one)) for one in (gy, x))
         down, across, of_a, of_b = fake_cupy.held([a.reach, b.reach, a.values, b.values])
     n = len(x)
     deviations = np.std(of_a[:, :, None] * of_b[:, None, :], axis=0, ddof=1)

@@ -60,7 +60,7 @@ def test_training_equals_training_alone(data, name, scope):
     train(ensemble, lambda: ensemble.mean_loss(F.softmax_cross_entropy, ensemble(x), t))
     for index, model in enumerate(models):
         train(model, lambda m=model, i=index: F.softmax_cross_entropy(m(x[i]), t[i]))
-    for model, member in zip(models, ensemble.split(), strict=True):
+    for model, member in zip(models, ensemble.members(), strict=True):
         for (path, alone), (_, together) in zip(
             model.namedparams(), member.namedparams(), strict=True
         ):
@@ -95,7 +95,7 @@ def test_shared_inputs_and_targets(data):
         np.testing.assert_allclose(ensemble.model.l1.W.grad[index], model.l1.W.grad, atol=1e-12)
 
 
-def test_members_serialise_as_ordinary_models(tmp_path):
+def test_members_serialize_as_ordinary_models(tmp_path):
     models = [make_model(seed, None) for seed in range(2)]
     ensemble = Ensemble(models)
     file = tmp_path / "member.npz"

@@ -24,7 +24,7 @@ from chainer import testing
     )
 )
 class TestLinearAsChainerTestsIt(testing.LinkTestCase):
-    """Forward, gradients of x and parameters by finite differences, initialisers."""
+    """Forward, gradients of x and parameters by finite differences, initializers."""
 
     dtype = np.float64
     check_backward_options = {"atol": 1e-6, "rtol": 1e-6, "dtype": np.float64}  # noqa: RUF012

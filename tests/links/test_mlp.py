@@ -97,7 +97,7 @@ def test_what_is_refused(arguments, message):
     ids=repr,
 )
 def test_training_survives_corrupted_samples(data, robustifier):
-    """With five samples of sixty pushed far out and mislabelled the plain mean learns nothing."""
+    """With five samples of sixty pushed far out and mislabeled the plain mean learns nothing."""
     x, t = data[0].copy(), data[1].copy()
     t[:] = x[:, 0] > 0
     clean = x.copy(), t.copy()
@@ -105,7 +105,7 @@ def test_training_survives_corrupted_samples(data, robustifier):
     t[:5] = 1 - t[:5]
 
     def error(robustifier):
-        np.random.seed(0)  # noqa: NPY002 (Chainer's initialisers know no other)
+        np.random.seed(0)  # noqa: NPY002 (Chainer's initializers know no other)
         model = chainrob.links.MLP((2, 8, 2), robustifier)
         optimizer = chainer.optimizers.SGD(0.5).setup(model)
         for _ in range(60):

@@ -196,5 +196,5 @@ def test_back_to_plain_and_a_copy():
 
 def test_inputs_of_another_size():
     link = chainrob.links.NStepLSTM(1, 3, 4, 0.0, robustifier=chainrob.Mean())
-    with pytest.raises(ValueError, match="as many numbers as 0/w0 has columns, found 2 and 3"):
+    with pytest.raises(ValueError, match="as many columns as 0/w0, found 2 and 3"):
         link(None, None, [np.ones((2, 2), np.float32)])

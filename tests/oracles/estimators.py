@@ -1,4 +1,4 @@
-"""Robust estimators of a mean, on materialised rows (N, D), straight from their papers.
+"""Robust estimators of a mean, on materialized rows (N, D), straight from their papers.
 
 Plain NumPy in float64, row by row or coordinate by coordinate, and nothing of the library. Ties are
 not treated: the rows of a test that compares are in general position.
@@ -205,7 +205,7 @@ def centered_clipping(rows, radius=None, iterations=5, start="medoid"):
     else:
         # The median distance counts the row itself, at 0: the (n // 2)-th of the n - 1 others.
         radii = np.array([np.sort(row)[n // 2] for row in squared_distances(rows)])
-        # Where i and j are each other's median neighbour they tie, and are averaged.
+        # Where i and j are each other's median neighbor they tie, and are averaged.
         v = rows[radii <= min(radii) * (1 + 1e-12)].mean(axis=0)
     for _ in range(iterations):
         distances = np.linalg.norm(rows - v, axis=1)

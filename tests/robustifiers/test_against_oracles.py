@@ -1,4 +1,4 @@
-"""Every robustifier against its definition, written plainly, on materialised rows."""
+"""Every robustifier against its definition, written plainly, on materialized rows."""
 
 import numpy as np
 import pytest

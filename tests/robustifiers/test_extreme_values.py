@@ -85,7 +85,7 @@ def test_the_largest_number(name, dtype, n):
         np.testing.assert_allclose(found / largest, robustifier.reduce(signs), atol=1e-5)
 
 
-def test_the_neighbours_of_a_huge_coordinate_keep_their_digits():
+def test_the_neighbors_of_a_huge_coordinate_keep_their_digits():
     rng = np.random.default_rng(0)
     rows = clean_rows(12, 40)
     rows = rows / np.abs(rows).max() * np.where(np.arange(40) % 2, 3e38, 1e-43)

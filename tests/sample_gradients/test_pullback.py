@@ -1,4 +1,4 @@
-"""Pullbacks against the same sums over materialised rows."""
+"""Pullbacks against the same sums over materialized rows."""
 
 import numpy as np
 import pytest

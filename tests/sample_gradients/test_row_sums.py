@@ -1,4 +1,4 @@
-"""Rows that belong to one sample, against the materialised rows added up."""
+"""Rows that belong to one sample, against the materialized rows added up."""
 
 from __future__ import annotations
 

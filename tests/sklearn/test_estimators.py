@@ -228,7 +228,7 @@ def test_several_responses():
     assert model.predict(X).shape == (120, 3)
     assert model.n_outputs_ == 3
     assert quick(RobustMLPRegressor).fit(X, R).predict(X).shape == (120,)
-    with pytest.raises(ValueError, match="y must have 3 responses a row as before, found 1"):
+    with pytest.raises(ValueError, match="y must have 3 responses per row as before, found 1"):
         model.partial_fit(X, R)
 
 
@@ -266,7 +266,7 @@ def test_partial_fit_says_what_it_needs():
     with pytest.raises(ValueError, match="classes must be given at the first call"):
         quick(RobustMLPClassifier).partial_fit(X, Y)
     model = quick(RobustMLPClassifier).partial_fit(X, Y, classes=["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"must stay what they were .*\['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"must stay the same as .*\['a', 'b'\]"):
         model.partial_fit(X, Y, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"y must hold the classes .* only, found \['z'\]"):
         model.partial_fit(X, np.where(Y == "a", "z", Y))

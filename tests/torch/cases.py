@@ -117,7 +117,7 @@ def apart(estimate, rows):
 
 
 def expected(rows, estimator, scope, unit_axis=0):
-    """Estimates by name from materialised rows, for an oracle (N, D) -> (D,)."""
+    """Estimates by name from materialized rows, for an oracle (N, D) -> (D,)."""
     if scope in ("layer", "model"):
         return apart(estimator(joined(rows)), rows)
     if scope == "parameter":

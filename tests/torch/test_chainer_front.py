@@ -103,10 +103,10 @@ def test_same_sample_weights_as_the_suspect_report(tmp_path):
     link = L.Linear(4, 3, robustifier=chainrob.GeometricMedian())
     link.W.array, link.b.array = (p.detach().numpy().copy() for p in module.parameters())
     suspects = chainrob.torch.Suspects(module, 30)
-    tally = chainrob.training.WeightTally(30)
+    averages = chainrob.training.WeightAverages(30)
 
     def keep(observation):
-        tally.add("model", batch, observation.sample_weights())
+        averages.add("model", batch, observation.sample_weights())
 
     with chainrob.training.observe(link, keep):
         link.cleargrads()
@@ -116,6 +116,6 @@ def test_same_sample_weights_as_the_suspect_report(tmp_path):
             torch.nn.functional.cross_entropy(y, torch.from_numpy(t[batch])).backward()
             loss = chainer.functions.softmax_cross_entropy(link(x[batch]), t[batch].astype("i"))
             loss.backward()
-    np.testing.assert_allclose(suspects.weights(), tally.weights(), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(suspects.relative(), tally.relative(), rtol=0, atol=1e-9)
-    assert suspects.ranking()[0] == tally.ranking()[0] == 5
+    np.testing.assert_allclose(suspects.weights(), averages.weights(), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(suspects.relative(), averages.relative(), rtol=0, atol=1e-9)
+    assert suspects.ranking()[0] == averages.ranking()[0] == 5

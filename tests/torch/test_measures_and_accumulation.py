@@ -152,7 +152,7 @@ def test_suspects_follow_a_loader(scope, n_workers):
             for x, t in suspects.follow(loader):
                 nn.functional.cross_entropy(net(x), t).backward()
     assert suspects.ranking()[0] == 0
-    assert (suspects.tally.counts() == (1 if n_workers else 3)).all()
+    assert (suspects.averages.counts() == (1 if n_workers else 3)).all()
     other = ct.Suspects(net, 40)
     other.load_state_dict(suspects.state_dict())
     np.testing.assert_array_equal(other.relative(), suspects.relative())
@@ -167,7 +167,7 @@ def test_suspects_do_not_change_the_gradient():
         suspects.next(range(12))
         losses(net(batch())).mean().backward()
     assert torch.equal(net[0].weight.grad, wanted)
-    assert suspects.tally.layers == ["model"]
+    assert suspects.averages.layers == ["model"]
 
 
 def test_errors_of_suspects():
@@ -252,7 +252,7 @@ def test_suspects_of_accumulated_micro_batches():
                 other.next(range(rows, rows + 4))
                 (parts(batch()[rows : rows + 4]).square().mean() / 3).backward()
     np.testing.assert_allclose(other.weights(), one.weights(), rtol=1e-9)
-    assert (other.tally.counts() == 2).all()
+    assert (other.averages.counts() == 2).all()
 
 
 def test_empty_sequences_accumulate_beside_others():

@@ -29,7 +29,7 @@ with ct.accumulate_samples(net):
     net(x).square().mean().backward()
 optimizer.step()
 net(x).square().mean().backward()
-assert suspects.tally.counts().sum() > 0
+assert suspects.averages.counts().sum() > 0
 with ct.per_sample_norms(net) as norms:
     net(x).square().mean().backward()
 assert norms.total.shape == (6,)

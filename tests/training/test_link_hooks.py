@@ -10,7 +10,7 @@ import chainer
 from chainer import functions as F
 from chainer import link_hooks
 from chainer import links as L
-from chainrob.training import RobustGradient, WeightTally, observe
+from chainrob.training import RobustGradient, WeightAverages, observe
 
 N = 6
 HOOKS = {
@@ -127,10 +127,10 @@ def test_training_with_everything_around_it():
     chainrob.robustify(model, chainrob.GeometricMedian(), scope="model")
     optimizer = chainer.optimizers.SGD(0.5).setup(model)
     optimizer.add_hook(RobustGradient(model))
-    tally = WeightTally(N)
+    averages = WeightAverages(N)
     before = model[0].gamma.array.copy()
-    with observe(model, lambda one: tally.add(one.name, range(N), one.sample_weights())):
+    with observe(model, lambda one: averages.add(one.name, range(N), one.sample_weights())):
         for _ in range(3):
             optimizer.update(lambda: F.softmax_cross_entropy(model(x), t))
     assert model[0].gamma.array != before
-    assert tally.layers == ["/"]
+    assert averages.layers == ["/"]

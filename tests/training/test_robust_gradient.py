@@ -1,4 +1,4 @@
-"""RobustGradient against the materialised rows of the whole model."""
+"""RobustGradient against the materialized rows of the whole model."""
 
 from __future__ import annotations
 

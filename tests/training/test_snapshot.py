@@ -155,7 +155,7 @@ def test_another_setting_of_the_trainer_is_an_error_that_says_so(tmp_path):
     make_trainer(tmp_path, 7).run()
     trainer = make_trainer(tmp_path, 9)
     trainer.extend(extensions.ExponentialShift("eps", 0.5))
-    with pytest.raises(ValueError, match="set up in another way"):
+    with pytest.raises(ValueError, match="set up differently"):
         resume(trainer)
     fewer = make_trainer(tmp_path, 9, snapshot=Snapshot())
     resume(fewer)

@@ -65,12 +65,12 @@ def test_the_weights_are_those_that_an_observer_sees(tmp_path):
     with observe(model, note), pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "forward", forward)
         trainer.run()
-    assert report.tally.layers == ["/predictor/l1", "/predictor/l2"]
-    for name in report.tally.layers:
+    assert report.averages.layers == ["/predictor/l1", "/predictor/l2"]
+    for name in report.averages.layers:
         expected = [np.mean(seen[name][index]) for index in range(30)]
-        np.testing.assert_allclose(report.tally.weights(name), expected)
-    assert report.tally.ranking()[0] == 11
-    assert report.tally.counts().tolist() == [4] * 30
+        np.testing.assert_allclose(report.averages.weights(name), expected)
+    assert report.averages.ranking()[0] == 11
+    assert report.averages.counts().tolist() == [4] * 30
 
 
 @pytest.mark.parametrize("kind", ["SerialIterator", "MultithreadIterator"])
@@ -85,16 +85,16 @@ def test_files_log_and_figure(tmp_path, kind):
     )
     trainer.run()
     rows = list(csv.DictReader((tmp_path / "suspects.csv").read_text().splitlines()))
-    assert [int(row["index"]) for row in rows] == report.tally.ranking().tolist()
+    assert [int(row["index"]) for row in rows] == report.averages.ranking().tolist()
     assert [int(row["rank"]) for row in rows] == list(range(1, 31))
-    assert float(rows[0]["weight"]) == pytest.approx(report.tally.weights()[11], rel=1e-5)
+    assert float(rows[0]["weight"]) == pytest.approx(report.averages.weights()[11], rel=1e-5)
     assert list(rows[0]) == [
         "rank",
         "index",
         "relative_weight",
         "weight",
         "updates",
-        *report.tally.layers,
+        *report.averages.layers,
     ]
     for entry in json.loads((tmp_path / "log").read_text()):
         assert 0 < entry["down_weighted/predictor/l1"] < 0.5
@@ -118,7 +118,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path, cut):
         trainer.extend(Snapshot(), trigger=(3, "iteration"))
         resume(trainer)
         trainer.run()
-        return report.tally
+        return report.averages
 
     whole = run("whole", 5, 0)
     run("cut", cut, 0)
@@ -134,12 +134,12 @@ def test_layers_can_be_chosen_and_plain_callables_say_nothing(tmp_path):
     model = chainrob.links.MLP((4, 6, 3), [chainrob.Mean(), lambda rows: rows.mean(axis=0)])
     report = SuspectReport(plot_name=None)
     make_trainer(tmp_path / "a", 1, report, model=model).run()
-    assert report.tally.layers == ["/predictor/l1"]
-    np.testing.assert_allclose(report.tally.weights(), 1)
+    assert report.averages.layers == ["/predictor/l1"]
+    np.testing.assert_allclose(report.averages.weights(), 1)
     for layers in (["/predictor/l2"], lambda name: name.endswith("l2")):
         report = SuspectReport(layers=layers, filename=None, plot_name=None)
         make_trainer(tmp_path / "b", 1, report).run()
-        assert report.tally.layers == ["/predictor/l2"]
+        assert report.averages.layers == ["/predictor/l2"]
     assert not list((tmp_path / "b").iterdir())
 
 
@@ -157,7 +157,7 @@ def test_indices_of_ones_own(tmp_path):
         indices=lambda trainer: trainer.updater.get_iterator("main").taken, n_samples=30
     )
     make_trainer(tmp_path, 20, report, iterator=iterator).run()
-    assert report.tally.ranking()[0] == 11
+    assert report.averages.ranking()[0] == 11
 
 
 def test_layers_whose_samples_are_not_the_batch_are_an_error(tmp_path):
@@ -214,7 +214,7 @@ def test_the_two_contaminated_points_of_the_iris_experiment_come_first(tmp_path,
     trainer.extend(report)
     trainer.run()
     assert data.pushed.size == 2
-    assert set(report.tally.ranking()[:2].tolist()) == set(data.pushed.tolist())
+    assert set(report.averages.ranking()[:2].tolist()) == set(data.pushed.tolist())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_most_flipped_digits_are_found(tmp_path, robustifier, rank_by):
     report = SuspectReport(rank_by=rank_by, plot_name=None)
     trainer.extend(report)
     trainer.run()
-    precision = np.isin(report.tally.ranking()[:50], flipped.rows).mean()
+    precision = np.isin(report.averages.ranking()[:50], flipped.rows).mean()
     assert precision > 0.7  # chance is 0.05; a longer training finds more
 
 

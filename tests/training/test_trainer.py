@@ -78,7 +78,7 @@ def test_a_convolutional_net_with_every_extension_and_a_resumed_run(tmp_path, sc
     else:
         assert names == ["down_weighted/model"]
     report = trainer.get_extension("SuspectReport")
-    assert report.tally.counts().tolist() == [4] * 40
+    assert report.averages.counts().tolist() == [4] * 40
     assert (tmp_path / "whole" / "loss.png").exists()
     make_trainer(tmp_path / "cut", 2, scope)[0].run()
     trainer, resumed, _ = make_trainer(tmp_path / "cut", 4, scope, seed=9)

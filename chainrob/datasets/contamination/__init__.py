@@ -1,4 +1,4 @@
-"""Ways to corrupt a share of the training points: seeded, and with the truth handed back.
+"""Ways to corrupt a share of the training points. They are seeded and return the corrupted rows.
 
 Inputs: the tutorial's push and heavy-tailed noise. Labels: flips. Regression: leverage points and
 vertical outliers. Gradients: attacks, for testing robustifiers.

@@ -1,8 +1,8 @@
-"""Adversarial gradients: what f corrupted senders hand in who know the honest gradients.
+"""Adversarial gradients of f corrupted senders that know the honest gradients.
 
-All have the form ``attack(honest, f, ...) -> rows``: from the honest gradients (H, D), f rows
-(f, D) of the same dtype. Stack the two, with the attackers anywhere, and a robustifier should give
-an estimate near the honest mean.
+All have the form ``attack(honest, f, ...) -> rows``. They take the honest gradients (H, D) and
+return f rows (f, D) of the same dtype. Stack the two in any order. A robustifier of the stack
+should be near the honest mean.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sign_flip(honest: ArrayLike, f: int, *, scale: float = 1.0, seed: Seed = 0) 
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be positive and finite, found {scale!r}")
     rng = np.random.default_rng(seed)
-    # More attackers than honest gradients take each of them about equally often.
+    # If there are more attackers than honest gradients, each gradient is used about equally often.
     chosen = rng.permutation(max(f, len(rows)))[:f] % len(rows)
     flipped: Rows = -rows[chosen] * rows.dtype.type(scale)
     return flipped
@@ -71,8 +71,8 @@ def inner_product_manipulation(honest: ArrayLike, f: int, *, epsilon: float = 0.
 
     .. math:: a_j = -\epsilon\, \frac1H \sum_i g_i
 
-    A small epsilon hides among the honest gradients; the aim is an estimate whose inner product
-    with the honest mean is negative.
+    With a small epsilon the rows hide among the honest gradients. The aim is an estimate with a
+    negative inner product with the honest mean.
 
     Args:
         honest: Honest gradients, (H, D), floating point; not changed.
@@ -102,16 +102,16 @@ def inner_product_manipulation(honest: ArrayLike, f: int, *, epsilon: float = 0.
 
 
 def a_little_is_enough(honest: ArrayLike, f: int, *, z: float | None = None) -> Rows:
-    r"""ALIE: shift every coordinate by as many standard deviations as stay unnoticed.
+    r"""ALIE: shift every coordinate by as many standard deviations as remain unnoticed.
 
     .. math::
         a_j = \mu - z\, \sigma, \qquad
         z = \Phi^{-1}\!\left(\frac{n - f - s}{n - f}\right), \quad
         s = \left\lfloor \frac n2 + 1 \right\rfloor - f
 
-    with mu and sigma (divisor H) the coordinate-wise mean and standard deviation of the honest
-    gradients and n = H + f: so many honest gradients lie further out than the attackers that these
-    make up the majority of a coordinate-wise median.
+    mu and sigma (divisor H) are the coordinate-wise mean and standard deviation of the honest
+    gradients, and n = H + f. The attackers and the honest gradients that lie further out than
+    they do form a majority, so a coordinate-wise median follows them.
 
     Args:
         honest: Honest gradients, (H, D), floating point; not changed.
@@ -157,8 +157,8 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
 
     .. math:: a_j = g_{i^*}, \qquad i^* = \arg\max_i |v^\top (g_i - \mu)|
 
-    with v the first principal component of the honest gradients: the one that tilts the mean most
-    along the direction in which they vary most. Nothing about such a row is an outlier.
+    v is the first principal component of the honest gradients. The copied row tilts the mean most
+    along the direction of largest variation. Such a row is no outlier in any respect.
 
     Args:
         honest: Honest gradients, (H, D), floating point; not changed.
@@ -197,7 +197,7 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
 
 
 def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
-    r"""All attackers send the same absurd number everywhere: infinity, NaN or merely huge.
+    r"""All attackers send one absurd number in all coordinates: infinity, NaN or a huge number.
 
     .. math:: a_{jk} = v
 
@@ -230,7 +230,7 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
 def gaussian(
     honest: ArrayLike, f: int, *, mean: float = 0.0, deviation: float = 200.0, seed: Seed = 0
 ) -> Rows:
-    r"""Every attacker sends noise of its own.
+    r"""Every attacker sends independent noise.
 
     .. math:: a_{jk} \sim \mathcal N(\mu, \sigma^2)
 
@@ -279,7 +279,7 @@ ATTACKS: dict[str, Callable[..., Rows]] = {
         gaussian,
     )
 }
-"""The attacks by name, for tests and command lines that go through all of them."""
+"""All attacks by name, for tests and command lines."""
 
 
 def _honest(honest: ArrayLike, f: int) -> Rows:

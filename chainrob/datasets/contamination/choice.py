@@ -12,7 +12,7 @@ def choose_rows(n: int, share: float, seed: int | np.random.SeedSequence) -> NDA
     """Choose round(share * n) of n rows at random, without repetition.
 
     The choices for one seed are nested: a larger share corrupts the same rows and some more, so
-    that results over a range of shares differ by the share alone.
+    results for several shares differ only by the share.
 
     Args:
         n: Number of rows.

@@ -26,7 +26,7 @@ def flip_labels(
     .. math:: \tilde t_i = (t_i + k_i) \bmod C
 
     with k_i uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely) or k_i = 1
-    (``'pairwise'``: every class is mistaken for its neighbor alone). A flipped label is always
+    (``'pairwise'``: every class is mistaken only for its neighbor). A flipped label is always
     wrong, so exactly the share asked for is corrupted.
 
     Args:
@@ -70,7 +70,7 @@ def flip_labels_by_class(t: ArrayLike, transition: ArrayLike, *, seed: Seed) -> 
 
     .. math:: P(\tilde t_i = k \mid t_i = j) = T_{jk}, \quad \text{independently of } x_i
 
-    The number of wrong labels is therefore random; ``rows`` says which they are.
+    So the number of wrong labels is random; ``rows`` lists them.
 
     Args:
         t: True labels 0 .. C - 1, integers, shape (n,); not changed.

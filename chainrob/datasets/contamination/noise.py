@@ -51,7 +51,7 @@ def add_heavy_tailed_noise(
         tail: Tail parameter, positive.
         scale: Size of the noise in standard deviations of the feature, positive.
         symmetric: Give the draws of the one-sided distributions a random sign, so that the
-            noise has median 0; without, it is a bias too.
+            noise has median 0. Otherwise the noise is also a bias.
         seed: The same seed gives the same noise.
 
     Returns:
@@ -88,7 +88,7 @@ def add_heavy_tailed_noise(
     noise *= scale * np.where(deviation > 0, deviation, 1.0)
     with np.errstate(over="ignore"):
         data[rows] = (data[rows] + noise).astype(data.dtype)
-    # What a narrow dtype cannot hold becomes its largest number: noise is large, never infinite.
+    # Values beyond a narrow dtype become its largest number: noise is large, never infinite.
     limit = np.finfo(data.dtype).max
     np.clip(data, -limit, limit, out=data)
     return Contaminated(data, rows)

@@ -1,4 +1,4 @@
-"""Attacks that know the aggregator, and choose their factor against it."""
+"""Attacks that know the aggregator and choose their factor against it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def optimal_a_little_is_enough(
     largest: float = 100.0,
     evaluations: int = 40,
 ) -> Rows:
-    r"""ALIE with the number of deviations that carries this aggregator farthest.
+    r"""ALIE with the number of deviations that moves this aggregator most.
 
     .. math::
         a_j = \mu - z^* \sigma, \qquad
         z^* = \arg\max_z \big\lVert R(g_1, \dots, g_H, a, \dots, a) - \mu \big\rVert, \quad
         0.01 \le \lvert z \rvert \le z_{\max}
 
-    with mu and sigma as in ``a_little_is_enough`` and R the aggregator that is attacked. The
-    distance is no unimodal function of z (it falls to nothing where R finds the attackers out), so
-    the search goes over a geometric grid of both signs first and then narrows down around the best.
+    mu and sigma are those of ``a_little_is_enough``; R is the attacked aggregator. The distance is
+    not a unimodal function of z: it drops where R detects the attackers. So the search first tries
+    a geometric grid of both signs, and then refines around the best value.
 
     Args:
         honest (array): Honest gradients, (H, D), floating point; not changed.
         f (int): Number of attackers, at least 0.
         aggregator (callable): R, (N, D) -> (D,): a robustifier, or any function.
         largest (float): The largest |z| tried, above 0.01.
-        evaluations (int): How often R is asked, at least 8.
+        evaluations (int): Number of calls of R, at least 8.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -86,21 +86,21 @@ def optimal_inner_product_manipulation(
     largest: float = 100.0,
     evaluations: int = 40,
 ) -> Rows:
-    r"""Inner product manipulation with the factor that carries this aggregator farthest.
+    r"""Inner product manipulation with the factor that moves this aggregator most.
 
     .. math::
         a_j = -\epsilon^*\, \mu, \qquad
         \epsilon^* = \arg\max_\epsilon \big\lVert R(g_1, \dots, g_H, a, \dots, a) - \mu
         \big\rVert, \quad 0.01 \le \epsilon \le \epsilon_{\max}
 
-    with mu the honest mean. The search is that of ``optimal_a_little_is_enough``, over one sign.
+    mu is the honest mean. The search is that of ``optimal_a_little_is_enough``, over one sign.
 
     Args:
         honest (array): Honest gradients, (H, D), floating point; not changed.
         f (int): Number of attackers, at least 0.
         aggregator (callable): R, (N, D) -> (D,): a robustifier, or any function.
         largest (float): The largest epsilon tried, above 0.01.
-        evaluations (int): How often R is asked, at least 8.
+        evaluations (int): Number of calls of R, at least 8.
 
     Returns:
         array: (f, D), dtype of honest.
@@ -140,7 +140,7 @@ def _strongest(
     evaluations: int,
     signs: tuple[int, ...],
 ) -> Rows:
-    """The attack whose factor moves the aggregator's answer farthest from the honest mean."""
+    """The attack with the factor that moves the aggregator farthest from the honest mean."""
     if not callable(aggregator):
         raise TypeError(f"aggregator must be callable, found {aggregator!r}")
     if not (np.isfinite(largest) and largest > SMALLEST):
@@ -148,7 +148,7 @@ def _strongest(
     if evaluations < 8:
         raise ValueError(f"evaluations must be at least 8, found {evaluations!r}")
     rows = np.asarray(honest)
-    bad = attack(largest)  # which looks at the arguments
+    bad = attack(largest)  # also checks the arguments
     if not len(bad):
         return bad
     mean = rows.mean(axis=0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The input push of section 5 of the tutorial: points thrown across the center, far away."""
+"""The input push of section 5 of the tutorial: points are moved far across the center."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
 
     .. math:: \tilde x = (1 + r)\, c - r\, x, \qquad r = k \sigma / \lVert c - x \rVert
 
-    with c the mean of all rows of ``x`` before the push and sigma the standard deviation of their
-    distances to c (divisor n). A pushed point keeps its label, lies opposite to where it was, and
-    its distance to c is k sigma whatever it was before.
+    c is the mean of all rows of ``x`` before the push. sigma is the standard deviation of their
+    distances to c (divisor n). A pushed point keeps its label. It lies opposite to its old place,
+    at the distance k sigma from c.
 
     Args:
         x: Points, shape (n, d); not changed.
@@ -57,7 +57,7 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
     distances = np.linalg.norm(points - center, axis=1)
     if (distances[chosen] == 0).any():
         at_center = chosen[distances[chosen] == 0].tolist()
-        raise ValueError(f"rows {at_center} lie at the center, so no direction can be pushed in")
+        raise ValueError(f"rows {at_center} lie at the center, so there is no direction to push")
     r = (k * distances.std() / distances[chosen])[:, None]
     points[chosen] = (1 + r) * center - r * points[chosen]
     return points

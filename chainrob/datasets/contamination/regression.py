@@ -80,14 +80,13 @@ def shift_responses(
 def add_leverage_points(
     x: ArrayLike, y: ArrayLike, share: float, *, distance: float = 10.0, seed: Seed
 ) -> ContaminatedRegression:
-    r"""Bad leverage points: throw some inputs far out and leave their responses.
+    r"""Bad leverage points: move some inputs far out and keep their responses.
 
     .. math:: \tilde x_i = c + k\, \sigma \odot u
 
-    with c and sigma the mean and the standard deviation of the features before (sigma 1 where it is
-    0) and one random direction u of length 1 for all corrupted rows, so that they pull together. A
-    response that the model would give at x_i stands at a point where it would give another one,
-    which is what makes the leverage bad.
+    c and sigma are the mean and the standard deviation of the original features (sigma is set to 1
+    if it is 0). u is one random direction of length 1 for all corrupted rows, so that they pull
+    together. The leverage is bad because the response fits x_i and not the new point.
 
     Args:
         x: Inputs, shape (n, d); not changed.

@@ -1,4 +1,4 @@
-"""What a contamination hands back: the corrupted data and which rows are corrupted."""
+"""The result of a contamination: the corrupted data and the corrupted rows."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Seed = int | np.random.SeedSequence
 
 
 class Contaminated(NamedTuple):
-    """Corrupted data and the truth about them."""
+    """Corrupted data and the numbers of the corrupted rows."""
 
     data: NDArray[Any]
-    """A copy of what went in, with some rows corrupted."""
+    """A copy of the data, with some rows corrupted."""
     rows: NDArray[np.int64]
     """Numbers of the corrupted rows, sorted."""
 
 
 class ContaminatedRegression(NamedTuple):
-    """A corrupted regression sample and the truth about it."""
+    """A corrupted regression sample and the numbers of the corrupted rows."""
 
     x: NDArray[Any]
     """Inputs, (n, d)."""
@@ -33,10 +33,10 @@ class ContaminatedRegression(NamedTuple):
 
 
 def draws_apart(seed: Seed) -> tuple[np.random.SeedSequence, np.random.Generator]:
-    """The seed that chooses rows and a generator for what is done to them.
+    """The seed that chooses the rows, and a generator for their corruption.
 
-    The two are independent, so that the rows depend on the seed and the share alone and two kinds
-    of contamination with one seed hit the same rows.
+    The two are independent. So the rows depend only on the seed and the share, and two kinds of
+    contamination with one seed hit the same rows.
     """
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     children = np.random.SeedSequence(sequence.entropy, spawn_key=(*sequence.spawn_key, 1))
@@ -44,7 +44,7 @@ def draws_apart(seed: Seed) -> tuple[np.random.SeedSequence, np.random.Generator
 
 
 def floating(name: str, values: ArrayLike, *, ndim: int | None = None) -> NDArray[Any]:
-    """A copy as floating point (float64 unless it is floating already), not empty and finite."""
+    """A floating-point copy (float64 unless it already is floating), checked: not empty, finite."""
     array = np.array(values)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, found dtype {array.dtype}")

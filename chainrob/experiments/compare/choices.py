@@ -38,8 +38,8 @@ class Case(NamedTuple):
     contamination: str
     robust: Array
     """Test errors by seed of what is chosen among the methods with robust gradients."""
-    without: Array
-    """Among those without."""
+    baseline: Array
+    """Test errors by seed of what is chosen among the methods without robust gradients."""
     plain: Array
     """Of the plain mean at its best rate."""
     favorite: str
@@ -111,15 +111,15 @@ class CompareResults:
             if not families & set(ROBUST) or "plain mean" not in names:
                 continue
             robust, _ = self.best_of(data, ROBUST)
-            without, _ = self.best_of(data, WITHOUT)
+            baseline, _ = self.best_of(data, WITHOUT)
             _, which = self.best_of(data, (*ROBUST, *WITHOUT))
             plain = self.chosen(data)[names.index("plain mean")]
             for c, text in enumerate(self.settings.contaminations_of(data)):
-                low, high = _interval(robust[:, c] - without[:, c])
+                low, high = _interval(robust[:, c] - baseline[:, c])
                 outcome: Outcome = "pay" if high < 0 else "harm" if low > 0 else "as well"
                 favorite = names[int(np.bincount(which[:, c]).argmax())]
                 found.append(
-                    Case(data, text, robust[:, c], without[:, c], plain[:, c], favorite, outcome)
+                    Case(data, text, robust[:, c], baseline[:, c], plain[:, c], favorite, outcome)
                 )
         return found
 

@@ -31,16 +31,16 @@ _OFFERED = ("data", "methods", "contaminations", "learning_rates", "seeds", "upd
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob compare``."""
     parser.description = (
-        "Compare robust gradients with what anyone can do in one line: methods x contaminations x "
-        "data sets x seeds, each method with the same budget, chosen on contaminated validation "
-        "points. Writes report.html (also .md), figures, errors.csv, times.csv, summary.json. "
-        "The defaults take about 35 minutes on two cores. Flags win over the file."
+        "Compare robust gradients with one-line baselines, over methods, contaminations, data sets "
+        "and seeds. All methods have the same budget, and are chosen on contaminated validation "
+        "points. Writes report.html (also .md), figures, errors.csv, times.csv and summary.json. "
+        "The defaults take about 35 minutes on two cores. Options override the file."
     )
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE.toml", help="settings, one key an option below")
+    add("file", nargs="?", metavar="FILE.toml", help="settings: one key for each option below")
     add("--quick", action="store_true", help="a small comparison of about a minute")
     add_settings(parser, CompareSettings, _OFFERED)
-    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    add("--workers", type=int, metavar="N", help="number of processes (default: one per processor)")
     add_run_options(parser, "results/compare")
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             f"all methods are alike: p = {ranking.p_value:.2g}; average ranks differ if more "
             f"than {ranking.critical_difference:.2f} apart (5%)"
             if len(settings.data) > 1
-            else "average ranks on one data set, which says nothing of others:"
+            else "average ranks on one data set (they say nothing about other data):"
         )
         for rank, name in sorted(zip(ranking.ranks, results.common_methods(), strict=True)):
             print(f"  average rank {rank:.2f}  {name}")
@@ -89,16 +89,16 @@ def run_compare(
     """Compare methods over contaminations, data sets and seeds.
 
     The folder gets ``report.html`` (one file, figures inside), ``report.md``, ``figures/``,
-    ``errors.csv`` (tidy: one row a model), ``times.csv`` and ``summary.json``. The same settings
-    give the same bytes in ``errors.csv``, on any number of workers. ``partial/`` keeps what is
-    finished.
+    ``errors.csv`` (tidy: one row per model), ``times.csv`` and ``summary.json``. The same settings
+    give the same bytes in ``errors.csv``, on any number of workers. ``partial/`` keeps
+    finished parts.
 
     Args:
-        settings: What to compare.
+        settings: The settings of the comparison.
         out: Folder for the files; None writes none.
-        workers: Processes; None is one a processor.
-        resume: Take over what an earlier run in ``out`` finished.
-        progress: Show a progress bar; None shows it on a terminal.
+        workers: Number of processes; None is one per processor.
+        resume: Use the parts that an earlier run in ``out`` finished.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         CompareResults: All scores.
@@ -168,7 +168,7 @@ def _write(results: CompareResults, the_run: Run, folder: Path) -> None:
             "data": case.data,
             "contamination": case.contamination,
             "plain_mean": float(case.plain.mean()),
-            "best_without": float(case.without.mean()),
+            "best_without": float(case.baseline.mean()),
             "best_with_robust_gradients": float(case.robust.mean()),
             "outcome": case.outcome,
             "chosen_most_often": case.favorite,

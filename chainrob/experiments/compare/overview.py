@@ -30,11 +30,11 @@ def compare_sections(results: CompareResults) -> list[Section]:
     sections += [_task(results, task, data) for task, data in results.tasks().items()]
     if results.ranking() is not None:
         sections.append(_ranks(results))
-    said = Text("Test errors in points of 100, mean of seeds.")
+    said = Text("Test errors in percent, averaged over the seeds.")
     sections.append(Section("Every data set", [said]))
     for data in results.settings.data:
         picture = data_heat_map(results, data)
-        caption = f"{data}: test error of each method under each contamination, points of 100"
+        caption = f"{data}: test error of each method under each contamination, in percent"
         name = "".join(c if c.isalnum() else "_" for c in data)
         sections.append(Section(data, [Image(f"errors_{name}", picture, caption)], level=3))
     return [*sections, _compared(results)]
@@ -48,15 +48,16 @@ def _cases(results: CompareResults) -> Section:
     }
     blocks: list[Block] = [
         Text(
-            "A practitioner tries all methods of one side and keeps what is best on the validation "
-            "points, which are contaminated like the training points. One side has robust "
-            "gradients, alone or together with a baseline; the other has not: the plain mean, one "
-            "line, or a robust linear fit. Each cell below has the difference of the two test "
-            "errors (on clean points, points of 100), negative where robust gradients are better. "
-            "They pay, or harm, where the 95% interval over seeds of the paired difference lies "
-            f"on one side of 0. Of {len(cases)} cases they pay in {counts['pay']}, a baseline does "
-            f"as well in {counts['as well']}, and they harm in {counts['harm']}. Were both sides "
-            f"alike, about {0.05 * len(cases):.0f} of the cases would be told apart by chance."
+            "Two sides are compared. One side has the methods with robust gradients, alone or "
+            "together with a baseline. The other side has the baselines: the plain mean, one-line "
+            "changes, and robust linear fits. On each side the best method is chosen on validation "
+            "points, which are contaminated like the training points. Each cell below has the "
+            "difference of the two test errors, in percentage points, on clean test points. It is "
+            "negative if robust gradients are better. They pay, or harm, if the 95% interval over "
+            "seeds of the paired difference lies on one side of 0. Of "
+            f"{len(cases)} cases they pay in {counts['pay']}, a baseline does as well in "
+            f"{counts['as well']}, and they harm in {counts['harm']}. If both sides were alike, "
+            f"about {0.05 * len(cases):.0f} of the cases would differ by chance."
         )
     ]
     for task, data in results.tasks().items():
@@ -68,14 +69,15 @@ def _cases(results: CompareResults) -> Section:
     rows = [
         [
             case.data, case.contamination, mean_and_interval(100 * case.plain, 1, 1),
-            mean_and_interval(100 * case.without, 1, 1), mean_and_interval(100 * case.robust, 1, 1),
-            mean_and_interval(100 * (case.robust - case.without), 1, 1), case.outcome,
+            mean_and_interval(100 * case.baseline, 1, 1),
+            mean_and_interval(100 * case.robust, 1, 1),
+            mean_and_interval(100 * (case.robust - case.baseline), 1, 1), case.outcome,
             case.favorite,
         ]
         for case in cases
     ]  # fmt: skip
     columns = [
-        "data", "contamination", "plain mean", "best without", "best with robust gradients",
+        "data", "contamination", "plain mean", "best baseline", "best with robust gradients",
         "difference", "robust gradients", "chosen most often",
     ]  # fmt: skip
     return Section("When robust gradients pay", [*blocks, Table(columns, rows)])
@@ -106,11 +108,12 @@ def _task(results: CompareResults, task: str, data: list[str]) -> Section:
         )
     blocks: list[Block] = [
         Text(
-            f"Means over {', '.join(data)}: test error above the plain mean's on clean data of the "
-            "same seed, in points of 100. Each method's rate and parameter are chosen for each "
-            "seed and contamination on contaminated validation points. The worst case is the "
-            "contamination that is worst for the method, averaged over data sets. Time is that of "
-            "training one model, as a multiple of the plain mean's; all methods try equally many."
+            f"Means over {', '.join(data)}. The excess error is the test error minus that of the "
+            "plain mean on clean data with the same seed, in percentage points. Each method's rate "
+            "and parameter are chosen for each seed and contamination, on contaminated validation "
+            "points. The worst case is the worst contamination for the method, averaged over data "
+            "sets. Time is the time to train one model, as a multiple of the plain mean's. All "
+            "methods try the same number of models."
         ),
         Table(["method", "family", "clean", "contaminated", "worst case", "time"], rows),
         Image(f"methods_{task}", excess_map(results, data), f"{task.capitalize()}: excess errors"),
@@ -118,9 +121,11 @@ def _task(results: CompareResults, task: str, data: list[str]) -> Section:
     shown = _shown(results, data, order)
     if len(bad) > 1:
         picture = share_curves(results, data, shown)
-        blocks.append(Image(f"shares_{task}", picture, "Excess error by the share of bad points"))
+        blocks.append(
+            Image(f"shares_{task}", picture, "Excess error against the share of bad points")
+        )
     picture = cost_figure(results, data)
-    blocks.append(Image(f"time_{task}", picture, "Accuracy beside time"))
+    blocks.append(Image(f"time_{task}", picture, "Excess error against time"))
     return Section(f"Methods: {task}", blocks)
 
 
@@ -139,13 +144,13 @@ def _ranks(results: CompareResults) -> Section:
     order = np.argsort(ranking.ranks, kind="stable")
     best, sets = order[0], len(results.settings.data)
     text = (
-        "Average ranks of the methods that all data sets have, over all pairs of data set and "
-        "contamination (seeds averaged; 1 is the best). "
+        "Average ranks over all pairs of data set and contamination, for the methods that all data "
+        "sets have. Seeds are averaged. Rank 1 is the best. "
     )
     columns = ["method", "average rank"]
     rows = [[names[j], f"{ranking.ranks[j]:.2f}"] for j in order]
     if sets == 1:
-        text += "Of one data set nothing follows for others, so there is no test."
+        text += "One data set says nothing about others, so there is no test."
         return Section("Ranks", [Text(text), Table(columns, rows)])
     rows = [
         [*row, "" if j == best else p_text(ranking.pairwise[best, j])]
@@ -153,10 +158,10 @@ def _ranks(results: CompareResults) -> Section:
     ]
     text += (
         "The contaminations of one data set share its points, so the tests permute whole data "
-        f"sets: all are alike with {p_text(ranking.p_value)} (Friedman's statistic), and two "
-        "average ranks differ at 5% if they are more than "
-        f"{ranking.critical_difference:.2f} apart (the largest difference by chance, for all "
-        f"pairs together). {sets} data sets are few: what is not shown to differ may differ still."
+        f"sets. The hypothesis that all methods are alike has {p_text(ranking.p_value)} "
+        "(Friedman's statistic). Two average ranks differ at the 5% level if they are more than "
+        f"{ranking.critical_difference:.2f} apart; this holds for all pairs together. With only "
+        f"{sets} data sets, methods may differ although no difference is shown."
     )
     with new_figure(7.0, 1.2 + 0.28 * len(order)) as figure:
         ax = figure.subplots()
@@ -164,7 +169,7 @@ def _ranks(results: CompareResults) -> Section:
         half = ranking.critical_difference / 2
         intervals(ranks, np.stack([ranks - half, ranks + half]), [names[j] for j in order], ax=ax)
         ax.set(xlabel="average rank ± half the critical difference")
-    caption = "Average ranks; those whose bars overlap are not shown to differ"
+    caption = "Average ranks; overlapping bars mean that no difference is shown"
     return Section(
         "Ranks",
         [Text(text), Table([*columns, "against the first"], rows), Image("ranks", figure, caption)],
@@ -200,22 +205,22 @@ def _compared(results: CompareResults) -> Section:
         "What was compared",
         [
             Text(
-                f"{s.seeds} seeds; each has its own split (60% training, 20% validation, 20% "
-                "test), contamination, initial weights and batches. Training and validation points "
-                "are contaminated, test points are clean and choose nothing. Inputs are scaled by "
-                "statistics of the contaminated training points. Errors are shares of "
-                "misclassified points, or 1 - R^2 for a regression, cut off at "
-                f"{ERROR_LIMIT:g}; 1 or the cut-off is a network that diverged. SGD with momentum "
-                f"0.9, {s.updates} updates, rates {', '.join(f'{r:g}' for r in s.learning_rates)}; "
-                "a method with a parameter tries fewer rates for each value, so that all have the "
-                "same budget."
+                f"There are {s.seeds} seeds. Each seed has its own split (60% training, 20% "
+                "validation, 20% test), contamination, initial weights and batches. Training and "
+                "validation points are contaminated. Test points are clean, and nothing is chosen "
+                "on them. Inputs are scaled by statistics of the contaminated training points. "
+                "Errors are shares of misclassified points, or 1 - R^2 for a regression, limited "
+                f"to {ERROR_LIMIT:g}. A network that diverged has the error 1, or this limit. All "
+                f"train by SGD with momentum 0.9, {s.updates} updates, at the rates "
+                f"{', '.join(f'{r:g}' for r in s.learning_rates)}. A method with a parameter "
+                "tries fewer rates for each value, so that all methods have the same budget."
             ),
             Table(["data", "points", "network", "batch"], sources),
             Table(
                 ["contamination", "meaning"], [[k, CORRUPTIONS[k].meaning] for k in CORRUPTIONS
                                                if k in used],
             ),
-            Text("Methods, with the first value of their parameter in batches of 64:"),
-            Table(["method", "family", "what it is", "values tried", "models a case"], rows),
+            Text("The methods, with the first value of their parameter and batches of 64:"),
+            Table(["method", "family", "what it is", "values tried", "models per case"], rows),
         ],
     )  # fmt: skip

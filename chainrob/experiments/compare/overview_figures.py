@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 from chainrob.experiments.compare.choices import Case, CompareResults
 from chainrob.experiments.compare.corruption import parse_contamination
 from chainrob.experiments.compare.methods import method_of
-from chainrob.plotting import heat_map, line_style, marker_style, new_figure
+from chainrob.plotting import heat_map, label_ends, line_style, marker_style, new_figure
 
 __all__ = ["case_map", "cost_figure", "data_heat_map", "excess_map", "share_curves"]
 
@@ -27,10 +27,10 @@ _MARKS = {"plain": 6, "one line": 1, "robust gradients": 0, "both": 2, "linear f
 
 
 def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequence[str]) -> Figure:
-    """At a glance: where robust gradients pay, where a baseline does as well, where they harm.
+    """A map of the cases in which robust gradients pay, do as well as a baseline, or harm.
 
-    Each cell has the difference of test errors, in points of 100, of the best with robust gradients
-    and the best without, both chosen on contaminated validation points.
+    Each cell has the test error of the best method with robust gradients minus that of the best
+    baseline, in percentage points. Both are chosen on contaminated validation points.
     """
     found = {(case.data, case.contamination): case for case in cases}
     width = max(6.4, 1.9 + 0.62 * len(contaminations))
@@ -45,7 +45,7 @@ def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequenc
                 corner = (j - 0.5, i - 0.5)
                 shade = _SHADES[case.outcome]
                 ax.add_patch(Rectangle(corner, 1, 1, facecolor=shade, edgecolor="white"))
-                difference = 100 * float((case.robust - case.without).mean())
+                difference = 100 * float((case.robust - case.baseline).mean())
                 label = f"{_SIGNS[case.outcome]} {difference:+.1f}"
                 ax.text(j, i, label, ha="center", va="center", fontsize="x-small")
         ax.set(xlim=(-0.5, len(contaminations) - 0.5), ylim=(len(data) - 0.5, -0.5))
@@ -65,17 +65,19 @@ def excess_map(results: CompareResults, data: Sequence[str]) -> Figure:
     values = np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
     with new_figure(3.4 + 0.62 * len(texts), 1.4 + 0.3 * len(names)) as figure:
         ax = heat_map(100 * values, names, texts, darkest=50, ax=figure.subplots())
-        ax.set_title("points of 100 above the plain mean on clean data", fontsize="medium")
+        ax.set_title(
+            "excess error over the plain mean on clean data, percentage points", fontsize="medium"
+        )
     return figure
 
 
 def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence[str]) -> Figure:
-    """Excess test error against the contaminated share, one panel a kind, some methods."""
+    """Excess test error against the contaminated share, one panel per kind, for some methods."""
     texts = results.settings.contaminations_of(data[0])
     names = results.settings.methods_of(data[0])
     excess = 100 * np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
     kinds = list(dict.fromkeys(parse_contamination(text)[0] for text in texts if text != "none"))
-    with new_figure(2.2 * max(len(kinds), 2), 3.2) as figure:
+    with new_figure(1.8 + 2.0 * max(len(kinds), 2), 3.2) as figure:
         axes = np.atleast_1d(figure.subplots(1, max(len(kinds), 1), sharey=True))
         for ax, kind in zip(axes, kinds, strict=False):
             points = [
@@ -90,9 +92,8 @@ def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence
                 style = {**line_style(number), **marker_style(number)}
                 ax.plot(at, [row[c] for _, c in points], label=name, markersize=4, **style)
             ax.set(title=kind, xlabel="bad points, %")
-        axes[0].set_ylabel("excess error, points of 100")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
+        axes[0].set_ylabel("excess error, percentage points")
+        label_ends(axes[len(kinds) - 1])
     return figure
 
 
@@ -114,8 +115,8 @@ def cost_figure(results: CompareResults, data: Sequence[str]) -> Figure:
             )  # fmt: skip
         ax.set(
             xscale="log",
-            xlabel="processor time of a model, as a multiple of the plain mean's",
-            ylabel="mean excess error, points of 100",
+            xlabel="processor time per model, as a multiple of the plain mean's",
+            ylabel="mean excess error, percentage points",
         )
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")

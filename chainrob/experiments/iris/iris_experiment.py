@@ -23,7 +23,7 @@ from chainrob.experiments.iris.unfinished import Unfinished
 from chainrob.experiments.jobs import Job
 from chainrob.experiments.options import add_run_options, add_settings, given, made
 from chainrob.experiments.partial import check_same_settings
-from chainrob.experiments.specs import GRAMMAR
+from chainrob.experiments.robustifier_texts import GRAMMAR
 from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import blas, machine, versions
 
@@ -103,7 +103,7 @@ def run_iris(
         out: Folder for the files; None writes none.
         device: ``'@numpy'`` or ``'@cupy:N'``.
         resume: Go on where an interrupted run last kept what it had.
-        progress: Show a progress bar; None shows it on a terminal.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         IrisResults: All errors.

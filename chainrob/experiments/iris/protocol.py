@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from chainrob.experiments.iris.released import ReleasedSoftTruncation
-from chainrob.experiments.specs import parse_layers
+from chainrob.experiments.robustifier_texts import parse_layers
 
 __all__ = ["SETTINGS", "IrisSettings", "iris_settings"]
 
@@ -32,8 +32,8 @@ class IrisSettings:
         push: How far, in standard deviations (the k of section 5).
         hidden: Units of the hidden layers.
         learning_rate: Step of SGD; every batch is the whole training set.
-        robustifier: Robustifiers of the method ``deep-rob``, as
-            ``chainrob.experiments.specs.parse_layers`` reads them. Empty means soft truncation in
+        robustifier: Robustifiers of the method ``deep-rob``, read by
+            ``chainrob.experiments.robustifier_texts.parse_layers``. Empty means soft truncation in
             the first layer, with delta and the four fields after it.
         scope: What makes up one row for a weighting robustifier.
         delta: Confidence parameter of the soft truncation.

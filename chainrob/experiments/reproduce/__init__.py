@@ -1,4 +1,4 @@
-"""Every artefact of the tutorial, reproduced and questioned."""
+"""Every artifact of the tutorial, reproduced and questioned."""
 
 from __future__ import annotations
 

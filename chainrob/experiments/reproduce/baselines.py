@@ -1,4 +1,4 @@
-"""A referee's question: is the robust estimate better than what anyone can do in one line?"""
+"""A referee's question: are robust estimates better than one-line baselines?"""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def baselines(measured: Measured) -> Section:
         "One-line baselines",
         [
             Text(
-                "The program's settings. Clipping shortens each layer's gradient of the batch, W "
-                "and b together, to norm 0.1; inputs are cut off at the median plus and minus 3 "
-                "median absolute deviations of the contaminated training points; the oracle knows "
-                "which points were pushed and leaves them out."
+                "The program's settings. Gradient clipping limits the norm of each layer's batch "
+                "gradient, W and b together, to 0.1. Input clipping limits each input to the "
+                "median plus and minus 3 median absolute deviations of the contaminated training "
+                "points. The oracle leaves out the pushed points."
             ),
             Table(["method", f"{bad:.0%} contaminated", f"{clean:.0%}"], rows),
             *verdicts,

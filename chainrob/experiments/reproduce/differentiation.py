@@ -37,7 +37,7 @@ _HALF_DIGIT = 0.5e-4
 
 
 def published_tables() -> dict[str, dict[str, float]]:
-    """The numbers that the tutorial prints.
+    """The numbers printed in the tutorial.
 
     Raises:
         DataFileError: If the file is missing or damaged.
@@ -54,7 +54,7 @@ def worked_example() -> EvaluationTrace:
 
 
 def listing1() -> dict[str, float]:
-    """Chainer's derivatives in float32 of y in every intermediate value, as Listing 1 prints."""
+    """Chainer's derivatives of y in every intermediate value, in float32, as in Listing 1."""
     values = _listing1()
     values["u5"].grad = np.ones((), np.float32)
     values["u5"].backward(retain_grad=True)
@@ -86,7 +86,7 @@ def _listing1() -> dict[str, Any]:
 
 
 def differentiation_sections() -> list[Section]:
-    """The worked example, the errors of the tutorial's text and its warning, with verdicts."""
+    """The worked example, the errors in the tutorial's text, and its warning, with verdicts."""
     published, trace = published_tables(), worked_example()
     reverse = trace.reverse()
     tables = (
@@ -111,10 +111,10 @@ def differentiation_sections() -> list[Section]:
     with new_figure(8, 2.6) as backward:
         computation_graph(trace, "reverse", ax=backward.subplots())
     graphs: list[Block] = [
-        Text("As graphs, drawn from the recorded computation; Graphviz text is in `figures/`."),
+        Text("The graphs are drawn from the recorded computation; `figures/` has Graphviz text."),
         Image("figure1", figure1, "Figure 1: the computation, with its values"),
         Image("figure2", chainers_graph(), "Figure 2: Chainer's own graph of Listing 1"),
-        Image("reverse_mode", backward, "Beside them: reverse mode, with the derivative of y"),
+        Image("reverse_mode", backward, "Reverse mode, with the derivatives of y"),
         Code(trace.to_dot()),
     ]
     sections.append(Section("Figures 1 and 2: graphs", graphs, level=3))
@@ -122,7 +122,7 @@ def differentiation_sections() -> list[Section]:
 
 
 def _from_printed(printed: Mapping[str, float]) -> dict[str, float]:
-    """What the reverse mode gives if each step starts from numbers rounded to four digits."""
+    """The adjoints that follow if each step starts from numbers rounded to four digits."""
     x1, x2 = 1.5, 3.0
     return {
         "u-1": round(printed["u1"] * 3 * x1**2 + printed["u2"] * x2, 4),
@@ -149,7 +149,7 @@ def _compare(
         rows.append([name, f"{value:.4f}", f"{ours[name]:.6f}", f"{difference:+.6f}", note])
     rule = "the reproduced value rounds to the printed four digits"
     if derived:
-        rule += ", or the printed value follows from the printed ones before it"
+        rule += ", or the printed value follows from the printed values before it"
     largest = max(abs(ours[name] - value) for name, value in published.items())
     found = f"largest difference {largest:.1e}" + (f"; off: {', '.join(off)}" if off else "")
     return [

@@ -1,4 +1,4 @@
-"""Final errors against what was varied: one figure for all sweeps."""
+"""Final errors against the varied setting: one figure for all sweeps."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def sweep_figure(
 ) -> Figure:
     """Mean final test errors with 95% intervals.
 
-    The values stand at equal distances, since they are neither evenly nor geometrically spaced, and
-    the methods a little beside each other, so that no interval hides another.
+    The values stand at equal distances, because their spacing is neither even nor geometric. The
+    methods are shifted a little, so that no interval hides another.
 
     Args:
-        errors: From the method (of ``STYLE_OF``) to its errors (trials,), one array a
+        errors: From the method (a key of ``STYLE_OF``) to its errors (trials,), one array per
             value.
-        values: What was varied.
-        label: What it is.
+        values: Texts for the varied values.
+        label: Label of the varied setting.
 
     Returns:
-        matplotlib.figure.Figure: One line a method.
+        matplotlib.figure.Figure: The figure, with one line per method.
     """
     at = np.arange(len(values))
     beside = 0.09 * (np.arange(len(errors)) - (len(errors) - 1) / 2)

@@ -23,9 +23,9 @@ Array = NDArray[Any]
 def truncated_mean(
     rows: Array, delta: float = 0.005, *, ddof: int = 1, floor: float = 0.0
 ) -> Array:
-    """Algorithm 2 written out step by step, the check of what the library computes otherwise.
+    """Algorithm 2 written out step by step, to check the library.
 
-    ``ddof=0, floor=0.001`` on 1/N-scaled rows is what the released program does.
+    The released program uses ``ddof=0, floor=0.001`` on 1/N-scaled rows.
     """
     n = len(rows)
     mean = rows.sum(axis=0) / n
@@ -38,7 +38,7 @@ def truncated_mean(
 
 
 def estimator_sections(seed: int = 0) -> list[Section]:
-    """What the estimator and the layer compute, beside the same written out."""
+    """Estimator and layer, compared with the same steps written out."""
     return [_truncation(seed), _algorithm1(seed), _listings(seed)]
 
 
@@ -68,7 +68,7 @@ def _truncation(seed: int) -> Section:
         "Equation (2) and Algorithm 2: soft truncation",
         [
             Text(
-                "psi(u) = u - u^3/6 for |u| <= sqrt 2, beyond it +-2 sqrt 2 / 3; the estimate is "
+                "psi(u) = u - u^3/6 for |u| <= sqrt 2, and +-2 sqrt 2 / 3 beyond. The estimate is "
                 "mean + s/n * sum psi((g - mean)/s) with s^2 = n * variance / (2 log(1/delta)), "
                 "delta = 0.005."
             ),
@@ -132,7 +132,7 @@ def _algorithm1(seed: int) -> Section:
     with chainer.using_config("dtype", np.dtype(np.float64)):
         model = MLP((2, 10, 10, 3), [SoftTruncation(0.005), None, None])
     rng = np.random.default_rng(seed + 1)
-    for _, one in sorted(model.namedparams()):  # not by Chainer's initializers: they are not seeded
+    for _, one in sorted(model.namedparams()):  # Chainer's initializers have no seed
         one.array = rng.uniform(-0.5, 0.5, one.shape)
     before = {name: one.array.copy() for name, one in model.namedparams()}
     with chainer.using_config("dtype", np.dtype(np.float64)):
@@ -140,7 +140,7 @@ def _algorithm1(seed: int) -> Section:
     rows: dict[str, list[Array]] = {name: [] for name in before}
     for name, parameter in stock.namedparams():
         parameter.array = before[name].copy()
-    for i in range(len(x)):  # one sample after the other, by Chainer alone
+    for i in range(len(x)):  # sample by sample, with Chainer alone
         stock.cleargrads()
         chainer.functions.softmax_cross_entropy(stock(x[i : i + 1]), t[i : i + 1]).backward()
         for name, parameter in stock.namedparams():
@@ -158,9 +158,9 @@ def _algorithm1(seed: int) -> Section:
         "Algorithm 1: a step with some parameters robust",
         [
             Text(
-                "One update of the tutorial's network by an unmodified optimizer, soft truncation "
-                "in the first layer alone, 2 of 60 inputs 100 times too large. Beside it the same "
-                "update from gradients that stock Chainer computes for one sample after the other."
+                "One update of the tutorial's network by an unmodified optimizer. Only the first "
+                "layer has soft truncation. 2 of 60 inputs are 100 times too large. For "
+                "comparison, stock Chainer computes the gradient of each sample separately."
             ),
             Table(
                 ["parameter", "largest difference"], [[n, f"{e:.1e}"] for n, e in errors.items()]
@@ -202,8 +202,9 @@ def _listings(seed: int) -> Section:
     blocks: list[Any] = [
         Text(
             "The listings' function and link are `chainrob.functions.linear` and "
-            "`chainrob.links.Linear`. Their gradients of W and b beside stock Chainer's, and "
-            "beside the loop over output units of Listing 4, for 100 samples with 2 large outliers."
+            "`chainrob.links.Linear`. Their gradients of W and b are compared with those of stock "
+            "Chainer, and with the loop over output units of Listing 4. The batch has 100 samples "
+            "with 2 large outliers."
         )
     ]
     for claim, ours, theirs, bound in cases:

@@ -1,4 +1,4 @@
-"""Figures 3 and 4, beside the published curves."""
+"""Figures 3 and 4, compared with the published curves."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def figure_sections(measured: Measured) -> list[Section]:
         "Figure 3: the contamination",
         [
             Text(
-                "Two principal components of the Iris data; 2 of the 100 training points are "
-                "pushed from the center by k standard deviations (here k = 10; in the experiment "
-                "10^4). The tutorial's own random split is not known, so the points differ and "
-                "only the picture can be compared."
+                "Two principal components of the Iris data. 2 of the 100 training points are "
+                "pushed away from the center by k standard deviations (here k = 10, in the "
+                "experiment 10^4). The tutorial's random split is not known. So the points differ, "
+                "and only the pictures can be compared."
             ),
             Image(
                 "figure3", figure3(settings), "Figure 3: projected, scaled with the ball, pushed"
@@ -40,14 +40,14 @@ def figure_sections(measured: Measured) -> list[Section]:
 
 
 def results_of_setting(measured: Measured, name: str) -> IrisResults:
-    """The run of one setting, as ``chainrob iris`` would have it."""
+    """The run of one setting, in the form of ``chainrob iris``."""
     methods = ("deep", "deep-rob")
     errors = {method: measured.curves("figure4", (name, method)) for method in methods}
     return IrisResults(measured.plan["figure4"][name, "deep"].settings, errors)
 
 
 def _control(measured: Measured) -> list[Table]:
-    """How weak the test is: published curves against trainings that did not make them."""
+    """The power of the test: published curves against other ways of training."""
     tried = {
         "plain mean, first layer at 1/100": ("ablation", "plain mean, first layer at 1/100"),
         "deep-rob, scale of the text": ("figure4", ("text", "deep-rob")),
@@ -69,7 +69,7 @@ def _control(measured: Measured) -> list[Table]:
             )  # fmt: skip
             cells.append(p_text(found.p_value))
         rows.append([label, *cells])
-    columns = ["trained otherwise", "against published `deep`", "against published `deep-rob`"]
+    columns = ["other training", "against published `deep`", "against published `deep-rob`"]
     return [Table(columns, rows)]
 
 
@@ -122,8 +122,8 @@ def _figure4(measured: Measured, name: str) -> Section:
     section.blocks += [
         Table(columns, rows),
         Text(
-            "Compatible says that means of 20 such trials look like the published curve; trials "
-            "scatter so widely that other trainings are compatible too."
+            "Compatible means: averages of 20 such trials look like the published curve. Trials "
+            "scatter widely, so other ways of training are compatible too."
         ),
         *verdicts,
         *(_control(measured) if name == "released" else ()),

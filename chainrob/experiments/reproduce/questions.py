@@ -1,4 +1,4 @@
-"""A referee's questions: what the published gain is made of."""
+"""A referee's questions: where does the published gain come from?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from chainrob.experiments.reproduce.measures import (
     within,
 )
 from chainrob.experiments.reproduce.plan import DIFFERENCES, RATES
-from chainrob.plotting import intervals, learning_curves, line_style, marker_style, new_figure
+from chainrob.plotting import (
+    intervals,
+    label_ends,
+    learning_curves,
+    line_style,
+    marker_style,
+    new_figure,
+)
 
 __all__ = ["ablation", "differences", "learning_rates"]
 
@@ -48,11 +55,11 @@ _IN_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
     ),
     "initial_weights": ("initial weights", {"lecun_normal": "Chainer's default"}),
 }  # fmt: skip
-"""Fields of IrisSettings, and their values, as the report calls them."""
+"""The report's names for fields of IrisSettings and their values."""
 
 
 def differences(measured: Measured) -> Section:
-    """Each difference between text and program, switched alone, from either end."""
+    """Each difference between text and program, switched alone, starting from either."""
     names = [*DIFFERENCES, "initial_weights"]
     level = 1 - 0.05 / len(names)
     changes = {
@@ -70,10 +77,10 @@ def differences(measured: Measured) -> Section:
     largest = max(others, key=lambda key: abs(float(others[key].mean())))
     blocks: list[Block] = [
         Text(
-            "Text and program differ in six ways. Each is switched alone, from the program's "
-            "settings and from the text's. The text gives no initial weights, so Chainer's "
-            "default is tried in place of the program's as a seventh. Changes are paired by "
-            "trial; their intervals are at 95% for all seven together (Bonferroni)."
+            "Text and program differ in six ways. Each difference is switched alone, once from the "
+            "program's settings and once from those of the text. The text gives no initial "
+            "weights, so Chainer's default is tried as a seventh difference. Changes are paired "
+            "by trial. Their intervals are at 95% for all seven together (Bonferroni)."
         ),
         *(_changes_table(measured, start, names, changes, level) for start in _FROM),
         Image(
@@ -153,7 +160,7 @@ def _differences_figure(measured: Measured, names: Sequence[str]) -> Figure:
 
 
 def _gain_at_scale_of_text(measured: Measured) -> Verdict:
-    """What is left of the gain with the estimate at the scale of the text."""
+    """The gain with the estimate at the scale of the text."""
     deep, robust = (
         measured.final("differences", ("released", "estimate_scale", method))
         for method in ("deep", "deep-rob")
@@ -177,39 +184,40 @@ def ablation(measured: Measured) -> Section:
     deep, robust, slow = (measured.final("ablation", name) for name in names)
     settings = measured.plan["ablation"]["deep"].settings
     times = np.array(settings.recorded) * settings.n_train
-    with new_figure(5.6, 3.4) as figure:
+    with new_figure(7.4, 3.4) as figure:
         curves = {name: measured.curves("ablation", name)[:, :, 1] for name in names}
         styles = {name: line_style(STYLE_OF[name]) for name in names}
         ax = learning_curves(times, curves, styles=styles, ax=figure.subplots())
         ax.set(xlabel="cost in gradients", ylabel="test error", ylim=(0, None))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-        ax.legend(loc="lower left")
-    gain, without = deep - robust, deep - slow
+        ax.set_xlim(0, times[-1])
+        label_ends(ax)
+    gain, gain_of_slow = deep - robust, deep - slow
     rest = slow - robust
     return Section(
         "Ablation: a plain mean whose first layer learns at 1/100 of the rate",
         [
             Text(
-                "The released program returns the estimate of 1/N-scaled rows without scaling it "
-                "back, so its robust layer also learns at 1/100 of the rate. Here the first layer "
-                "has that rate and nothing robust."
+                "The released program estimates from rows scaled by 1/N and does not scale the "
+                "estimate back. So its robust layer also learns at 1/100 of the rate. Here the "
+                "first layer is a plain mean with this rate."
             ),
             Table(
                 ["method", "test error", "less than `deep` by"],
                 [
                     [names[0], with_interval(deep), ""],
                     [names[1], with_interval(robust), with_interval(gain)],
-                    [names[2], with_interval(slow), with_interval(without)],
+                    [names[2], with_interval(slow), with_interval(gain_of_slow)],
                 ],
             ),
             Image("ablation", figure, "Test error: mean of all trials with its 95% band"),
             Verdict.of(
                 "Most of the published gain is the learning rate of the first layer",
-                measured.decided(below(gain / 2 - without)),
+                measured.decided(below(gain / 2 - gain_of_slow)),
                 "the plain mean at 1/100 keeps more than half of the gain of `deep-rob`: the 95% "
                 "interval of (half the gain) - (gain kept) lies below 0",
-                f"{without.mean() / gain.mean():.0%} of the gain kept; "
-                f"interval {interval_text(gain / 2 - without)}"
+                f"{gain_of_slow.mean() / gain.mean():.0%} of the gain kept; "
+                f"interval {interval_text(gain / 2 - gain_of_slow)}"
                 if gain.any()
                 else "no gain",
             ),
@@ -228,7 +236,7 @@ def ablation(measured: Measured) -> Section:
 
 
 def learning_rates(measured: Measured) -> Section:
-    """Every method at the rate that suits it."""
+    """Each method at its best learning rate."""
     methods = list(dict.fromkeys(method for method, _ in measured.plan["rates"]))
     first = measured.settings.sweep_trials
     half = measured.settings.trials // 2
@@ -257,9 +265,10 @@ def learning_rates(measured: Measured) -> Section:
         "Each method at its best learning rate",
         [
             Text(
-                "The program's settings at other learning rates (0.5 is the published one). "
-                f"{first} trials choose each method's three best rates, {half} trials the best of "
-                "these, and the others judge it: trials are bimodal, and few of them choose badly."
+                "The program's settings at other learning rates (0.5 is the published rate). "
+                f"{first} trials choose three rates for each method. {half} trials choose the "
+                "best of the three. The other trials measure its error. Many trials are needed, "
+                "because trials are bimodal and few of them choose badly."
             ),
             Table(["method", "best rate", "test error on the other trials"], rows),
             Image("learning_rates", figure, "Final test error by learning rate (95% intervals)"),

@@ -47,9 +47,9 @@ _OFFERED = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob reproduce``."""
     parser.description = (
-        "Regenerate every artefact of the tutorial beside its published values, with verdicts by "
-        "stated rules, and answer a referee's questions (report.html, report.md, CSV files, "
-        "figures). 'rgd' instead runs Holland and Ikeda's synthetic linear regression."
+        "Reproduce every table and figure of the tutorial, compare them with the published values "
+        "by stated rules, and answer a referee's questions. Writes report.html, report.md, CSV "
+        "files and figures. 'rgd' runs Holland and Ikeda's synthetic linear regression instead."
     )
     add = parser.add_argument
     add(
@@ -59,10 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="report",
         help="report (default: about a quarter of an hour on two cores) or rgd (seconds)",
     )
-    add("--quick", action="store_true", help="a minute: the figure and what its gain is made of")
+    add(
+        "--quick",
+        action="store_true",
+        help="a run of a minute: the figure, and where its gain comes from",
+    )
     add_settings(parser, ReproduceSettings, _OFFERED)
     add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
-    add("--workers", type=int, metavar="N", help="processes (default: one a processor)")
+    add("--workers", type=int, metavar="N", help="number of processes (default: one per processor)")
     add("--out", metavar="FOLDER", help="default: results/reproduce or results/rgd")
     add_run_options(parser)
 
@@ -120,21 +124,21 @@ def run_reproduction(
     resume: bool = False,
     progress: bool | None = None,
 ) -> list[Verdict]:
-    """Regenerate every artefact of the tutorial and answer the referee's questions.
+    """Reproduce every table and figure of the tutorial, and answer the referee's questions.
 
     The folder gets ``report.html`` (one file, figures inside), ``report.md``, ``figures/``,
-    ``verdicts.csv``, ``final_errors.csv`` (one row a question, variant and trial),
-    ``curves_released.csv`` and ``curves_text.csv`` (as ``chainrob iris`` writes them) and
+    ``verdicts.csv``, ``final_errors.csv`` (one row per question, variant and trial),
+    ``curves_released.csv`` and ``curves_text.csv`` (in the form of ``chainrob iris``) and
     ``run.json``. The same settings give the same bytes in all CSV files, on any number of workers.
-    ``partial/`` keeps the trials, so that a run can go on where it was interrupted.
+    ``partial/`` keeps the trials, so that an interrupted run can continue.
 
     Args:
-        settings: How much to train.
+        settings: The numbers of trials and iterations.
         out: Folder for the files.
         device: ``'@numpy'`` or ``'@cupy:N'``.
-        workers: Processes; None is one a processor. A GPU is used by one.
-        resume: Take over the trials that an earlier run in ``out`` finished.
-        progress: Show a progress bar; None shows it on a terminal.
+        workers: Number of processes; None is one per processor. A GPU has one process.
+        resume: Use the trials that an earlier run in ``out`` finished.
+        progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
         list of Verdict: All verdicts, in the report's order.
@@ -143,7 +147,7 @@ def run_reproduction(
         UsageError: If the device or the folder cannot be used, or ``resume`` finds other settings.
         DataFileError: If a data file is missing or damaged.
     """
-    published_tables(), published_figure4()  # what cannot work fails before anything is computed
+    published_tables(), published_figure4()  # errors show up before anything is computed
     the_run = Run(
         settings.as_dict(), out, device=device, workers=workers, resume=resume, progress=progress
     )
@@ -160,20 +164,21 @@ def run_reproduction(
         train(plan["finalists"].values())
         plan["best rates"] = at_best_rates(plan, errors, settings.trials // 2)
     measured = Measured(settings, plan, errors)
-    artefacts, questions = _artefacts(measured), _questions(measured)
-    sections = [*artefacts, *questions]
+    artifacts, questions = _artifacts(measured), _questions(measured)
+    sections = [*artifacts, *questions]
     verdicts = [verdict for section in sections for verdict in section.verdicts()]
     record = the_run.record()
-    summary = _summary(artefacts, questions)
+    summary = _summary(artifacts, questions)
     how = the_run.section(
-        record, "Trials are bimodal (a network learns or does not), so no normality is assumed."
+        record,
+        "Trials are bimodal (a network learns or fails), so no normal distribution is assumed.",
     )
     assert the_run.folder is not None
     _write(the_run.folder, measured, [*summary, *sections, how], verdicts, record)
     return verdicts
 
 
-def _artefacts(measured: Measured) -> list[Section]:
+def _artifacts(measured: Measured) -> list[Section]:
     return [
         *differentiation_sections(),
         *estimator_sections(measured.settings.seed),
@@ -194,9 +199,9 @@ def _questions(measured: Measured) -> list[Section]:
     return [make(measured) for name, make in sections.items() if name in measured.plan]
 
 
-def _summary(artefacts: Iterable[Section], questions: Iterable[Section]) -> list[Section]:
+def _summary(artifacts: Iterable[Section], questions: Iterable[Section]) -> list[Section]:
     listed = {
-        "The tutorial's artefacts": [v for section in artefacts for v in section.verdicts()],
+        "The tutorial's artifacts": [v for section in artifacts for v in section.verdicts()],
         "A referee's questions": [v for section in questions for v in section.verdicts()],
     }
     everything = [v for verdicts in listed.values() for v in verdicts]
@@ -205,11 +210,12 @@ def _summary(artefacts: Iterable[Section], questions: Iterable[Section]) -> list
         "What holds and what does not",
         [
             Text(
-                "M. J. Holland's tutorial regenerated by chainrob, and the questions that a "
-                "referee would ask of its experiment. Each verdict follows from the rule stated "
-                "with it below. 'Not shown': the interval allows both answers. 'Cannot be said': "
-                "fewer or shorter trials than the rule is for. A verdict is about this experiment; "
-                f"'not shown' is no evidence of absence. In all: {counts}."
+                "chainrob reproduces M. J. Holland's tutorial, and answers a referee's questions "
+                "about its experiment. Each verdict follows from a rule, which stands "
+                "beside it below. 'Not shown' means that the interval allows both answers; it is "
+                "no evidence of absence. 'Cannot be said' means that the rule needs more or "
+                "longer trials. All verdicts are about this experiment only. In all: "
+                f"{counts}."
             )
         ],
     )

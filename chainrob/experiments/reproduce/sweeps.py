@@ -1,4 +1,4 @@
-"""A referee's questions: how much contamination, which robustifier, and what clean data allow."""
+"""A referee's questions: contamination, choice of robustifier, and training on clean data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def contamination_sweeps(measured: Measured) -> Section:
         "Contamination from 0 to 20%, push from 1 to 10^6",
         [
             Text(
-                "The program's settings; k = 10^4 where the share varies, 2% where the push varies."
+                "The program's settings. The push is k = 10^4 while the share varies. The share "
+                "is 2% while the push varies."
             )
         ],
     )
@@ -85,7 +86,7 @@ def _everywhere(
 
 
 def clean_bound(measured: Measured) -> Section:
-    """What training on clean data reaches, and who reaches it with contamination."""
+    """The error of training on clean data, and the methods that reach it on contaminated data."""
     bound = measured.final("clean", ("deep", 0.0))
     level = 1 - 0.05 / (len(measured.plan["clean"]) - 1)
     rows = []
@@ -120,8 +121,8 @@ def clean_bound(measured: Measured) -> Section:
         "The clean-data bound",
         [
             Text(
-                "Plain training without contamination, beside the methods with and without it, on "
-                "the same trials (the program's settings)."
+                "Plain training on clean data, compared with all methods on clean and on "
+                "contaminated data, on the same trials (the program's settings)."
             ),
             Table(["method", "contamination", "test error", "above the bound by"], rows),
             *costs,
@@ -131,7 +132,7 @@ def clean_bound(measured: Measured) -> Section:
 
 
 def robustifier_table(measured: Measured) -> Section:
-    """Every robustifier at the right scale, in the first layer and in all."""
+    """Every robustifier at the right scale, in the first layer and in all layers."""
     tried = {n: r for n, r in robustifiers_tried().items() if not isinstance(r, str)}
     refused = {n: r for n, r in robustifiers_tried().items() if isinstance(r, str)}
     places = ("first layer", "all layers")

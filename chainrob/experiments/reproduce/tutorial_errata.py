@@ -1,4 +1,4 @@
-"""The tutorial's own errors, and a warning of its source, each with a check that runs."""
+"""The errors in the tutorial, and a warning of its source, each with a check that runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Erratum:
     """One error of the text.
 
     Attributes:
-        place: Where it stands.
-        text: What is wrong and what is meant.
-        rule: What the check asks.
-        holds: Whether the check finds it so.
-        found: What the check found.
+        place: Its place in the tutorial.
+        text: The error and its correction.
+        rule: The rule of the check.
+        holds: Whether the check confirms the error.
+        found: The result of the check.
     """
 
     place: str
@@ -43,7 +43,7 @@ class Erratum:
 
 
 class ListingFour(chainer.FunctionNode):
-    """y = x W^T + b with robust gradients, written as Listing 4 writes it, without its errors.
+    """y = x W^T + b with robust gradients, in the form of Listing 4, without its errors.
 
     Args:
         robustifier: called with the keyword ``x``, rows (N, D) to (D,).
@@ -64,7 +64,7 @@ class ListingFour(chainer.FunctionNode):
         for q in range(len(W)):  # one output unit after the other: gy is (N, Q)
             gW[q] = self.robustifier(x=gy.array[:, q : q + 1] * x.array)
             gb[q] = self.robustifier(x=gy.array[:, q : q + 1])[0]
-        # Variables are made once, behind the loop: an array can be filled, a Variable cannot.
+        # Variables are made once, after the loop: an array can be filled, a Variable cannot.
         answers = (F.matmul(gy, W), chainer.Variable(gW), chainer.Variable(gb))
         return tuple(answers[i] for i in indexes)
 
@@ -79,7 +79,7 @@ def errata_section() -> Section:
     found = errata()
     section = Section("Errors in the tutorial's text")
     section.blocks.append(
-        Text("Noted so that nobody looks for them in the code. Each is checked by running it.")
+        Text("They are listed so that nobody looks for them in the code. Each is checked by a run.")
     )
     section.blocks.append(Table(["place", "what is wrong"], [[e.place, e.text] for e in found]))
     section.blocks += [Verdict.of(f"{e.place}: as noted", e.holds, e.rule, e.found) for e in found]
@@ -87,7 +87,7 @@ def errata_section() -> Section:
 
 
 def bundling_section() -> Section:
-    """The warning about naive bundling, as something that runs."""
+    """The warning about naive bundling, with an example that runs."""
     rows, right, off = [], True, 0.0
     examples = {
         "sin(x) x: x jumps over sin": lambda x: F.sin(x) * x,
@@ -105,10 +105,10 @@ def bundling_section() -> Section:
         "A warning: bundling values by layers",
         [
             Text(
-                "A network of layers lets one bundle all values of a layer into one vector and "
-                "multiply the Jacobians of neighboring layers. Where a value is used further up "
-                "as well, as in a skip connection, those uses are lost. The recursion must sum "
-                "over all uses. In Python: `evaluation_trace(lambda x: F.sin(x) * x, 0.7)`, then "
+                "In a network of layers one can bundle all values of a layer into one vector and "
+                "multiply the Jacobians of neighboring layers. But if a later layer uses a value "
+                "again, as in a skip connection, this use is lost. The recursion must sum over "
+                "all uses. In Python: `evaluation_trace(lambda x: F.sin(x) * x, 0.7)`, then "
                 "`.reverse()` and `.bundled_reverse()`."
             ),
             Table(["function at 0.7", "forward mode", "reverse mode", "bundled"], rows),
@@ -127,7 +127,7 @@ def _worked_example() -> EvaluationTrace:
 
 
 def _order_of_the_recursion() -> Erratum:
-    """One sweep over the steps, first to last, finds adjoints that nobody has filled yet."""
+    """A sweep over the steps from first to last meets adjoints that are not complete yet."""
     trace = _worked_example()
     exact = trace.reverse()
     adjoints = dict.fromkeys(trace.values, 0.0) | {trace.output: 1.0}
@@ -138,9 +138,9 @@ def _order_of_the_recursion() -> Erratum:
     wrong = abs(adjoints["u-1"] - exact["u-1"])
     return Erratum(
         "Section 1.2",
-        "The recursion of the adjoints is written in the order of the evaluation. It has to run "
-        "from the last step to the first: an adjoint may be handed on only when all steps that use "
-        "its value have added to it.",
+        "The recursion of the adjoints is written in the order of the evaluation. It must run from "
+        "the last step to the first: an adjoint may be used only after all steps that use its "
+        "value have added to it.",
         "a sweep from first to last misses the derivative in x1, one from last to first has it",
         wrong > 0.1 and abs(exact["u-1"] - trace.forward(1, 0)["y"]) < 1e-12,
         f"first to last {adjoints['u-1']:.4f}, last to first {exact['u-1']:.4f}",
@@ -190,8 +190,8 @@ def _listing4() -> list[Erratum]:
     return [
         Erratum(
             "Listing 4",
-            "gW is filled unit by unit but never made. An array of the shape of W has to be there "
-            "before the loop.",
+            "gW is filled unit by unit, but it is never created. An array of the shape of W must "
+            "be created before the loop.",
             "the loop as printed raises NameError",
             missing == "NameError",
             f"raises {missing}",
@@ -199,11 +199,11 @@ def _listing4() -> list[Erratum]:
         Erratum(
             "Listing 4",
             "gW is made a Variable inside the loop over the output units. A Variable cannot be "
-            "filled, so the second unit fails. It has to be wrapped behind the loop.",
-            "the loop as printed raises TypeError; with both mended, a layer that calls "
+            "filled, so the second unit fails. It must be wrapped after the loop.",
+            "the loop as printed raises TypeError; with both corrected, a layer that calls "
             "`robustifier(x=...)` has the gradients of `chainrob.functions.linear` to 1e-12",
             wrapped == "TypeError" and gap < 1e-12,
-            f"raises {wrapped}; mended, the largest difference is {gap:.0e}",
+            f"raises {wrapped}; corrected, the largest difference is {gap:.0e}",
         ),
     ]
 

@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 TRIALS_A_JOB = 20
 
-# These say how deep-rob's own first layer is made, which a variant holds as robustifiers.
+# They define the robustifier of deep-rob's first layer, which a variant holds in ``layers``.
 _NOT_OF_THE_DATA = {
     "setting", "trials", "robustifier", "delta", "estimate_scale", "variance_ddof",
     "variance_floor", "small_batches",
@@ -39,8 +39,8 @@ class Variant:
     Args:
         settings: Data, contamination, learning rate.
         layers: For each layer a robustifier, or None.
-        trials: How many.
-        slow: Time of a trial as a multiple of the plain mean's, roughly.
+        trials: Number of trials.
+        slow: Rough time of a trial, as a multiple of the plain mean's time.
     """
 
     settings: IrisSettings
@@ -57,7 +57,7 @@ class Variant:
         return hash((self.settings, self.layers, self.trials))
 
     def jobs(self, device: str) -> list[Job]:
-        """The trials in parts of which equal ones, of whatever variants, have equal names."""
+        """The jobs of all trials. Equal jobs of different variants have equal names."""
         return [
             Job(
                 self._name(first, last),
@@ -89,9 +89,9 @@ class Variant:
 def train_variant(
     settings: IrisSettings, layers: tuple[Any, ...], trials: range, device: str
 ) -> Array:
-    """The errors of some trials, (trials, recorded times, 2); what a job runs."""
+    """The function of a job: the errors of some trials, (trials, recorded times, 2)."""
     with warnings.catch_warnings():
-        # Gradients of a diverging trial may defeat an iteration; the trial's error shows it.
+        # In a diverging trial an iteration may fail to converge; the trial's error shows it.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         errors: Array = train(settings, [layers], trials, get_device(device))[0]
@@ -99,7 +99,7 @@ def train_variant(
 
 
 def jobs_of(variants: Iterable[Variant], device: str) -> list[Job]:
-    """All jobs, each once, the long ones first so that no process is left with one at the end."""
+    """All jobs, each once, long jobs first, so that no long job starts at the end."""
     jobs = {job.name: job for variant in variants for job in variant.jobs(device)}
     return sorted(jobs.values(), key=lambda job: (-job.size, job.name))
 
@@ -111,10 +111,10 @@ def results_of(variants: Iterable[Variant], results: Mapping[str, Array]) -> dic
 
 @dataclass(frozen=True, repr=False)
 class SlowMean(CoordinateWise):
-    """The plain mean times a factor: a layer that learns at another rate, and robust in nothing.
+    """The plain mean times a factor: a layer that learns at another rate, without robustness.
 
     Args:
-        factor: 1/N is what the released program's layer has by not scaling back.
+        factor: 1/N is the factor of the released program, which does not scale back.
 
     Example:
         >>> import numpy as np
@@ -139,9 +139,9 @@ class SlowMean(CoordinateWise):
 
 @dataclass(frozen=True, repr=False)
 class ClippedMean(Robustifier):
-    """The plain mean, shortened to a norm where it is longer: clipping the batch's gradient.
+    """The plain mean, clipped to a norm: clipping of the batch gradient.
 
-    What anyone does in one line; with scope ``'layer'`` the norm is that of W and b together.
+    A one-line baseline. With scope ``'layer'`` the norm is that of W and b together.
 
     Args:
         limit: The norm.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.vectors import ranked
+from chainrob.kernels.cpu.vector_operations import ranked
 from chainrob.kernels.threads import share
 
 Fence = tuple[float, float, float, float]

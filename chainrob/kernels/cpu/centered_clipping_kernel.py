@@ -12,7 +12,7 @@ import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.neighbors import distances, medoid
-from chainrob.kernels.cpu.vectors import combine, inner, ranked
+from chainrob.kernels.cpu.vector_operations import combine, inner, ranked
 from chainrob.kernels.threads import share
 
 

@@ -105,8 +105,8 @@ def solve(
             x = np.repeat(x, gy.shape[0], axis=0)
         return np.ascontiguousarray(solve(kernels, gy, x, parameters, watch).swapaxes(-1, -2))
     source, out = prepare(x, gy)
-    n, _, q, vectors = source.sizes[:4]
-    replicas, columns = gy.shape[0], q * vectors
+    n, _, q, n_vectors = source.sizes[:4]
+    replicas, columns = gy.shape[0], q * n_vectors
     grain = max(1, PIECE // (n * simd.lanes(x.dtype)))
     if watch is None:
 

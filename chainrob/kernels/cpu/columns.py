@@ -53,13 +53,13 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> tuple[Source, np.ndarray]:
     """
     t, n, s, q = gy.shape
     lanes = simd.lanes(x.dtype)
-    vectors = -(-x.shape[-1] // lanes)
-    width = vectors * lanes
+    n_vectors = -(-x.shape[-1] // lanes)
+    width = n_vectors * lanes
     step, jump = width, lanes
-    if q >= OFTEN and vectors > 1:
+    if q >= OFTEN and n_vectors > 1:
         # Else every row of a column would lie on a page of its own.
         step, jump = lanes, n * s * lanes
-        inputs = np.zeros((x.shape[0], vectors, n, s, lanes), x.dtype)
+        inputs = np.zeros((x.shape[0], n_vectors, n, s, lanes), x.dtype)
         whole = x.shape[-1] // lanes
         rows = x[..., : whole * lanes].reshape(*x.shape[:-1], whole, lanes)
         inputs[:, :whole] = np.moveaxis(rows, -2, 1)
@@ -68,7 +68,7 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> tuple[Source, np.ndarray]:
         inputs = padded(x, lanes)
     columns = np.array(gy.transpose(0, 3, 1, 2), order="C")
     out = np.empty(t * q * width, x.dtype)
-    sizes = n, s, q, vectors, step, jump
+    sizes = n, s, q, n_vectors, step, jump
     return Source(inputs.ravel(), columns.ravel(), sizes, x.shape[0] == 1), out
 
 
@@ -111,9 +111,9 @@ def buffer(like: Any, n: int) -> Any:
 def begin(source: Any, column: int) -> Any:
     """Where the factors of a column begin, in x and in gy."""
     x, _, sizes, shared = source
-    n, s, q, vectors, _, jump = sizes
-    unit, vector = column // vectors, column % vectors
-    apart = 0 if shared else (unit // q) * n * s * vectors * (simd.LINE // x.itemsize)
+    n, s, q, n_vectors, _, jump = sizes
+    unit, vector = column // n_vectors, column % n_vectors
+    apart = 0 if shared else (unit // q) * n * s * n_vectors * (simd.LINE // x.itemsize)
     return vector * jump + apart, unit * n * s
 
 
@@ -124,15 +124,15 @@ def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     lanes = simd.LINE // x.itemsize
     from_x, from_gy = begin(source, column)
-    doubt = splat(x.dtype.type(0))
+    nan_flag = splat(x.dtype.type(0))
     for i in range(n):
         value = repeated(gy, from_gy + i * s) * load(x, from_x + i * s * step)
         for k in range(1, s):
             factor = repeated(gy, from_gy + i * s + k)
             value = fma(factor, load(x, from_x + (i * s + k) * step), value)
         store(memory, base + line(i) * lanes, value)
-        doubt = keep_nan(doubt, value)
-    return doubt
+        nan_flag = keep_nan(nan_flag, value)
+    return nan_flag
 
 
 @jit
@@ -188,30 +188,30 @@ def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) 
     groups, pairs, stages = program
     n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
     if s > 1 or n < BLOCK:
-        doubt = fill(memory, base, source, column)
+        nan_flag = fill(memory, base, source, column)
         sort(memory, base, n, groups, pairs, stages)
-        return doubt
+        return nan_flag
     lanes = simd.LINE // x.itemsize
     from_x, from_gy = begin(source, column)
     whole = n - n % BLOCK
-    doubt = splat(x.dtype.type(0))
+    nan_flag = splat(x.dtype.type(0))
     for i in range(0, whole, BLOCK):
         found = _sort_products(
             x, from_x + i * step, step, gy, from_gy + i, memory, base + line(i) * lanes
         )
-        doubt = keep_nan(doubt, found)
+        nan_flag = keep_nan(nan_flag, found)
     top = splat(x.dtype.type(np.inf))
     for i in range(whole, n):
         value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
         store(memory, base + line(i) * lanes, value)
-        doubt = keep_nan(doubt, value)
+        nan_flag = keep_nan(nan_flag, value)
     full = -(-n // BLOCK) * BLOCK
     for i in range(n, full + 1):
         store(memory, base + line(i) * lanes, top)
     if whole < n:
         _sort_block(memory, base + line(whole) * lanes)
     _merge(memory, base, groups, pairs, stages)
-    return doubt
+    return nan_flag
 
 
 @jit

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.vectors import combine, inner
+from chainrob.kernels.cpu.vector_operations import combine, inner
 
 FEW = 4
 """Rows of a matrix up to which LAPACK is the faster one."""

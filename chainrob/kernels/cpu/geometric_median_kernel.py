@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.vectors import combine, inner, ranked
+from chainrob.kernels.cpu.vector_operations import combine, inner, ranked
 from chainrob.kernels.threads import share
 
 EPS = float(np.finfo(np.float64).eps)

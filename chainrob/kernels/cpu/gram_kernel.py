@@ -15,7 +15,7 @@ import numpy as np
 
 from chainrob.kernels.cpu import panel_gram
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.vectors import combine, ranked
+from chainrob.kernels.cpu.vector_operations import combine, ranked
 
 SMALL = 1 << 18
 """N * N * (P + Q) up to which this form is used."""

@@ -123,29 +123,29 @@ def polynomials(rho: str) -> np.ndarray:
     series = np.polynomial.Chebyshev.fit(
         nodes, deficits / sizes**2, TERMS - 1, domain=[0.0, top], w=sizes**2 / deficits
     )
-    powers = series.convert(kind=np.polynomial.Polynomial).coef
+    monomials = series.convert(kind=np.polynomial.Polynomial).coef
     # Of the slope less is asked: it turns an excess into a step.
     shares = np.stack([deficits / bends, deficits**2 / bends], axis=1)
     first, second = np.linalg.lstsq(shares, np.ones(len(bends)), rcond=None)[0]
     deficit = series(top) * REACH**2
     bend = first * deficit + second * deficit**2
-    return np.array([*powers[::-1], first, second, deficit, bend], np.float32)
+    return np.array([*monomials[::-1], first, second, deficit, bend], np.float32)
 
 
 @jit
 def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
-    programs, by_median, kind, coefficients, factor, given, last_step, limit, lost = parameters
+    programs, by_median, kind, coefficients, factor, given, step_tolerance, limit, lost = parameters
     n = source.sizes[0]
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
     tiny, share = splat(np.finfo(dtype).tiny), splat(dtype(1.0 / n))
     if by_median:
-        doubt = fill(memory, base, source, column)
+        nan_flag = fill(memory, base, source, column)
         pivot = median(memory, base, n, programs)
     else:
-        doubt = pivot = fill_with_mean(memory, base, source, column)
+        nan_flag = pivot = fill_with_mean(memory, base, source, column)
     # Deviations take the place of the values.
     size, square, odd_size, odd_square, equal = zero, zero, zero, zero, zero
     for i in range(n):
@@ -173,11 +173,11 @@ def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
         scale = larger(scale, size * splat(dtype(n * 1e-37)))
     else:
         has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
-        inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, last_step)
+        inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, step_tolerance)
         scale = choose(zero, has_root, splat(factor) / inverse, zero)
     rows = np.empty(n + 1, np.int32)
     location = _location(memory, base, n, scale, kind, coefficients, rows, limit, lost)
-    return keep_nan(pivot + location / unit, doubt), (pivot, unit, location, scale)
+    return keep_nan(pivot + location / unit, nan_flag), (pivot, unit, location, scale)
 
 
 @jit
@@ -219,7 +219,7 @@ def _deficit(size: Any, kind: int, coefficients: Any) -> Any:
 
 @jit
 def _inverse_chi_scale(
-    memory: Any, base: int, n: int, size: Any, square: Any, has_root: Any, last_step: Any
+    memory: Any, base: int, n: int, size: Any, square: Any, has_root: Any, step_tolerance: Any
 ) -> Any:
     """1 / sigma at the root of mean(chi) = 0.
 
@@ -229,7 +229,7 @@ def _inverse_chi_scale(
     Args:
         size, square: mean absolute and mean square deviation.
         has_root: 1 where there is a root, 0 elsewhere.
-        last_step: length of a step after which nothing is left to do.
+        step_tolerance: length of a step after which nothing is left to do.
     """
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
@@ -285,7 +285,7 @@ def _inverse_chi_scale(
         moved = choose(lowest, moved, moved, middle)
         moved = choose(moved, highest, moved, middle)
         inverse = choose(zero, has_root, moved, inverse)
-        if not simd.largest(absolute(step)) > last_step:
+        if not simd.largest(absolute(step)) > step_tolerance:
             break
     return inverse
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel
-from chainrob.kernels.cpu.vectors import inner, ranked
+from chainrob.kernels.cpu.vector_operations import inner, ranked
 
 SMALL = 1 << 18
 """M * N * N up to which this form is used."""

@@ -53,7 +53,7 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
-    doubt = fill_sorted(memory, base, source, column, program)
+    nan_flag = fill_sorted(memory, base, source, column, program)
     center = total(memory, base, trim, n - trim) * splat(dtype(1.0 / (n - 2 * trim)))
     # The distance at which the choice ends.
     reach = farthest_of_nearest(memory, base, n, n - f, center)
@@ -70,7 +70,7 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
         n_tied = n_tied + is_tied
     kept = splat(dtype(n - f))
     share = (kept - n_inside) / larger(n_tied, one)
-    return keep_nan((inside + tied * share) / kept, doubt), (center, reach, share)
+    return keep_nan((inside + tied * share) / kept, nan_flag), (center, reach, share)
 
 
 @jit

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.vectors import ranked
+from chainrob.kernels.cpu.vector_operations import ranked
 
 FEW = 8
 """Rows left out of a sum, or in it, up to which they are found without sorting."""

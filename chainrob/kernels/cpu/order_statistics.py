@@ -70,9 +70,9 @@ def winsorized_mean(
 @jit
 def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
-    doubt = fill(memory, base, source, column)
+    nan_flag = fill(memory, base, source, column)
     center = median(memory, base, source.sizes[0], parameters[0])
-    return keep_nan(center, doubt), (center,)
+    return keep_nan(center, nan_flag), (center,)
 
 
 _median = column_kernels("coordinate_median", _estimate_median)
@@ -84,9 +84,9 @@ def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> An
     memory, base = room[0], room[1]
     n = source.sizes[0]
     low = (n - 1) // 2
-    doubt = fill_sorted(memory, base, source, column, parameters[0])
+    nan_flag = fill_sorted(memory, base, source, column, parameters[0])
     center = total(memory, base, low, n - low) * splat(memory.dtype.type(1.0 / (n - 2 * low)))
-    return keep_nan(center, doubt), (center,)
+    return keep_nan(center, nan_flag), (center,)
 
 
 @jit
@@ -137,9 +137,9 @@ def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> A
     memory, base = room[0], room[1]
     program, count = parameters
     n = source.sizes[0]
-    doubt = fill_sorted(memory, base, source, column, program)
+    nan_flag = fill_sorted(memory, base, source, column, program)
     share = splat(memory.dtype.type(1.0 / (n - 2 * count)))
-    return keep_nan(total(memory, base, count, n - count) * share, doubt), ()
+    return keep_nan(total(memory, base, count, n - count) * share, nan_flag), ()
 
 
 @jit
@@ -198,7 +198,7 @@ def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -
     n = source.sizes[0]
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
-    doubt = fill_sorted(memory, base, source, column, program)
+    nan_flag = fill_sorted(memory, base, source, column, program)
     low = load(memory, base + line(count) * lanes)
     high = load(memory, base + line(n - count - 1) * lanes)
     # The middle of an odd number of values may be both ends at once.
@@ -206,7 +206,7 @@ def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -
     mean = fma(low, splat(dtype(count + 1)), mean)
     mean = fma(high, splat(dtype(min(count + 1, n - count - 1))), mean)
     mean = mean * splat(dtype(1.0 / n))
-    return keep_nan(mean, doubt), (low, high, mean)
+    return keep_nan(mean, nan_flag), (low, high, mean)
 
 
 @jit

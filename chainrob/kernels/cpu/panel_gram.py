@@ -14,7 +14,7 @@ import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
 from chainrob.kernels.cpu.simd import fma, load, splat, store
-from chainrob.kernels.cpu.vectors import largest_magnitude
+from chainrob.kernels.cpu.vector_operations import largest_magnitude
 from chainrob.kernels.threads import share
 
 WIDTH = 16

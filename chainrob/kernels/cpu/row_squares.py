@@ -27,7 +27,7 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
 )
-from chainrob.kernels.cpu.vectors import largest_magnitude
+from chainrob.kernels.cpu.vector_operations import largest_magnitude
 from chainrob.kernels.threads import share
 
 EPS = float(np.finfo(np.float64).eps)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel
-from chainrob.kernels.cpu.vectors import ranked
+from chainrob.kernels.cpu.vector_operations import ranked
 
 
 def smallest(keys: np.ndarray, count: int, tie: float) -> np.ndarray:

@@ -174,8 +174,8 @@ def _larger(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
-def _keep_nan(builder: Any, value: Any, doubt: Any) -> Any:
-    return builder.select(builder.fcmp_unordered("uno", doubt, doubt), doubt, value)
+def _keep_nan(builder: Any, value: Any, nan_flag: Any) -> Any:
+    return builder.select(builder.fcmp_unordered("uno", nan_flag, nan_flag), nan_flag, value)
 
 
 def _choose(builder: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
@@ -191,7 +191,7 @@ sqrt = _lanewise(_call("llvm.sqrt"), 1, "sqrt", "Square root.")
 absolute = _lanewise(_call("llvm.fabs"), 1, "absolute", "Absolute value.")
 smaller = _lanewise(_smaller, 2, "smaller", "a if a < b else b.")
 larger = _lanewise(_larger, 2, "larger", "b if a < b else a.")
-keep_nan = _lanewise(_keep_nan, 2, "keep_nan", "The doubt where it is NaN, the value elsewhere.")
+keep_nan = _lanewise(_keep_nan, 2, "keep_nan", "NaN where the flag is NaN, the value elsewhere.")
 choose = _lanewise(_choose, 4, "choose", "yes if a < b else no, lane by lane.")
 
 
@@ -364,7 +364,7 @@ def product_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
             kind, index = _ir_type(vector), ir.IntType(32)
             numbers = context.make_array(kinds[3])(context, builder, args[3]).data
             lanes = ir.Constant(ir.VectorType(index, vector.lanes), None)
-            undefined, doubt = ir.Constant(kind, ir.Undefined), ir.Constant(kind, None)
+            undefined, nan_flag = ir.Constant(kind, ir.Undefined), ir.Constant(kind, None)
             rows, pointers = [], []
             at = args[1]
             for row in range(size):
@@ -375,12 +375,12 @@ def product_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
                 )
                 value = builder.fmul(builder.shuffle_vector(one, undefined, lanes), value)
                 rows.append(value)
-                doubt = _keep_nan(builder, doubt, value)
+                nan_flag = _keep_nan(builder, nan_flag, value)
                 at = builder.add(at, args[2])
                 target = builder.add(args[6], step(row * vector.lanes))
                 pointers.append(_pointer(builder, context, kinds[5], args[5], target))
             _sorted_store(builder, kinds[5], rows, pointers, comparators)
-            return doubt
+            return nan_flag
 
         integer = types.intp
         return vector(x, integer, integer, gy, integer, array, integer), codegen

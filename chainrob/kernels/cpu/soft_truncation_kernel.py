@@ -80,9 +80,9 @@ def soft_truncation(
 def _estimate_by_mean(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     scale, floor, overflow = parameters
-    doubt = fill(memory, base, source, column)
+    nan_flag = fill(memory, base, source, column)
     estimate, center, spread = mean_pilot(memory, base, source.sizes[0], scale, floor)
-    return checked(memory, estimate, doubt, overflow), (center, spread)
+    return checked(memory, estimate, nan_flag, overflow), (center, spread)
 
 
 @jit
@@ -91,14 +91,14 @@ def _estimate_by_median(room: Any, source: Any, column: int, parameters: Any) ->
     scale, floor, overflow, programs = parameters
     n = source.sizes[0]
     lanes = simd.LINE // memory.itemsize
-    doubt = fill(memory, base, source, column)
+    nan_flag = fill(memory, base, source, column)
     center = median(memory, base, n, programs)
     for i in range(n):
         value = load(memory, base + line(i) * lanes)
         store(deviations, at + line(i) * lanes, absolute(value - center))
     spread = larger(median(deviations, at, n, programs) * splat(scale), splat(floor))
     estimate = truncated_mean(memory, base, n, center, spread)
-    return checked(memory, estimate, doubt, overflow), (center, spread)
+    return checked(memory, estimate, nan_flag, overflow), (center, spread)
 
 
 _mean_pilot = column_kernels(

@@ -66,14 +66,14 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
 
 
 @jit
-def checked(memory: Any, estimate: Any, doubt: Any, overflow: Any) -> Any:
+def checked(memory: Any, estimate: Any, nan_flag: Any, overflow: Any) -> Any:
     """An estimate; says so where sums of the values do not fit into the dtype."""
     dtype = memory.dtype.type
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     lost = choose(absolute(estimate), infinite, zero, one)  # one where NaN
-    if simd.largest(choose(doubt, one, lost, zero)) > 0:
+    if simd.largest(choose(nan_flag, one, lost, zero)) > 0:
         overflow[0] = 1
-    return keep_nan(estimate, doubt)
+    return keep_nan(estimate, nan_flag)
 
 
 @jit

@@ -13,7 +13,6 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import PIECE
 from chainrob.kernels.cpu.columns import Source, buffer, line, padded
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.powers import WORD, scaled
 from chainrob.kernels.cpu.row_squares import (
     FLUSH,
     Watch,
@@ -22,6 +21,7 @@ from chainrob.kernels.cpu.row_squares import (
     two_sweeps,
     watched_pieces,
 )
+from chainrob.kernels.cpu.scaled_factors import WORD, scaled
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
@@ -135,11 +135,11 @@ def _mean_pilot_by_moments(
     estimates lie beside theirs. The processor cannot guess where a value is truncated, so these
     places are collected, without a branch, and put right when the batch is done.
     """
-    n, n_outputs, vectors = sizes
+    n, n_outputs, n_vectors = sizes
     dtype = x.dtype.type
     lanes = simd.LINE // x.itemsize
     pairs = (n_outputs + 1) // 2
-    padded = reach.size // vectors
+    padded = reach.size // n_vectors
     memory, base = buffer(x, n)
     spare, at_spare = buffer(x, n)
     room, source = (memory, base, spare, at_spare), Source(x, a, (n, 1, 1, 1, 0, 0), True)
@@ -172,7 +172,7 @@ def _mean_pilot_by_moments(
     column_at = np.empty(2 * BATCH * (padded // WORD) + 1, np.int64)
     low_at, bits_at = np.empty_like(column_at), np.empty_like(column_at)
     for number in range(start, stop):
-        vector, first = number % vectors, number // vectors * BATCH
+        vector, first = number % n_vectors, number // n_vectors * BATCH
         n_columns, n_places, n_far = 0, 0, 0
         for pair in range(first, min(first + BATCH, pairs)):
             _power_sums(b, a, vector * n * lanes, 2 * pair * padded, n, padded, sums)
@@ -189,12 +189,12 @@ def _mean_pilot_by_moments(
                 fine &= simd.exceeding(e2, splat(least)) & simd.exceeding(infinite, e2)
                 fine |= ~simd.exceeding(e2, empty)
                 if ~fine & every:
-                    doubt = _fill(
+                    nan_flag = _fill(
                         memory, base, x, a, units_gy[unit], n, vector * lanes, unit * padded
                     )
                     estimate, center, spread = mean_pilot(memory, base, n, scale, floor)
-                    estimate = checked(memory, estimate, doubt, overflow)
-                    store(out, (unit * vectors + vector) * lanes, estimate)
+                    estimate = checked(memory, estimate, nan_flag, overflow)
+                    store(out, (unit * n_vectors + vector) * lanes, estimate)
                     if watched:
                         facts = about_pilot(room, n, (center, spread), 0)
                         _sweep(room, source, 0, facts, 0, splat(squares.scale), infinite, rows)
@@ -254,7 +254,7 @@ def _mean_pilot_by_moments(
             estimate = fma(load(extra_of, column * lanes), share, load(m_of, column * lanes))
             unit = unit_of[column]
             back = splat(units_gy[unit]) * load(units_x, vector * lanes)
-            store(out, (unit * vectors + vector) * lanes, estimate * back)
+            store(out, (unit * n_vectors + vector) * lanes, estimate * back)
         if watched:
             far = n_far, column_far, row_far, less_at
             facts_of = m_of, sixth_of, extra_of, weight_of
@@ -343,12 +343,12 @@ def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, 
     """As ``columns.fill``, from scaled factors of an output unit: powers of two lose nothing."""
     lanes = simd.LINE // x.itemsize
     width = x.size // n
-    doubt = splat(x.dtype.type(0))
+    nan_flag = splat(x.dtype.type(0))
     for i in range(n):
         value = splat(a[at_a + i] * unit) * load(x, at_x + i * width)
         store(memory, base + line(i) * lanes, value)
-        doubt = keep_nan(doubt, value)
-    return doubt
+        nan_flag = keep_nan(nan_flag, value)
+    return nan_flag
 
 
 @jit

@@ -56,7 +56,7 @@ def soft_truncation(x: Array, gy: Array, delta: float, min_variance: float) -> A
 
     scalar = x.dtype.type
     (n, n_inputs), n_outputs = x.shape, gy.shape[1]
-    a, b = powers(gy), powers(x)
+    a, b = with_powers(gy), with_powers(x)
     sums = tuple(cupy.matmul(a[k].T, b[k]) for k in range(3))
     out = cupy.empty((n_outputs, n_inputs), x.dtype)
     factor = n / (2.0 * log(1.0 / delta))
@@ -93,7 +93,7 @@ class Powers(NamedTuple):
     units of its root mean square."""
 
 
-def powers(factors: Array) -> Powers:
+def with_powers(factors: Array) -> Powers:
     """Scale the columns of (N, K) factors and raise them to the second and third power."""
     import cupy
 

@@ -112,10 +112,10 @@ template <class T> DEVICE void exact_moments(const Batch<T> &batch, T (&center)[
         }
 }
 
-// factor: N / (2 log(1 / delta)); floor: least variance; doubt: share of the second moment below which the difference
+// factor: N / (2 log(1 / delta)); floor: least variance; least_share: share of the second moment below which the difference
 // of the moments has lost its digits.
 template <class T>
-DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *second, T *out, T factor, T floor, T doubt) {
+DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *second, T *out, T factor, T floor, T least_share) {
     T center[TILE][TILE], deviation[TILE][TILE];
     bool doubtful = false;
     for (int a = 0; a < TILE; ++a)
@@ -128,7 +128,7 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
             center[a][b] = m;
             deviation[a][b] = sqrt(fmax(variance, T(0)) * (T(batch.n) / T(batch.n > 1 ? batch.n - 1 : 1)));
             // Written so that NaN and infinity are doubtful; a second moment near 0 may be what underflows have left.
-            doubtful |= inside && !(variance > doubt * s && s > T(1e-30) && s < T(1e30));
+            doubtful |= inside && !(variance > least_share * s && s > T(1e-30) && s < T(1e30));
         }
     if (any_in_block(doubtful)) exact_moments(batch, center, deviation);
     T scale[TILE][TILE], inverse[TILE][TILE];
@@ -157,7 +157,7 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
 
 #define ARGUMENTS(T)                                                                                                  \
     const T *x, const T *gy, const T *mean, const T *second, T *out, int n, int P, int Q, long long x_stride,         \
-        long long gy_stride, T factor, T floor, T doubt
+        long long gy_stride, T factor, T floor, T least_share
 
 #ifdef __CUDACC__
 #define ENTRY(NAME, T)                                                                                                \
@@ -166,7 +166,7 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
         const long long replica = blockIdx.z, offset = replica * Q * P;                                               \
         const Batch<T> batch = {x + replica * x_stride, gy + replica * gy_stride, n, P, Q,                            \
                                 int(blockIdx.x * EDGE + threadIdx.x), int(blockIdx.y * EDGE + threadIdx.y), &shared}; \
-        soft_truncation(batch, mean + offset, second + offset, out + offset, factor, floor, doubt);                   \
+        soft_truncation(batch, mean + offset, second + offset, out + offset, factor, floor, least_share);                   \
     }
 #else
 #define ENTRY(NAME, T)                                                                                                \
@@ -177,7 +177,7 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
                     const long long offset = replica * Q * P;                                                         \
                     const Batch<T> batch = {                                                                          \
                         x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, nullptr};                    \
-                    soft_truncation(batch, mean + offset, second + offset, out + offset, factor, floor, doubt);       \
+                    soft_truncation(batch, mean + offset, second + offset, out + offset, factor, floor, least_share);       \
                 }                                                                                                     \
     }
 #endif

@@ -117,7 +117,7 @@ template <class T> struct Values {
     }
 
     // NaN where a value is NaN, else 0: order statistics and minima would pass over it.
-    DEVICE T doubt() const {
+    DEVICE T nan_sum() const {
         return sum<T>([](T value) { return value != value ? value : T(0); });
     }
 
@@ -179,7 +179,7 @@ template <class T> DEVICE T trimmed_mean(const Values<T> &values, int k) {
         const int p = blockIdx.x * TILE_P + threadIdx.x, q = blockIdx.y * TILE_Q + threadIdx.y;                       \
         const long long replica = blockIdx.z;                                                                         \
         const Values<T> values = {x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, &tile};            \
-        const T estimate = values.doubt() + __VA_ARGS__;                                                                \
+        const T estimate = values.nan_sum() + __VA_ARGS__;                                                                \
         if (p < P && q < Q) out[(replica * Q + q) * P + p] = estimate;                                                \
     }
 #else
@@ -190,7 +190,7 @@ template <class T> DEVICE T trimmed_mean(const Values<T> &values, int k) {
                 for (int p = 0; p < P; ++p) {                                                                         \
                     const Values<T> values = {                                                                        \
                         x + replica * x_stride, gy + replica * gy_stride, n, P, Q, p, q, nullptr};                    \
-                    out[(replica * Q + q) * P + p] = values.doubt() + __VA_ARGS__;                                      \
+                    out[(replica * Q + q) * P + p] = values.nan_sum() + __VA_ARGS__;                                      \
                 }                                                                                                     \
     }
 #endif

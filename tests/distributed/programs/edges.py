@@ -13,9 +13,9 @@ import numpy as np
 
 import chainrob.distributed
 from chainrob.distributed import Distributed, DistributedGradients
-from chainrob.distributed.ranks import Ranks, Split
+from chainrob.distributed.distributed_values import DistributedValues, NotDistributableError
+from chainrob.distributed.ranks import Partition, Ranks
 from chainrob.distributed.selection_over_ranks import largest, order_statistics
-from chainrob.distributed.spread_values import NotSpreadableError, SpreadValues
 from chainrob.robustifiers import CoordinateWise, NonFiniteGradientError, NonFiniteGradientWarning
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from chainrob.sample_gradients.operator_base import squared_distances
@@ -77,35 +77,35 @@ def selection() -> None:
 def spread_arrays() -> None:
     values = rng.normal(size=(2, 14, 5)).round(1)
     counts = splits(ranks.size)["empty"]
-    spread = SpreadValues(mine(values, "empty"), Split(ranks, counts))
-    checks.close("mean", spread.mean(axis=-2), values.mean(axis=-2), 1e-12)
-    checks.close("sum", np.sum(spread, axis=1), values.sum(axis=1), 1e-12)
-    checks.close("min", np.min(spread, axis=-2), values.min(axis=-2), 0.0)
-    checks.close("share", (spread > 0).mean(axis=-2), (values > 0).mean(axis=-2), 1e-15)
-    checks.true("any", np.array_equal((spread > 2).any(axis=-2), (values > 2).any(axis=-2)))
-    checks.true("all", np.array_equal((spread > -1).all(-2), (values > -1).all(-2)))
+    whole = DistributedValues(mine(values, "empty"), Partition(ranks, counts))
+    checks.close("mean", whole.mean(axis=-2), values.mean(axis=-2), 1e-12)
+    checks.close("sum", np.sum(whole, axis=1), values.sum(axis=1), 1e-12)
+    checks.close("min", np.min(whole, axis=-2), values.min(axis=-2), 0.0)
+    checks.close("share", (whole > 0).mean(axis=-2), (values > 0).mean(axis=-2), 1e-15)
+    checks.true("any", np.array_equal((whole > 2).any(axis=-2), (values > 2).any(axis=-2)))
+    checks.true("all", np.array_equal((whole > -1).all(-2), (values > -1).all(-2)))
     ordered = np.sort(values, axis=-2)
     for a, b in ((0, 14), (3, 11), (6, 8), (6, 7)):
-        piece = np.partition(spread, (a, b - 1), axis=-2)[..., a:b, :]
+        piece = np.partition(whole, (a, b - 1), axis=-2)[..., a:b, :]
         checks.close(f"{a}:{b}", piece.mean(axis=-2), ordered[..., a:b, :].mean(axis=-2), 1e-12)
-    lowest = np.take(np.partition(spread, 4, axis=-2), 4, axis=-2)
+    lowest = np.take(np.partition(whole, 4, axis=-2), 4, axis=-2)
     checks.close("one rank", lowest, ordered[..., 4, :], 0.0)
-    ends = np.take(np.sort(spread, axis=-2), np.array([0, 13]), axis=-2)
+    ends = np.take(np.sort(whole, axis=-2), np.array([0, 13]), axis=-2)
     checks.close("two ranks", ends, ordered[..., [0, 13], :], 0.0)
-    clipped = np.clip(spread, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
+    clipped = np.clip(whole, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
     expected = np.clip(values, ordered[..., 2:3, :], ordered[..., 11:12, :]).mean(axis=-2)
     checks.close("clip", clipped, expected, 1e-12)
     weights = rng.normal(size=(14, 1))
-    checks.close("rows", (weights * spread).sum(-2), (weights * values).sum(-2), 1e-12)
+    checks.close("rows", (weights * whole).sum(-2), (weights * values).sum(-2), 1e-12)
     matrix = rng.normal(size=(3, 14))
-    checks.close("matmul", matrix @ spread, matrix @ values, 1e-12)
-    checks.raises("index", NotSpreadableError, lambda: spread[..., 0, :], "indexed")
-    checks.raises("cumsum", NotSpreadableError, lambda: np.cumsum(spread, axis=-2), "cumsum")
-    checks.raises("axis", NotSpreadableError, lambda: spread.sum(axis=-1), "sample axis")
+    checks.close("matmul", matrix @ whole, matrix @ values, 1e-12)
+    checks.raises("index", NotDistributableError, lambda: whole[..., 0, :], "indexed")
+    checks.raises("cumsum", NotDistributableError, lambda: np.cumsum(whole, axis=-2), "cumsum")
+    checks.raises("axis", NotDistributableError, lambda: whole.sum(axis=-1), "sample axis")
 
 
 class Center(CoordinateWise):
-    """A user's own robustifier, whose formula cannot run on values that are spread."""
+    """A user's own robustifier, whose formula cannot run on values that are spread over ranks."""
 
     def reduce(self, values: Any) -> Any:
         return np.sort(values, axis=-2)[..., [4, 9], :].sum(axis=-2)
@@ -159,27 +159,30 @@ def questions() -> None:
     for kind, operator in operators(np.float64).items():
         if isinstance(operator, Joined):
             continue
-        split = Split(ranks, splits(ranks.size)["empty"])
-        spread = DistributedGradients(mine(operator, "empty"), split).scaled_down(3)
+        partition = Partition(ranks, splits(ranks.size)["empty"])
+        whole = DistributedGradients(mine(operator, "empty"), partition).scaled_down(3)
         operator = operator.scaled_down(3)
-        checks.close(f"{kind} gram", spread.gram(), operator.gram(), 1e-12)
+        checks.close(f"{kind} gram", whole.gram(), operator.gram(), 1e-12)
         distances = squared_distances(operator.centered_gram())
-        found = squared_distances(spread.centered_gram())
+        found = squared_distances(whole.centered_gram())
         checks.close(f"{kind} distances", found, distances, 1e-12)
-        checks.close(f"{kind} rows", spread.materialize(), operator.materialize(), 1e-15)
+        checks.close(f"{kind} rows", whole.materialize(), operator.materialize(), 1e-15)
         disorder = np.array([5, 2, 2, 9])
         checks.close(
-            f"{kind} disorder", spread.take(disorder).mean(), operator.take(disorder).mean(), 1e-12
+            f"{kind} disorder",
+            whole.take(disorder).mean(),
+            operator.take(disorder).mean(),
+            1e-12,
         )
-        finite = spread.finite_rows()
+        finite = whole.finite_rows()
         checks.true(f"{kind} finite", finite.shape == operator.finite_rows().shape and finite.all())
 
 
 def what_auto_takes() -> None:
     layer = OuterProducts(np.zeros((1, 1, 8)), np.zeros((1, 1, 8)))
     for count, by_factors in ((2, True), (10**6, False)):
-        split = Split(ranks, [count] * ranks.size)
-        checks.true(f"{count}", DistributedGradients(layer, split)._by_factors() == by_factors)
+        partition = Partition(ranks, [count] * ranks.size)
+        checks.true(f"{count}", DistributedGradients(layer, partition)._by_factors() == by_factors)
 
 
 def several_ranks_one_object() -> None:
@@ -191,7 +194,7 @@ def several_ranks_one_object() -> None:
     checks.true("pickle", pickle.loads(pickle.dumps(robust)) == median)
     checks.true("copies", copy.deepcopy([robust])[0] is robust)
     counts = splits(ranks.size)["uneven"]
-    weights = Split(ranks, counts).mine(chainrob.GeometricMedian().sample_weights(rows))
+    weights = Partition(ranks, counts).mine(chainrob.GeometricMedian().sample_weights(rows))
     found = Distributed(chainrob.GeometricMedian(), comm).sample_weights(mine(rows))
     checks.close("weights", found, weights, 1e-9)
     checks.true("no rows", not Distributed(median, comm)(np.zeros((0, 3))).any())

@@ -39,7 +39,7 @@ t = rng.integers(0, 3, size=N).astype(np.int32)
 
 
 def make(robustifiers: Any, seed: int = 0, **options: Any) -> Any:
-    np.random.seed(seed)  # noqa: NPY002 - Chainer's initialisers draw on it
+    np.random.seed(seed)  # noqa: NPY002 - Chainer's initializers draw on it
     return chainrob.links.MLP((5, 6, 3), robustifiers, **options)
 
 

@@ -54,7 +54,7 @@ def test_outcomes_follow_from_paired_differences_of_what_validation_chooses(
     assert [case.outcome for case in results.cases] == [outcome] * 2
     for case in results.cases:
         assert case.robust.mean() == pytest.approx(robust, abs=0.02)
-        assert case.without.mean() == pytest.approx(without, abs=0.02)
+        assert case.baseline.mean() == pytest.approx(without, abs=0.02)
         assert case.plain.mean() == pytest.approx(0.5, abs=0.02)
 
 

@@ -85,16 +85,16 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-def test_report_holds_every_artefact(whole):
+def test_report_holds_every_artifact(whole):
     text = (whole / "report.md").read_text()
-    for artefact in (
+    for artifact in (
         "Table 1", "Table 2", "Table 3", "Listing 1", "Figures 1 and 2", "Equation (2)",
         "Algorithm 1", "Algorithm 2", "Listings 2 to 4", "Figure 3", "Figure 4",
         "Ablation", "One-line baselines", "best learning rate", "clean-data bound", "seed",
         "duration", "device",
         "version: chainer", "BLAS",
     ):  # fmt: skip
-        assert artefact in text, artefact
+        assert artifact in text, artifact
     for link in re.findall(r"\((figures/\S+)\)", text):
         assert (whole / link).stat().st_size > 5000
     page = (whole / "report.html").read_text()

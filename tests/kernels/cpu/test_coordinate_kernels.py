@@ -1,4 +1,4 @@
-"""Compiled coordinate-wise estimates against their definition, ``reduce``, on materialised rows in
+"""Compiled coordinate-wise estimates against their definition, ``reduce``, on materialized rows in
 float64.
 """
 

@@ -20,7 +20,7 @@ KINDS = {
     "signs": lambda rng, shape: rng.choice([-1.0, 1.0], size=shape),
     "signed zeros": lambda rng, shape: rng.choice([-0.0, 0.0, 1.0], size=shape),
     "two clusters": lambda rng, shape: rng.choice([-1e6, 1e6], size=shape) + rng.normal(size=shape),
-    "neighbouring numbers": lambda rng, shape: 1 + 2.0**-23 * rng.integers(0, 9, size=shape),
+    "neighboring numbers": lambda rng, shape: 1 + 2.0**-23 * rng.integers(0, 9, size=shape),
     "of all sizes": lambda rng, shape: 10.0 ** rng.uniform(-37, 37, size=shape),
     "subnormal": lambda rng, shape: 1e-45 * rng.integers(-1000, 1000, size=shape),
     "equal": lambda rng, shape: np.broadcast_to(rng.normal(size=shape[1:]), shape),

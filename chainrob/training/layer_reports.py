@@ -26,11 +26,11 @@ class LayerReport:
     scope: str
     n_samples: int
     weights: NDArray[np.float64] | None
-    """Effective weight of each sample, (N,) or (*R, N), 1 in a plain mean; None where the
-    robustifier is a plain callable, whose weights nobody knows."""
+    """Effective weight of each sample, (N,) or (*R, N); 1 in a plain mean. None if the robustifier
+    is a plain callable, because its weights are not known."""
 
     def down_weighted(self, below: float = 0.5) -> float:
-        """Share of the samples with a weight under ``below``; NaN where weights are unknown."""
+        """Share of the samples with a weight under ``below``; NaN if the weights are unknown."""
         if self.weights is None or not self.weights.size:
             return float("nan")
         return float((self.weights < below).mean())
@@ -79,7 +79,7 @@ _records: weakref.WeakKeyDictionary[chainer.Link, dict[str, LayerReport]] = (
 
 
 class _Recording(Watch):
-    """A watch that forgets what it saw when it is closed."""
+    """A watch that drops its records when it is closed."""
 
     def __init__(self, model: chainer.Link) -> None:
         record: dict[str, LayerReport] = {}
@@ -108,13 +108,13 @@ class _Recording(Watch):
 def record_robustness(model: chainer.Link) -> Watch:
     """Remember what the robust layers of a model do, for ``robustness_report``.
 
-    It costs each backward pass the computation of the samples' weights.
+    Each backward pass then also computes the samples' weights.
 
     Args:
         model: A link; it and all links below are watched until ``close``.
 
     Returns:
-        Watch: Close it to stop and forget; or use it as ``with record_robustness(model):``.
+        Watch: Close it to stop and to drop the records, or use ``with record_robustness(model):``.
     """
     return _Recording(model)
 
@@ -126,10 +126,10 @@ def robustness_report(model: chainer.Link) -> RobustnessReport:
         model: A link that ``record_robustness`` watches.
 
     Returns:
-        RobustnessReport: One ``LayerReport`` for each layer that was estimated since.
+        RobustnessReport: One ``LayerReport`` for each layer that has been estimated since.
 
     Raises:
-        RuntimeError: Nobody records the model.
+        RuntimeError: ``record_robustness`` was not called for the model.
 
     Example:
         >>> import numpy as np, chainrob
@@ -144,8 +144,8 @@ def robustness_report(model: chainer.Link) -> RobustnessReport:
     """
     if model not in _records:
         raise RuntimeError(
-            "nobody records this model: call chainrob.training.record_robustness(model) before the "
-            "backward pass"
+            "this model is not recorded: call chainrob.training.record_robustness(model) before "
+            "the backward pass"
         )
     record = _records[model]
     names = ["/", *(name for name, _ in model.namedlinks(skipself=True))]

@@ -1,4 +1,4 @@
-"""An array whose sample axis is spread over ranks, on which a robustifier's own formula runs.
+"""An array whose sample axis is distributed over ranks, on which a robustifier's own formula runs.
 
 ``reduce(values)`` of a coordinate-wise robustifier is written in array operations along the sample
 axis. Here each of them is answered over all ranks together: sums and means by adding up, medians
@@ -15,36 +15,36 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from chainrob.distributed.ranks import Split
+from chainrob.distributed.ranks import Partition
 from chainrob.distributed.selection_over_ranks import largest, order_statistics
 from chainrob.kernels import array_module
 from chainrob.sample_gradients.operator_base import Array
 
-__all__ = ["NotSpreadableError", "SpreadValues"]
+__all__ = ["DistributedValues", "NotDistributableError"]
 
 
-class NotSpreadableError(TypeError):
+class NotDistributableError(TypeError):
     """An operation that needs the values of all ranks in one place."""
 
 
-class SpreadValues(NDArrayOperatorsMixin):
+class DistributedValues(NDArrayOperatorsMixin):
     """Values (*R, N, d), of which this rank holds (*R, n, d).
 
-    Results that still have a sample axis are spread as well; those without it (or where it has
+    Results that still have a sample axis are distributed as well; those without it (or where it has
     length 1) are ordinary arrays, the same on all ranks.
 
     Args:
         local: this rank's values.
-        split: how the samples are split.
+        partition: how the samples are split over the ranks.
     """
 
-    def __init__(self, local: Array, split: Split) -> None:
+    def __init__(self, local: Array, partition: Partition) -> None:
         self.local = local
-        self.split = split
+        self.partition = partition
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.local.shape[:-2], self.split.total, self.local.shape[-1])
+        return (*self.local.shape[:-2], self.partition.total, self.local.shape[-1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -58,33 +58,33 @@ class SpreadValues(NDArrayOperatorsMixin):
     def size(self) -> int:
         return int(np.prod(self.shape))
 
-    def astype(self, dtype: Any, copy: bool = True) -> SpreadValues:
-        return SpreadValues(self.local.astype(dtype, copy=copy), self.split)
+    def astype(self, dtype: Any, copy: bool = True) -> DistributedValues:
+        return DistributedValues(self.local.astype(dtype, copy=copy), self.partition)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        raise NotSpreadableError(f"values spread over ranks cannot be indexed, found {index!r}")
+        raise NotDistributableError(f"distributed values cannot be indexed, found {index!r}")
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise NotSpreadableError("values spread over ranks are no array in one place")
+        raise NotDistributableError("distributed values are no array in one place")
 
     # -- along the sample axis
 
     def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         self._need_sample_axis("sum", axis)
         part = self.local.sum(axis=-2, dtype=dtype, keepdims=keepdims)
-        return self.split.ranks.allreduce(part)
+        return self.partition.ranks.allreduce(part)
 
     def mean(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Array:
         kind = dtype or (self.dtype if self.dtype.kind == "f" else np.dtype(np.float64))
         total = self.sum(axis, kind, keepdims)
-        return total / total.dtype.type(self.split.total)
+        return total / total.dtype.type(self.partition.total)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Array:
         self._need_sample_axis("max", axis)
-        found = largest(self.local, self.split.ranks)
+        found = largest(self.local, self.partition.ranks)
         return found[..., None, :] if keepdims else found
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Array:
@@ -98,68 +98,68 @@ class SpreadValues(NDArrayOperatorsMixin):
 
     def order_statistics(self, *ks: int) -> list[Array]:
         """The values of rank k, from 0: one (*R, 1, d) each."""
-        found = order_statistics(self.local, ks, self.split.total, self.split.ranks)
+        found = order_statistics(self.local, ks, self.partition.total, self.partition.ranks)
         return [one[..., None, :] for one in found]
 
     def _need_sample_axis(self, name: str, axis: Any) -> None:
         if axis not in (-2, self.ndim - 2):
-            raise NotSpreadableError(f"{name}: axis must be the sample axis -2, found {axis!r}")
+            raise NotDistributableError(f"{name}: axis must be the sample axis -2, found {axis!r}")
 
     # -- NumPy's protocols
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__" or set(options) - {"dtype"}:
-            raise NotSpreadableError(f"numpy.{ufunc.__name__}.{method} with {sorted(options)}")
+            raise NotDistributableError(f"numpy.{ufunc.__name__}.{method} with {sorted(options)}")
         if ufunc is np.matmul:
             return self._mixed(*inputs)
         xp = array_module(self.local)
         function = getattr(xp, ufunc.__name__)
-        return SpreadValues(function(*map(self._aligned, inputs), **options), self.split)
+        return DistributedValues(function(*map(self._aligned, inputs), **options), self.partition)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
         answer = _FUNCTIONS.get(function.__name__)
         if answer is None:
-            raise NotSpreadableError(f"numpy.{function.__name__} of values spread over ranks")
+            raise NotDistributableError(f"numpy.{function.__name__} of distributed values")
         return answer(*args, **options)
 
     def _aligned(self, other: Any) -> Any:
         """What of another operand belongs to this rank's samples."""
-        if isinstance(other, SpreadValues):
+        if isinstance(other, DistributedValues):
             return other.local
-        if getattr(other, "ndim", 0) >= 2 and other.shape[-2] == self.split.total > 1:
-            return other[..., self.split.start : self.split.stop, :]
+        if getattr(other, "ndim", 0) >= 2 and other.shape[-2] == self.partition.total > 1:
+            return other[..., self.partition.start : self.partition.stop, :]
         return other
 
     def _mixed(self, matrix: Any, values: Any) -> Array:
         """``matrix`` (*R, M, N) @ values: M combinations of the rows, the same on all ranks."""
-        if not isinstance(values, SpreadValues) or isinstance(matrix, SpreadValues):
-            raise NotSpreadableError("matmul: only the second factor may be spread over ranks")
+        if not isinstance(values, DistributedValues) or isinstance(matrix, DistributedValues):
+            raise NotDistributableError("matmul: only the second factor may be distributed")
         xp = array_module(values.local)
-        return self.split.ranks.allreduce(xp.matmul(self.split.mine(matrix), values.local))
+        return self.partition.ranks.allreduce(xp.matmul(self.partition.mine(matrix), values.local))
 
 
 class _Ordered:
     """What ``partition`` and ``sort`` answer with: values by rank, found when asked for."""
 
-    def __init__(self, values: SpreadValues) -> None:
+    def __init__(self, values: DistributedValues) -> None:
         self.values = values
         self.shape = values.shape
         self.dtype = values.dtype
 
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, tuple) or len(index) != 3:
-            raise NotSpreadableError(f"ordered values are indexed as [..., k, :], found {index!r}")
+            raise NotDistributableError(f"ordered values: index as [..., k, :], found {index!r}")
         rest, chosen, columns = index
         if rest is not Ellipsis or columns != slice(None):
-            raise NotSpreadableError(f"ordered values are indexed as [..., k, :], found {index!r}")
+            raise NotDistributableError(f"ordered values: index as [..., k, :], found {index!r}")
         total = self.shape[-2]
         if isinstance(chosen, int | np.integer):
             return self.values.order_statistics(range(total)[int(chosen)])[0][..., 0, :]
         if not isinstance(chosen, slice):
-            raise NotSpreadableError(f"ordered values: a rank or a slice, found {chosen!r}")
+            raise NotDistributableError(f"ordered values: a rank or a slice, found {chosen!r}")
         start, stop, step = chosen.indices(total)
         if step != 1 or stop <= start:
-            raise NotSpreadableError(f"ordered values: a slice like a:b was expected, {chosen}")
+            raise NotDistributableError(f"ordered values: a slice must be like a:b, found {chosen}")
         if stop - start == 1:
             return self.values.order_statistics(start)[0]
         return _Between(self.values, start, stop)
@@ -171,7 +171,7 @@ class _Ordered:
 class _Between:
     """The values of rank ``start`` to ``stop`` - 1 of every coordinate."""
 
-    def __init__(self, values: SpreadValues, start: int, stop: int) -> None:
+    def __init__(self, values: DistributedValues, start: int, stop: int) -> None:
         self.values, self.start, self.stop = values, start, stop
         self.shape = (*values.shape[:-2], stop - start, values.shape[-1])
         self.dtype = values.dtype
@@ -195,13 +195,13 @@ class _Between:
         return total / total.dtype.type(self.stop - self.start)
 
 
-def _where(condition: Any, yes: Any, no: Any) -> SpreadValues:
-    pivot = next(one for one in (condition, yes, no) if isinstance(one, SpreadValues))
+def _where(condition: Any, yes: Any, no: Any) -> DistributedValues:
+    pivot = next(one for one in (condition, yes, no) if isinstance(one, DistributedValues))
     xp = array_module(pivot.local)
-    return SpreadValues(xp.where(*map(pivot._aligned, (condition, yes, no))), pivot.split)
+    return DistributedValues(xp.where(*map(pivot._aligned, (condition, yes, no))), pivot.partition)
 
 
-def _median(values: SpreadValues, axis: Any = None, keepdims: bool = False) -> Array:
+def _median(values: DistributedValues, axis: Any = None, keepdims: bool = False) -> Array:
     values._need_sample_axis("median", axis)
     total = values.shape[-2]
     ks = sorted({(total - 1) // 2, total // 2})
@@ -211,29 +211,29 @@ def _median(values: SpreadValues, axis: Any = None, keepdims: bool = False) -> A
     return median if keepdims else median[..., 0, :]
 
 
-def _ordered(values: SpreadValues, *args: Any, axis: int = -1, **options: Any) -> _Ordered:
+def _ordered(values: DistributedValues, *args: Any, axis: int = -1, **options: Any) -> _Ordered:
     values._need_sample_axis("partition", axis)
     return _Ordered(values)
 
 
 def _take(ordered: Any, indices: Any, axis: Any = None) -> Array:
     if not isinstance(ordered, _Ordered) or axis not in (-2, len(ordered.shape) - 2):
-        raise NotSpreadableError("take: only along the sample axis of ordered values")
+        raise NotDistributableError("take: only along the sample axis of ordered values")
     xp = array_module(ordered.values.local)
     ks = [int(k) for k in np.asarray(indices).reshape(-1)]
     found = ordered.values.order_statistics(*ks)
     return xp.concatenate(found, axis=-2) if np.ndim(indices) else found[0][..., 0, :]
 
 
-def _local(name: str) -> Callable[..., SpreadValues]:
+def _local(name: str) -> Callable[..., DistributedValues]:
     """A function of NumPy that treats every entry by itself."""
 
-    def answer(values: Any, *args: Any, **options: Any) -> SpreadValues:
-        if not isinstance(values, SpreadValues):
-            raise NotSpreadableError(f"numpy.{name} with spread values as a later argument")
+    def answer(values: Any, *args: Any, **options: Any) -> DistributedValues:
+        if not isinstance(values, DistributedValues):
+            raise NotDistributableError(f"numpy.{name} with distributed values as a later argument")
         function = getattr(array_module(values.local), name)
         args = tuple(map(values._aligned, args))
-        return SpreadValues(function(values.local, *args, **options), values.split)
+        return DistributedValues(function(values.local, *args, **options), values.partition)
 
     return answer
 

@@ -40,7 +40,7 @@ def test_the_report_is_of_the_last_backward_pass():
         model.l1.robustifier = chainrob.TrimmedMean(count=2)
         backward(model)
         assert not np.array_equal(robustness_report(model).layers[0].weights, before)
-    with pytest.raises(RuntimeError, match="nobody records this model"):
+    with pytest.raises(RuntimeError, match="this model is not recorded"):
         robustness_report(model)
 
 

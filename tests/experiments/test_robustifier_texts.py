@@ -2,7 +2,7 @@ import pytest
 
 import chainrob
 from chainrob.experiments.iris import ReleasedSoftTruncation
-from chainrob.experiments.specs import parse_layers, parse_robustifier
+from chainrob.experiments.robustifier_texts import parse_layers, parse_robustifier
 
 EXTRA = {"released_soft_truncation": ReleasedSoftTruncation}
 

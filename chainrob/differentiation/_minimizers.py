@@ -13,7 +13,7 @@ from chainrob.aggregation import exact_backward
 from chainrob.differentiation._conjugate_gradients import NegativeCurvatureError
 from chainrob.differentiation._hessian import Hessian, LinearOptions
 
-__all__ = ["Problem", "check_solver", "minimise", "scipy_minimise"]
+__all__ = ["Problem", "check_solver", "minimize", "scipy_minimize"]
 
 Array = Any
 
@@ -73,7 +73,7 @@ def check_solver(solver: Any) -> None:
         raise ValueError(f"solver must be callable or one of {names}, found {solver!r}")
 
 
-def minimise(
+def minimize(
     problem: Problem,
     x: Array,
     solver: str | Callable[..., Any],
@@ -86,7 +86,7 @@ def minimise(
         return own_solver(problem, x, solver), -1
     if solver.lower() == "newton":
         return newton(problem, x, tolerance, max_iterations)
-    found, iterations = scipy_minimise(problem, x, solver, max_iterations, solver_options)
+    found, iterations = scipy_minimize(problem, x, solver, max_iterations, solver_options)
     # SciPy stops at its own tolerance; Newton's method takes the last digits.
     found, more = newton(problem, found, tolerance, 20)
     return found, iterations + more
@@ -192,7 +192,7 @@ def absolute(xp: Any, matrix: Array) -> Callable[[Array], Array]:
     return apply
 
 
-def scipy_minimise(
+def scipy_minimize(
     problem: Problem,
     x: Array,
     method: str,

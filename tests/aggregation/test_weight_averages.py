@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chainer
-from chainrob.training import WeightTally
+from chainrob.training import WeightAverages
 
 STEPS = st.lists(
     st.tuples(
@@ -18,15 +18,15 @@ STEPS = st.lists(
 
 
 def filled(steps):
-    tally = WeightTally(10)
+    averages = WeightAverages(10)
     for layer, pairs in steps:
-        tally.add(layer, [i for i, _ in pairs], [w for _, w in pairs])
-    return tally
+        averages.add(layer, [i for i, _ in pairs], [w for _, w in pairs])
+    return averages
 
 
 @given(STEPS)
 def test_against_a_plain_loop(steps):
-    tally = filled(steps)
+    averages = filled(steps)
     heard = {(layer, n): [] for layer in ("/a", "/b") for n in range(10)}
     for layer, pairs in steps:
         quartile = np.percentile([w for _, w in pairs], 25) if pairs else 0
@@ -38,32 +38,32 @@ def test_against_a_plain_loop(steps):
     for n in range(10):
         means = [np.mean(w, axis=0) for layer in ("/a", "/b") if (w := heard[layer, n])]
         expected = np.mean(means, axis=0) if means else [np.nan, np.nan]
-        found = [tally.weights()[n], tally.relative()[n]]
+        found = [averages.weights()[n], averages.relative()[n]]
         np.testing.assert_allclose(found, expected, atol=1e-12)
-        assert tally.counts()[n] == max(len(heard[layer, n]) for layer in ("/a", "/b"))
-    ranking = tally.ranking()
-    assert sorted(ranking) == np.flatnonzero(np.isfinite(tally.weights())).tolist()
-    assert (np.diff(tally.relative()[ranking]) >= 0).all()
+        assert averages.counts()[n] == max(len(heard[layer, n]) for layer in ("/a", "/b"))
+    ranking = averages.ranking()
+    assert sorted(ranking) == np.flatnonzero(np.isfinite(averages.weights())).tolist()
+    assert (np.diff(averages.relative()[ranking]) >= 0).all()
 
 
 def test_one_very_heavy_sample_does_not_make_the_others_suspect():
-    tally = WeightTally(8)
-    tally.add("/a", [0, 1, 2, 3], [3.997, 0.001, 0.001, 0.001])
-    tally.add("/a", [4, 5, 6, 7], [1.3, 1.3, 1.3, 0.1])
-    assert tally.ranking()[0] == 7
-    assert tally.weights().argmin() != 7
+    averages = WeightAverages(8)
+    averages.add("/a", [0, 1, 2, 3], [3.997, 0.001, 0.001, 0.001])
+    averages.add("/a", [4, 5, 6, 7], [1.3, 1.3, 1.3, 0.1])
+    assert averages.ranking()[0] == 7
+    assert averages.weights().argmin() != 7
 
 
 @given(STEPS)
 def test_what_is_written_is_read_back(steps):
-    tally = filled(steps)
+    averages = filled(steps)
     writer = chainer.serializers.DictionarySerializer()
-    tally.serialize(writer)
-    again = WeightTally(10)
+    averages.serialize(writer)
+    again = WeightAverages(10)
     again.serialize(chainer.serializers.NpzDeserializer(writer.target))
-    assert again.layers == tally.layers
-    np.testing.assert_array_equal(again.weights(), tally.weights())
-    np.testing.assert_array_equal(again.relative(), tally.relative())
-    np.testing.assert_array_equal(again.counts(), tally.counts())
+    assert again.layers == averages.layers
+    np.testing.assert_array_equal(again.weights(), averages.weights())
+    np.testing.assert_array_equal(again.relative(), averages.relative())
+    np.testing.assert_array_equal(again.counts(), averages.counts())
     with pytest.raises(ValueError, match="are of 10 samples, the dataset has 3"):
-        WeightTally(3).serialize(chainer.serializers.NpzDeserializer(writer.target))
+        WeightAverages(3).serialize(chainer.serializers.NpzDeserializer(writer.target))

@@ -1,4 +1,4 @@
-"""Each sample's effective weight, summed up by its index over as many steps as one likes."""
+"""Each sample's average effective weight over many steps, found by its index."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["WeightTally", "relative_weights"]
+__all__ = ["WeightAverages", "relative_weights"]
 
 Floats = NDArray[np.float64]
 
 _SUMS, _COUNTS = ("weights", "relative"), "counts"
 
 
-class WeightTally:
+class WeightAverages:
     r"""How robust layers weighed every sample of a dataset, on average, layer by layer.
 
     .. math::
         \bar w_{ln} = \frac1{|T_n|} \sum_{t \in T_n} w_{ln}(t), \qquad
         \bar r_{ln} = \frac1{|T_n|} \sum_{t \in T_n} \min\!\left(\frac{w_{ln}(t)}{q_l(t)}, 1\right)
 
-    with T_n the steps whose batch held sample n, w the effective weight (1 in a plain mean) and q
-    the lower quartile of the batch's weights. Samples are ranked by r, averaged over the layers:
-    how far a sample falls short of what three quarters of its batch get. The weights themselves do
-    not compare between batches where a robustifier makes them add up to a constant: there one very
-    heavy sample makes all others light.
+    T_n are the steps whose batch held sample n, w is the effective weight (1 in a plain mean), and
+    q is the lower quartile of the batch's weights. Samples are ranked by r, averaged over the
+    layers. r says how far a sample falls below the weight of three quarters of its batch. The
+    weights themselves cannot be compared between batches if a robustifier makes them add up to a
+    constant: then one very heavy sample makes all others light.
 
     Args:
         n_samples: Size of the dataset.
 
     Example:
-        >>> from chainrob.training import WeightTally
-        >>> tally = WeightTally(5)
-        >>> tally.add("l1", [0, 1, 2, 3], [1.0, 0.9, 0.1, 2.0])
-        >>> tally.add("l1", [3, 0], [1.0, 0.5])
-        >>> tally.weights().round(2).tolist(), tally.ranking().tolist()
+        >>> from chainrob.training import WeightAverages
+        >>> averages = WeightAverages(5)
+        >>> averages.add("l1", [0, 1, 2, 3], [1.0, 0.9, 0.1, 2.0])
+        >>> averages.add("l1", [3, 0], [1.0, 0.5])
+        >>> averages.weights().round(2).tolist(), averages.ranking().tolist()
         ([0.75, 0.9, 0.1, 1.5, nan], [2, 0, 1, 3])
     """
 
@@ -48,7 +48,7 @@ class WeightTally:
 
     @property
     def layers(self) -> list[str]:
-        """The names of the layers that were heard of, sorted."""
+        """The names of the layers seen so far, sorted."""
         return sorted(self._counts)
 
     def add(self, layer: str, indices: ArrayLike, weights: ArrayLike) -> None:
@@ -58,7 +58,7 @@ class WeightTally:
             for kind in _SUMS:
                 self._sums[kind][layer] = np.zeros(self.n_samples)
         rows, values = np.asarray(indices, np.int64), np.asarray(weights, np.float64)
-        # An epoch's end and the next one's beginning may hold a sample twice in one batch.
+        # A batch over the end of an epoch may hold a sample twice.
         np.add.at(self._sums["weights"][layer], rows, values)
         np.add.at(self._sums["relative"][layer], rows, relative_weights(values))
         np.add.at(self._counts[layer], rows, 1)
@@ -68,7 +68,7 @@ class WeightTally:
         return self._mean("weights", layer)
 
     def relative(self, layer: str | None = None) -> Floats:
-        """The mean relative weight of every sample, as ``weights``; 1 is not at all suspect."""
+        """The mean relative weight of every sample, as ``weights``; 1 means not suspect."""
         return self._mean("relative", layer)
 
     def counts(self) -> NDArray[np.int64]:
@@ -90,16 +90,16 @@ class WeightTally:
         return {"layers": layers, _COUNTS: self._stacked(self._counts, np.int64), **sums}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from the sums of ``state``.
+        """Continue from the sums of ``state``.
 
         Raises:
-            ValueError: sums of a dataset of another size.
+            ValueError: the sums belong to a dataset of another size.
         """
         names: Sequence[str] = json.loads(bytes(state["layers"]).decode())
         counts = state[_COUNTS]
         if counts.shape != (len(names), self.n_samples):
             raise ValueError(
-                f"the weights in the snapshot are of {counts.shape[-1]} samples, the dataset has "
+                f"the snapshot has the weights of {counts.shape[-1]} samples, the dataset has "
                 f"{self.n_samples}"
             )
         self._counts = dict(zip(names, counts.astype(np.int64), strict=True))
@@ -133,6 +133,6 @@ def relative_weights(weights: Floats) -> Floats:
     if not weights.size:
         return weights
     quartile = float(np.quantile(weights, 0.25))
-    if quartile <= 0:  # a quarter had no say, as with Krum
+    if quartile <= 0:  # a quarter has weight 0, as with Krum
         return (weights > 0).astype(np.float64)
     return np.minimum(weights, quartile) / quartile

@@ -1,4 +1,4 @@
-"""Robustifiers of layers, written as text for command lines: ``LAYER=ROBUSTIFIER``."""
+"""Read the robustifiers of layers from texts ``LAYER=ROBUSTIFIER`` on the command line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GRAMMAR = "NAME, NAME:PARAMETER=VALUE,..., 'NAME(PARAMETER=VALUE, ...)' or 'A >>
 def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
     """The robustifier that a text names, or None for ``'none'`` (the plain sum).
 
-    Non-finite rows are propagated unless the text says otherwise, so that a trial that diverges is
-    seen to diverge and does not stop the others.
+    Unless the text says otherwise, non-finite rows are propagated. So a diverging trial is seen to
+    diverge, and the other trials go on.
 
     Args:
         text: In the grammar of ``chainrob.robustifiers.grammar``, or ``none``.
-        extra: Further names, and what makes their robustifiers.
+        extra: Further names, and functions that make their robustifiers.
 
     Returns:
         chainrob.Robustifier or None: The robustifier.
@@ -32,7 +32,7 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
         ValueError: If the name, a parameter or a value is wrong; the message says which.
 
     Example:
-        >>> from chainrob.experiments.specs import parse_robustifier
+        >>> from chainrob.experiments.robustifier_texts import parse_robustifier
         >>> parse_robustifier("soft_truncation:delta=0.01,pilot=median").delta
         0.01
         >>> parse_robustifier("nearest_neighbor_mixing(f=3) >> geometric_median")
@@ -47,8 +47,8 @@ def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
         raise ValueError(f"robustifier {text!r}: {error}") from error
     if isinstance(made, robustifiers.PreAggregation):
         raise ValueError(
-            f"robustifier {text!r}: a pre-aggregation gives many gradients; write what makes one "
-            f"of them behind it, as in '{text.strip()} >> mean'"
+            f"robustifier {text!r}: a pre-aggregation gives many gradients; add a robustifier that "
+            f"joins them, as in '{text.strip()} >> mean'"
         )
     return made
 
@@ -63,32 +63,32 @@ def parse_layers(
     """The robustifiers of all layers from texts ``LAYER=ROBUSTIFIER``.
 
     Args:
-        texts: LAYER is ``l1`` (the first), ``l2``, ... or ``all``; later texts
-            win, and layers that are not named have None, the plain sum.
-        n_layers: How many layers there are.
+        texts: LAYER is ``l1`` (the first), ``l2``, ... or ``all``. Later texts win. Layers that
+            are not named get None, the plain sum.
+        n_layers: Number of layers.
         extra: As for ``parse_robustifier``.
 
     Returns:
-        tuple: One robustifier, or None, a layer.
+        tuple: For each layer a robustifier or None.
 
     Raises:
         ValueError: If a layer does not exist or a robustifier is wrong.
 
     Example:
-        >>> from chainrob.experiments.specs import parse_layers
+        >>> from chainrob.experiments.robustifier_texts import parse_layers
         >>> [type(r).__name__ for r in parse_layers(["all=mean", "l2=none"], 3)]
         ['Mean', 'NoneType', 'Mean']
     """
     chosen: list[Any] = [None] * n_layers
     names = [f"l{number}" for number in range(1, n_layers + 1)]
     for text in texts:
-        layer, equals, spec = text.partition("=")
+        layer, equals, named = text.partition("=")
         if not equals or layer not in [*names, "all"]:
             raise ValueError(
                 f"a robustifier is given as LAYER=NAME with LAYER one of {', '.join(names)} or "
                 f"all, found {text!r}"
             )
-        robustifier = parse_robustifier(spec, extra)
+        robustifier = parse_robustifier(named, extra)
         for index, name in enumerate(names):
             if layer in (name, "all"):
                 chosen[index] = robustifier
