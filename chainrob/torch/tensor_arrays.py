@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from chainrob.kernels.matrix_products import products_by
 from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["computing", "to_array", "to_tensor"]
@@ -55,7 +56,7 @@ def to_tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
 @contextmanager
 def computing(like: torch.Tensor) -> Iterator[None]:
     """Inside, the core computes where the tensor is: its GPU and PyTorch's stream, or as many
-    threads of the CPU as ``torch.get_num_threads()`` says.
+    threads of the CPU as ``torch.get_num_threads()`` says, with PyTorch's large matrix products.
     """
     if like.device.type == "cuda":
         cupy = _cupy()
@@ -63,8 +64,18 @@ def computing(like: torch.Tensor) -> Iterator[None]:
         with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream):
             yield
         return
-    with _threads:
+    with _threads, products_by(_product):
         yield
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b by PyTorch's library, whatever autocast says: with ``out`` it does not look there."""
+    if not (a.flags.writeable and b.flags.writeable):
+        return a @ b
+    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    left, right = torch.from_numpy(a), torch.from_numpy(b)
+    torch.mm(left, right, out=torch.from_numpy(out))
+    return out
 
 
 class _Threads:
