@@ -9,13 +9,12 @@ product for as long as it asks the core for something.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["product", "products_by"]
+__all__ = ["product", "use_products"]
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -25,17 +24,11 @@ LARGE = 1 << 16
 _state = threading.local()
 
 
-@contextmanager
-def products_by(product: Product) -> Iterator[None]:
-    """Inside, and in this thread, ``product`` forms large products of two matrices of one dtype,
-    float32 or float64.
+def use_products(product: Product | None) -> None:
+    """Let this thread form large products of two matrices of one dtype, float32 or float64, by
+    ``product``; None is NumPy's again.
     """
-    before = getattr(_state, "product", None)
     _state.product = product
-    try:
-        yield
-    finally:
-        _state.product = before
 
 
 def product(a: Any, b: Any) -> Any:
