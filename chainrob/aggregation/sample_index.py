@@ -159,19 +159,32 @@ _counts: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 ADVICE = "say with chainrob.samples which rows are one sample (manual: which axis is the sample)"
 
 
-def watch_count(owner: Any, n_samples: int, scope: str = "layer") -> None:
+def watch_count(owner: Any, n_samples: int, scope: str = "layer", name: str | None = None) -> None:
     """Warn, once a layer, where N is 1, or another one than before in the same step (which
     ``scope='model'`` refuses).
+
+    Args:
+        owner: the layer.
+        n_samples: N.
+        scope: how it is estimated.
+        name: the layer's name for the message; by default its own ``name``.
     """
     before = n_samples if scope == "model" else _counts.setdefault(owner, n_samples)
-    if owner in _warned or (n_samples != 1 and n_samples == before):
+    if n_samples != 1 and n_samples == before:
         return
-    name = getattr(owner, "name", None)
-    layer = f"{type(owner).__name__}{f' {name!r}' if name else ''}"
     if n_samples == 1:
         found = "saw a single sample, of which every estimate is the plain gradient"
     else:
         found = f"saw {before} samples and then {n_samples} in one step, and estimated each apart"
+    warn_of_axis(owner, found, name)
+
+
+def warn_of_axis(owner: Any, found: str, name: str | None = None) -> None:
+    """Warn, once a layer, of what it saw."""
+    if owner in _warned:
+        return
+    name = getattr(owner, "name", None) if name is None else name
+    layer = f"{type(owner).__name__}{f' {name!r}' if name else ''}"
     _warned.add(owner)
     warnings.warn(
         f"{layer} {found}; where the first axis of its input does not count the samples, {ADVICE}",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from chainrob.robustifiers.bad_rows import BadRows
-from chainrob.robustifiers.gram import gram_matrix
-from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
+from chainrob.robustifiers.gram import row_norms
+from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
@@ -22,7 +22,7 @@ class AdaptiveRobustClipping(BadRows, Mixing):
 
     with norms in falling order. As k >= f, c is no larger than the longest good row's norm: f bad
     rows of any size become ordinary. Used before a robustifier; 2f < N. Equivariant under scale and
-    rotation, not under translation. Cost: one Gram matrix.
+    rotation, not under translation. Cost: the rows' norms.
 
     Args:
         f: number of rows assumed bad.
@@ -45,10 +45,6 @@ class AdaptiveRobustClipping(BadRows, Mixing):
     def matrix(self, gradients: SampleGradients) -> Array:
         n, xp = gradients.n_samples, gradients.xp
         n_clipped = 2 * self.f * (n - self.f) // n
-        gram = gram_matrix(gradients, centered=False, propagate=True)
-        norms = norms_of(gram.products, xp)
-        limit = xp.sort(norms, axis=-1)[..., n - 1 - n_clipped][..., None]
-        matrix = clipping_matrix(norms, limit, xp)
-        if gram.bad is None:
-            return matrix
-        return xp.where(gram.bad[..., None, None], float("nan"), matrix)
+        found = row_norms(gradients)
+        limit = xp.sort(found.norms, axis=-1)[..., n - 1 - n_clipped][..., None]
+        return clipping_matrix(found, limit, xp)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import ldexp
 from typing import ClassVar
 
-from chainrob.robustifiers.gram import gram_matrix
+from chainrob.robustifiers.gram import row_norms
 from chainrob.robustifiers.parameters import require_positive
-from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
+from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
@@ -22,7 +22,7 @@ class ClipNorm(Mixing):
     ``ClipNorm(c) >> Mean()`` is the clipped mean of differentially private training: bounded for
     any number of bad rows (each pulls by c / N at most), and biased where good rows are longer. The
     limit is absolute, so it is not scale-equivariant, nor does it stay under translation;
-    equivariant under rotation. Cost: one Gram matrix.
+    equivariant under rotation. Cost: the rows' norms.
 
     Args:
         max_norm: c, in units of one sample's loss gradient.
@@ -48,14 +48,11 @@ class ClipNorm(Mixing):
         require_positive(self, "max_norm")
 
     def matrix(self, gradients: SampleGradients) -> Array:
-        gram = gram_matrix(gradients, centered=False, propagate=True)
+        found = row_norms(gradients)
         xp = gradients.xp
         limit = self.max_norm
-        if isinstance(gram.exponent, int):
-            limit = ldexp(limit, -gram.exponent)
+        if isinstance(found.exponent, int):
+            limit = ldexp(limit, -found.exponent)
         else:
-            limit = xp.ldexp(xp.full((), limit), -gram.exponent)
-        matrix = clipping_matrix(norms_of(gram.products, xp), limit, xp)
-        if gram.bad is None:
-            return matrix
-        return xp.where(gram.bad[..., None, None], float("nan"), matrix)
+            limit = xp.ldexp(xp.full((), limit), -found.exponent)
+        return clipping_matrix(found, limit, xp)

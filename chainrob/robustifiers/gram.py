@@ -1,4 +1,4 @@
-"""The Gram matrix of the rows as robustifiers get it: scaled, and finite or refused."""
+"""The rows' inner products as robustifiers get them: scaled, and finite or refused."""
 
 from __future__ import annotations
 
@@ -55,3 +55,28 @@ def gram_matrix(
             "put a coordinate-wise robustifier in its place"
         )
     return GramMatrix(xp.where(bad[..., None, None], 0.0, products), exponent, bad)
+
+
+class RowNorms(NamedTuple):
+    """Norms of the rows of 2^-exponent G."""
+
+    norms: Array
+    """(*R, N), float64."""
+    exponent: Any
+    """A number; on a device an array () that stays there."""
+    bad: Array | None
+    """(*R,) booleans, the replicas with NaN or infinity; None where there is none."""
+
+
+def row_norms(gradients: SampleGradients) -> RowNorms:
+    """The norms of rows brought to ordinary size, without their Gram matrix.
+
+    Rows that are not finite are reported, for the caller to propagate.
+    """
+    xp = gradients.xp
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled, exponent = normalized(gradients)
+        squares = scaled.squared_norms()
+        norms = xp.sqrt(xp.maximum(squares, 0.0))
+    finite = xp.isfinite(norms).all(axis=-1)
+    return RowNorms(norms, exponent, None if xp is np and finite.all() else ~finite)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
+from chainrob.robustifiers.gram import RowNorms
 from chainrob.robustifiers.parameters import describe, with_dropped
 from chainrob.robustifiers.robustifier import Estimate, Robustifier, as_operator, in_chunks
 from chainrob.sample_gradients import Dense, SampleGradients
@@ -249,8 +250,12 @@ def norms_of(products: Array, xp: Any) -> Array:
     return xp.sqrt(xp.maximum(diagonal, 0.0))
 
 
-def clipping_matrix(norms: Array, limit: Array | float, xp: Any) -> Array:
-    """The diagonal matrices that shorten rows of these norms to a limit: (*R, N, N)."""
+def clipping_matrix(found: RowNorms, limit: Array | float, xp: Any) -> Array:
+    """The diagonal matrices that shorten rows of these norms to a limit, NaN where rows are not
+    finite: (*R, N, N).
+    """
+    norms = found.norms
     short = norms <= limit
     factors = xp.where(short, 1.0, limit / xp.where(short, 1.0, norms))
-    return factors[..., None] * xp.eye(norms.shape[-1], dtype=np.float64)
+    matrix = factors[..., None] * xp.eye(norms.shape[-1], dtype=np.float64)
+    return matrix if found.bad is None else xp.where(found.bad[..., None, None], np.nan, matrix)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from chainrob.robustifiers.gram import gram_matrix
+from chainrob.robustifiers.gram import row_norms
 from chainrob.robustifiers.parameters import require_choice, require_open_unit, require_positive
-from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix, norms_of
+from chainrob.robustifiers.pre_aggregation import Mixing, clipping_matrix
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
@@ -28,7 +28,7 @@ class RelativeClipping(Mixing):
     winsorized mean less than with the median.
 
     A share of bad rows up to 1 - q leaves Q among the good norms. Equivariant under scale and
-    rotation, not under translation. Cost: one Gram matrix.
+    rotation, not under translation. Cost: the rows' norms.
 
     Args:
         multiple: c, above 0.
@@ -65,12 +65,8 @@ class RelativeClipping(Mixing):
 
     def matrix(self, gradients: SampleGradients) -> Array:
         xp = gradients.xp
-        gram = gram_matrix(gradients, centered=False, propagate=True)
-        norms = norms_of(gram.products, xp)
-        matrix = clipping_matrix(norms, self.multiple * self._length(norms, xp), xp)
-        if gram.bad is None:
-            return matrix
-        return xp.where(gram.bad[..., None, None], float("nan"), matrix)
+        found = row_norms(gradients)
+        return clipping_matrix(found, self.multiple * self._length(found.norms, xp), xp)
 
     def _length(self, norms: Array, xp: Any) -> Array:
         rank = int(self.quantile * (norms.shape[-1] - 1))

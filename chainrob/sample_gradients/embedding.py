@@ -129,6 +129,13 @@ class EmbeddingGradients(Tiled):
         entries = self.entries
         return self._gather(entries.values * weights[entries.samples][:, None])
 
+    def squared_norms(self) -> Array:
+        if self.unit is not None:
+            return super().squared_norms()
+        values = self.entries.values.astype(np.float64, copy=False)
+        squares = self.xp.einsum("ik,ik->i", values, values)
+        return self.xp.bincount(self.entries.samples, squares, minlength=self.n_samples)
+
     def gram(self) -> Array:
         if self.unit is not None:
             return super().gram()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module, centered_gram
+from chainrob.kernels.matrix_products import product
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.factored import Factored, products
 from chainrob.sample_gradients.operator_base import (
@@ -107,10 +108,15 @@ class OuterProducts(Factored):
         return (products(x) + float(self.has_bias)) * products(gy)
 
     def squared_norms(self) -> Array:
-        if self.n_positions != 1:
+        if self.n_positions == 1:
+            x, gy = self._matrices()
+            squares = [self.xp.einsum("...k,...k->...", one, one) for one in (x, gy)]
+            return squares[0] * squares[1]
+        q, p = self._matrix
+        if self.n_positions * (p + q) > p * q:  # few coordinates: the rows themselves cost less
             return super().squared_norms()
-        x, gy = self._matrices()
-        return (x * x).sum(axis=-1) * (gy * gy).sum(axis=-1)
+        x, gy = (one.astype(np.float64, copy=False) for one in self.factors)
+        return (products(x) * products(gy)).sum(axis=(-1, -2))
 
     def centered_gram(self) -> Array:
         if self.n_positions != 1:
@@ -265,7 +271,7 @@ class OuterProducts(Factored):
         count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
         x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
         gy = gy.reshape((*gy.shape[:-3], count, gy.shape[-1]))
-        total = self.xp.matmul(gy.swapaxes(-1, -2), x)
+        total = product(gy.swapaxes(-1, -2), x)
         return total.reshape((*self.replicas, *self.shape)).astype(self.dtype, copy=False)
 
     def _matrices(self) -> tuple[Array, Array]:

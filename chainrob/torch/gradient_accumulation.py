@@ -14,6 +14,8 @@ from torch import Tensor
 
 from chainrob.aggregation import LayerGradients
 from chainrob.kernels import array_module
+from chainrob.robustifiers.errors import NonFiniteGradientError
+from chainrob.torch import loss_scale
 from chainrob.torch.model_group import Pass
 from chainrob.torch.tensor_arrays import computing, to_tensor
 
@@ -134,7 +136,14 @@ class Accumulation:
                         one_pass.add(first, layer, layer.operators(arrays)[0], scale)
                         continue
                     layer.dtypes = dict.fromkeys(layer.wanted, arrays[-1].dtype)
-                    estimates = layer.estimates(arrays)
+                    try:
+                        estimates = layer.estimates(arrays)
+                    except NonFiniteGradientError as error:
+                        loss_scale.leave_to_scaler(error)
+                        for key in layer.wanted:
+                            leaf = first.leaves[key - 1]
+                            _add_tensor(leaf, torch.full_like(leaf, torch.inf))
+                        continue
                 for key, estimate in zip(layer.wanted, estimates, strict=True):
                     _add(first.leaves[key - 1], estimate, scale)
         for group, one_pass in groups.items():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 import weakref
 from typing import Any, TypeVar
 
 import torch
 
+from chainrob.robustifiers.errors import NonFiniteGradientError, NonFiniteGradientWarning
 from chainrob.torch import ranks_of_ddp
 
-__all__ = ["scale_of", "use_grad_scaler"]
+__all__ = ["leave_to_scaler", "scale_of", "use_grad_scaler"]
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -25,8 +28,9 @@ def use_grad_scaler(module: Module, scaler: Any) -> Module:
     the step and lowers the scale, whatever the robustifier would make of the rows.
 
     Without it thresholds are in units of the scaled loss, and only layers that ran in float16, or
-    under autocast to it, take NaN and infinity for an overflow rather than for a bad sample. The
-    scaler is no part of the module: copies and pickles do not have it.
+    under autocast to it, take every NaN and infinity for an overflow rather than for a bad sample.
+    In the other layers a gradient of which no sample is finite still reaches the scaler, with a
+    warning. The scaler is no part of the module: copies and pickles do not have it.
 
     Args:
         module: the model; all robust layers below are told.
@@ -75,3 +79,22 @@ def scale_of(
     finite = bool(torch.isfinite(gy).all())
     overflow = not (finite if ranks is None else ranks_of_ddp.all_agree(ranks, finite))
     return scale or 1.0, overflow
+
+
+def leave_to_scaler(error: NonFiniteGradientError) -> None:
+    """Return where a GradScaler is there to skip the step; else raise the error.
+
+    A loss that overflowed leaves no finite sample gradient, of which a robustifier can only raise.
+    A layer that was told of no scaler cannot know that its loss is scaled, so every scaler that
+    has scaled a loss counts; they are looked for here only, when something is wrong anyway.
+    """
+    kinds = (one for one in gc.get_objects() if issubclass(type(one), torch.amp.GradScaler))
+    if not any(one.is_enabled() and one._scale is not None for one in kinds):
+        raise error
+    warnings.warn(
+        f"{error}; taken for an overflow of the scaled loss, the gradient is infinite for the "
+        f"GradScaler to skip the step (chainrob.torch.use_grad_scaler(module, scaler) tells the "
+        f"layers of it)",
+        NonFiniteGradientWarning,
+        stacklevel=2,
+    )

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from chainrob.aggregation import Entry, LayerGradients, model_gradients
 from chainrob.aggregation.recorder import Recording
-from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
+from chainrob.torch import loss_scale
 from chainrob.torch.tensor_arrays import computing, to_tensor
 
 __all__ = ["ModelGroup", "Pass", "held_robustifier"]
@@ -60,8 +61,14 @@ class Pass:
     def gradients(self, model: Any) -> list[tuple[Tensor, Tensor]]:
         """Pairs of a parameter and its gradient."""
         entries = [Entry.of(one.name, one) for one in self.recordings.values()]
-        with computing(entries[0].recording.target):
-            estimates = model_gradients(entries, held_robustifier(self.robustifiers), model)
+        robustifier = held_robustifier(self.robustifiers)
+        try:
+            with computing(entries[0].recording.target):
+                estimates = model_gradients(entries, robustifier, model)
+        except NonFiniteGradientError as error:
+            loss_scale.leave_to_scaler(error)
+            targets = [one.recording.target for one in entries]
+            return [(one, torch.full_like(one, torch.inf)) for one in targets]
         found = []
         for entry, estimate in zip(entries, estimates, strict=True):
             parameter = entry.recording.target

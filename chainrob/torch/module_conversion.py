@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from chainrob.aggregation import Reduction, Scope, check_options
+from chainrob.robustifiers import AdaptiveMean
 from chainrob.torch.attention import unsupported_attention
 from chainrob.torch.model_group import ModelGroup
 from chainrob.torch.recurrent_cells import RecurrentCell
@@ -22,6 +23,9 @@ __all__ = ["UnsupportedModuleWarning", "plain", "robustify"]
 Module = TypeVar("Module", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
 Selection = str | int | Iterable[str | int] | Predicate | None
+
+DEFAULT = AdaptiveMean()
+"""What ``robustify`` takes where nobody says which robustifier."""
 
 MIXES_SAMPLES = (nn.modules.batchnorm._BatchNorm,)
 
@@ -40,7 +44,7 @@ class UnsupportedModuleWarning(UserWarning):
 
 def robustify(
     module: Module,
-    robustifier: Callable[[Any], Any] | None,
+    robustifier: Callable[[Any], Any] | None = DEFAULT,
     *,
     layers: Selection = None,
     scope: Scope = "layer",
@@ -69,11 +73,15 @@ def robustify(
     - A weight that is used past its layer, as in ``F.linear(x, layer.weight)``, gets the plain
       gradient of that use: nothing there can see the samples. Nor can a layer see that an input
       without a batch has as many axes as one with a batch (a single sequence in a Linear layer).
+    - A layer that sees a single sample, other numbers of samples in one pass, or a multiple of what
+      the first layer saw (positions put below one another) says so once, with a
+      ``chainrob.SampleAxisWarning``.
 
     Args:
         module: any module.
-        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); None makes the
-            layers robust ones that run plainly until ``layer.robustifier`` is set.
+        robustifier: a ``chainrob.Robustifier`` or any callable (N, D) -> (D,); by default
+            ``chainrob.AdaptiveMean``, which has nothing to tune. None makes the layers robust ones
+            that run plainly until ``layer.robustifier`` is set.
         layers: which: names as ``module.named_modules()`` gives them (a name of a container means
             all below it); numbers, counting the modules that hold parameters in the order of
             ``named_modules``, from the end where negative; or a predicate ``(name, module) ->

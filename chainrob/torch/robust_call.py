@@ -18,8 +18,8 @@ from torch import Tensor
 
 from chainrob.aggregation import Aggregation, LayerGradients, is_exact
 from chainrob.aggregation.layer_gradients import Build, Pull
-from chainrob.robustifiers.errors import NotDifferentiableError
-from chainrob.torch import gradient_accumulation, loss_scale, ranks_of_ddp
+from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
+from chainrob.torch import gradient_accumulation, loss_scale, ranks_of_ddp, sample_axis_watch
 from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
 __all__ = ["LayerKind", "RobustCall", "breaks_graph", "run"]
@@ -197,7 +197,7 @@ def _parameter_gradients(
         scale, overflow = loss_scale.scale_of(call.aggregation.owner, gy, call.in_half, call.ranks)
         if overflow:
             # Of a step that GradScaler is to skip, whatever a robustifier would make of it.
-            return [torch.full_like(parameters[key - 1], torch.inf) for key in wanted]
+            return _infinite(parameters, wanted)
         if scale != 1.0:
             gy = gy.float() / scale
     layer = call.gradients(x, gy, parameters, wanted)
@@ -206,6 +206,8 @@ def _parameter_gradients(
         if accumulation is not None:
             accumulation.record(call, layer, x, gy, scale)
             return [None] * len(wanted)
+        if call.ranks is None:
+            sample_axis_watch.watch(call, gy.shape[call.sample_axis])
         if call.group is not None:
             if recomputed:
                 raise RuntimeError(
@@ -215,11 +217,19 @@ def _parameter_gradients(
                 )
             call.group.record(call, layer, x, gy, scale)
             return [None] * len(wanted)
-    if torch.is_grad_enabled():
-        estimates = Estimates.apply(call, layer, dtypes, x, gy)
-    else:
-        estimates = _estimates(call, layer, dtypes, x, gy)
+    try:
+        if torch.is_grad_enabled():
+            estimates = Estimates.apply(call, layer, dtypes, x, gy)
+        else:
+            estimates = _estimates(call, layer, dtypes, x, gy)
+    except NonFiniteGradientError as error:
+        loss_scale.leave_to_scaler(error)
+        return _infinite(parameters, wanted)
     return estimates if scale == 1.0 else [one * scale for one in estimates]
+
+
+def _infinite(parameters: Parameters, wanted: Sequence[int]) -> list[Tensor | None]:
+    return [torch.full_like(parameters[key - 1], torch.inf) for key in wanted]
 
 
 def _estimates(

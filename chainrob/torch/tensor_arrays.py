@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from chainrob.kernels.matrix_products import use_products
 from chainrob.sample_gradients.operator_base import Array
 
 __all__ = ["computing", "to_array", "to_tensor"]
@@ -52,25 +53,35 @@ def to_tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype)
 
 
-@contextmanager
-def computing(like: torch.Tensor) -> Iterator[None]:
+def computing(like: torch.Tensor) -> AbstractContextManager[None]:
     """Inside, the core computes where the tensor is: its GPU and PyTorch's stream, or as many
-    threads of the CPU as ``torch.get_num_threads()`` says.
+    threads of the CPU as ``torch.get_num_threads()`` says, with PyTorch's large matrix products.
     """
-    if like.device.type == "cuda":
-        cupy = _cupy()
-        stream = torch.cuda.current_stream(like.device).cuda_stream
-        with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream):
-            yield
-        return
-    with _threads:
+    return _on_gpu(like) if like.device.type == "cuda" else _on_cpu
+
+
+@contextmanager
+def _on_gpu(like: torch.Tensor) -> Iterator[None]:
+    cupy = _cupy()
+    stream = torch.cuda.current_stream(like.device).cuda_stream
+    with cupy.cuda.Device(like.device.index), cupy.cuda.ExternalStream(stream):
         yield
 
 
-class _Threads:
-    """NumPy's matrix library limited to PyTorch's threads; our kernels follow it.
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b by PyTorch's library, whatever autocast says: with ``out`` it does not look there."""
+    if not (a.flags.writeable and b.flags.writeable):
+        return a @ b
+    out = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+    return out
 
-    The number belongs to the process, so passes that overlap share one change.
+
+class _OnCPU:
+    """NumPy's matrix library limited to PyTorch's threads, which our kernels follow, and PyTorch's
+    own for large products.
+
+    The number of threads belongs to the process, so passes that overlap share one change.
     """
 
     def __init__(self) -> None:
@@ -79,6 +90,7 @@ class _Threads:
         self.before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:
+        use_products(_product)
         with self.lock:
             self.depth += 1
             if self.depth > 1:
@@ -91,6 +103,7 @@ class _Threads:
                     library.set_num_threads(wanted)
 
     def __exit__(self, *error: object) -> None:
+        use_products(None)
         with self.lock:
             self.depth -= 1
             if self.depth:
@@ -100,7 +113,7 @@ class _Threads:
                 library.set_num_threads(found)
 
 
-_threads = _Threads()
+_on_cpu = _OnCPU()
 
 
 @lru_cache(maxsize=1)

@@ -50,6 +50,13 @@ def test_identity_state_dict_hooks_and_optimizer_stay():
     assert set(vars(net[0])) == set(vars(network()[0]))
 
 
+def test_the_default_robustifier():
+    net = ct.robustify(network())
+    assert {net[0].robustifier, net[2].robustifier} == {chainrob.AdaptiveMean()}
+    with_name = ct.robustify(network(), chainrob.AdaptiveMean())
+    torch.testing.assert_close(gradient(net), gradient(with_name), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
 def test_copies_are_robust_and_apart(scope, copied):

@@ -1,5 +1,8 @@
 """Autocast, GradScaler and ``torch.compile``."""
 
+import gc
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +79,41 @@ def test_an_overflow_skips_the_step(robustifier, scope):
     assert scaler.get_scale() == 2.0**126
     for p, one in zip(net.parameters(), before, strict=True):
         assert torch.equal(p, one)
+
+
+class TestScalerThatNoLayerWasToldOf:
+    """All samples overflow: what a robustifier can only raise of reaches the scaler."""
+
+    def step(self, scope, dtype=None, accumulate=False, scale=2.0**127):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        ct.robustify(net, chainrob.GeometricMedian(), scope=scope)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale is not None)
+        before = [p.detach().clone() for p in net.parameters()]
+        with ct.accumulate_samples(net) if accumulate else nullcontext():
+            with torch.autocast("cpu", dtype) if dtype else nullcontext():
+                loss = (net(torch.randn(6, 3)).float() * 1e3).square().mean()
+            scaler.scale(loss * (1.0 if scale else torch.inf)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        unchanged = [torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True)]
+        return scaler, unchanged
+
+    @pytest.mark.parametrize("accumulate", [False, True])
+    @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+    @pytest.mark.parametrize("scope", ["layer", "unit", "model"])
+    def test_the_step_is_skipped(self, scope, dtype, accumulate):
+        with pytest.warns(chainrob.NonFiniteGradientWarning, match="taken for an overflow"):
+            scaler, unchanged = self.step(scope, dtype, accumulate)
+        assert scaler.get_scale() == 2.0**126
+        assert all(unchanged)
+
+    @pytest.mark.parametrize("scope", ["layer", "model"])
+    def test_without_a_scaler_it_is_an_error(self, scope):
+        gc.collect()
+        with pytest.raises(chainrob.robustifiers.NonFiniteGradientError, match="no finite row"):
+            self.step(scope, torch.bfloat16, scale=None)
 
 
 def test_half_precision_overflows_reach_the_gradient_without_a_scaler():

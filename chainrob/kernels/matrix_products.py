@@ -1,0 +1,46 @@
+"""Large matrix products on the host: NumPy's, or those of the framework that asks.
+
+A framework brings a matrix library of its own, which may be the faster one on a machine: MKL, which
+PyTorch ships, forms the weights' gradient of a layer 784 -> 1000 with 256 samples in 5.0 ms where
+NumPy's OpenBLAS takes 7.0, and two libraries keep two pools of threads. So a front may name its
+product for as long as it asks the core for something.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["product", "use_products"]
+
+Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+LARGE = 1 << 16
+"""Multiplications from which another library than NumPy's is asked."""
+
+_state = threading.local()
+
+
+def use_products(product: Product | None) -> None:
+    """Let this thread form large products of two matrices of one dtype, float32 or float64, by
+    ``product``; None is NumPy's again.
+    """
+    _state.product = product
+
+
+def product(a: Any, b: Any) -> Any:
+    """a @ b, of NumPy's or CuPy's arrays with any number of leading axes."""
+    by: Product | None = getattr(_state, "product", None)
+    if (
+        by is not None
+        and type(a) is type(b) is np.ndarray
+        and a.ndim == b.ndim == 2
+        and a.dtype == b.dtype
+        and a.dtype.itemsize >= 4
+        and a.shape[0] * b.size >= LARGE
+    ):
+        return by(a, b)
+    return a @ b
