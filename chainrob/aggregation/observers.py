@@ -18,7 +18,7 @@ import numpy as np
 from chainrob.aggregation.layer_options import Reduction, Scope
 from chainrob.aggregation.scopes import estimate_watched
 from chainrob.kernels import to_host
-from chainrob.robustifiers.adaptive_mean import suspicion
+from chainrob.robustifiers.suspicion import suspicion
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 

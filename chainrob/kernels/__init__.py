@@ -20,7 +20,6 @@ import numpy as np
 from scipy.special import ndtr
 
 __all__ = [
-    "adaptive_weights",
     "array_module",
     "centered_clipping",
     "centered_gram",
@@ -61,7 +60,6 @@ def _on_device(value: Any) -> bool:
 
 
 HOST = {
-    "adaptive_weights": "adaptive_mean_kernel",
     "centered_clipping": "centered_clipping_kernel",
     "centered_gram": "gram_kernel",
     "fused": "",
@@ -193,29 +191,6 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
     if array_module(gram) is not np:
         return None
     return _host("centered_clipping")(gram, radius, iterations, tie)
-
-
-def adaptive_weights(
-    x: Any,
-    gy: Any,
-    bias: bool,
-    of_inputs: tuple[float, float, float, float],
-    of_signals: tuple[float, float, float, float],
-    constants: tuple[float, ...],
-) -> Any:
-    """Weights (T, N) of T adaptive means, or None where there is no compiled form; see
-    ``robustifiers.AdaptiveMean``.
-
-    Args:
-        x: inputs (T, N, P), or (1, N, P) where all replicas share them; N is 3 at least.
-        gy: output gradients (T, N, Q).
-        bias: whether there is one more input that is 1.
-        of_inputs, of_signals: the constants of the fences.
-        constants: those of the weights.
-    """
-    if array_module(x, gy) is not np:
-        return None
-    return _host("adaptive_weights")(x, gy, bias, of_inputs, of_signals, constants)
 
 
 def normal_cdf(values: Any) -> Any:

@@ -2,7 +2,7 @@
 sample.
 """
 
-from chainrob.robustifiers.adaptive_mean import AdaptiveMean, suspicion
+from chainrob.robustifiers.adaptive_mean import AdaptiveMean
 from chainrob.robustifiers.adaptive_robust_clipping import AdaptiveRobustClipping
 from chainrob.robustifiers.bucketing import Bucketing
 from chainrob.robustifiers.bulyan import Bulyan
@@ -39,6 +39,7 @@ from chainrob.robustifiers.sample_facts import sample_facts
 from chainrob.robustifiers.smea import SMEA
 from chainrob.robustifiers.soft_truncation import SoftTruncation
 from chainrob.robustifiers.spectral_filter import DnC, SpectralFilter
+from chainrob.robustifiers.suspicion import suspicion
 from chainrob.robustifiers.trimmed_mean import TrimmedMean
 from chainrob.robustifiers.winsorized_mean import WinsorizedMean
 

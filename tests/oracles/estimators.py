@@ -259,65 +259,58 @@ def caf(rows, f):
     return best
 
 
-def adaptive_fence(sizes, share, least, spread, power):
+def adaptive_fence(sizes, share, near, usual, power):
     """The fence above the lower quantile, or the largest size where that is less."""
-    below = max(1, min(len(sizes) - 1, int(round((len(sizes) - 1) * share, 6))))
+    below = max(1, int(round((len(sizes) - 1) * share, 6)))
     ordered = np.sort(sizes)
-    quantile = ordered[below]
-    if quantile == 0 or not ordered[:below].any():
+    low = ordered[below]
+    if low == 0 or not ordered[:below].any():
         return ordered[-1]
-    wide = quantile / np.mean(ordered[:below])
-    return min(least * quantile * max(1.0, wide / spread) ** power, ordered[-1])
+    wide = low / np.mean(ordered[:below])
+    return min(near * low * max(1.0, wide / usual) ** power, ordered[-1])
 
 
-def adaptive_weights(inputs, signals, cosines):
-    """Sample weights from norms (N,) of inputs (or None) and signals, and cosines (N, N)."""
-    n = len(signals)
-    if n < 3:
-        return np.ones(n)
-    fence = adaptive_fence(signals, 3 / 8, 4.13, 2.0, 6.0)
-    trust = np.array([min(1, fence / s) ** 2 if s > 0 else 1.0 for s in signals])
+def adaptive_fences(inputs, signals):
+    """F_x (None without inputs) and F_s from norms (N,)."""
+    high = np.sort(signals)[int(round((len(signals) - 1) * 0.9, 6))]
+    reach = max(signals) / high if high > 0 else 1.0
+    near = min(33.0, max(4.13, 4.13 * (4 / reach) ** 4))
+    of_inputs = None if inputs is None else adaptive_fence(inputs, 1 / 3, 1.65, 1.2, 2.0)
+    return of_inputs, adaptive_fence(signals, 3 / 8, near, 2.0, 6.0)
+
+
+def adaptive_weights(inputs, signals):
+    """Sample weights from norms (N,) of inputs (or None) and signals."""
+    if len(signals) < 3:
+        return np.ones(len(signals))
+    of_inputs, of_signals = adaptive_fences(inputs, signals)
+    weights = np.array([min(1, of_signals / s) ** 2 if s > 0 else 1.0 for s in signals])
     if inputs is not None:
-        limit = adaptive_fence(inputs, 1 / 3, 1.65, 1.2, 2.0)
-        trust = trust * [min(1, limit / x) ** 2 if x > 0 else 1.0 for x in inputs]
-    limited = np.minimum(signals, fence)
-    r = limited / limited.max() if limited.max() > 0 else limited
-    v = np.zeros(n)
-    for i in range(n):
-        others = [cosines[i][j] for j in range(n) if j != i]
-        total = sum(c**2 for c in others)
-        v[i] = sum(c * abs(c) for c in others) / total if total > 0 else 0.0
-    overall = np.average(v, weights=r) if r.sum() > 0 else 0.0
-    power = 0.5 / (1 + np.exp(20 * overall))
-    kept = (1 - r / (1 + np.exp(12 * (v + overall)))) * (1 - 0.99 * r) ** power
-    kept = np.maximum(kept, 0.1)
-    return trust * kept / np.average(kept, weights=trust)
+        weights *= [min(1, of_inputs / x) ** 2 if x > 0 else 1.0 for x in inputs]
+    return weights
 
 
 def adaptive_mean(rows):
-    norms = np.linalg.norm(rows, axis=1)
-    units = [row / norm if norm > 0 else row for row, norm in zip(rows, norms, strict=True)]
-    return adaptive_weights(None, norms, np.array(units) @ np.transpose(units)) @ rows / len(rows)
+    return adaptive_weights(None, np.linalg.norm(rows, axis=1)) @ rows / len(rows)
 
 
 def adaptive_mean_of_layer(x, gy, bias=True):
     """Of a layer: (Q, P), or (Q, P + 1) with a bias as the weight of one more input of one."""
     x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
-    lengths, signals = np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1)
-    limit = adaptive_fence(lengths, 1 / 3, 1.65, 1.2, 2.0)
-    shortened = x * np.minimum(1, limit / lengths)[:, None]
-    about = shortened - shortened.mean(axis=0)
-    cosines = np.array(
-        [
-            (a @ b) * (s @ t) / np.linalg.norm(a) / np.linalg.norm(b)
-            for a, s in zip(about, gy, strict=True)
-            for b, t in zip(about, gy, strict=True)
-        ]
-    )
-    cosines = cosines.reshape(len(x), -1) / signals[:, None] / signals
-    weights = adaptive_weights(lengths, signals, cosines)
-    rows = gy[:, :, None] * x[:, None, :]
-    return np.tensordot(weights, rows, 1) / len(x)
+    weights = adaptive_weights(np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1))
+    return np.tensordot(weights, gy[:, :, None] * x[:, None, :], 1) / len(x)
+
+
+def suspicion(rows, signals):
+    """Of rows (N, D), and the norms (N,) of what makes them long."""
+    size = np.minimum(signals, adaptive_fences(None, signals)[1])
+    found = []
+    for i, row in enumerate(rows):
+        others = [other for j, other in enumerate(rows) if j != i]
+        c = [row @ o / np.linalg.norm(row) / np.linalg.norm(o) for o in others]
+        agreement = sum(one * abs(one) for one in c) / sum(one**2 for one in c)
+        found.append(size[i] / max(size) * (1 - agreement) / 2)
+    return np.array(found)
 
 
 def monna(rows, f, pivot=0):

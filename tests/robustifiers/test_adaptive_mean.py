@@ -1,4 +1,4 @@
-"""The default: what it makes of layers, of bad inputs, of wrong labels and of clean batches."""
+"""The default: what it makes of layers, of bad inputs, of heavy tails and of clean batches."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 import chainrob
 import chainer
 from chainrob.robustifiers import AdaptiveMean, suspicion
-from chainrob.robustifiers.adaptive_mean import SIGNAL_FENCE, Factors, fence_of, look, weigh
+from chainrob.robustifiers.adaptive_mean import fence_of_signals
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.oracles import estimators as oracle
 
@@ -91,52 +91,37 @@ def test_wrong_labels_are_the_most_suspect():
     assert set(np.argsort(-suspicion(Dense(rows)))[:4]) <= set(range(6))
 
 
-def test_a_wrong_label_weighs_less_than_a_hard_sample():
-    weights = AdaptiveMean().sample_weights(clusters(wrong=4))
-    assert weights[2:6].max() < 0.1
-    assert weights[:2].min() > 0.25  # no more than the fence takes
-    assert weights[6:].min() > 0.8
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_samples_that_are_not_fitted_keep_their_weight(wrong):
+    """They may be hard or wrong: nothing here can tell, and the hard ones must be learned."""
+    weights = AdaptiveMean().sample_weights(clusters(wrong))
+    np.testing.assert_allclose(weights, 1.0, atol=0.15)
 
 
-def test_a_clean_batch_whose_samples_agree_is_nearly_the_mean():
-    weights = AdaptiveMean().sample_weights(clusters(wrong=0, hard=0))
-    np.testing.assert_allclose(weights, 1.0, atol=0.1)
-
-
-def test_something_is_left_to_a_group_that_all_others_oppose():
-    weights = AdaptiveMean().sample_weights(clusters(wrong=4, hard=0))
-    assert 0.005 < weights[:4].min() < weights[:4].max() < 0.1
-
-
-def test_normal_residuals_are_the_mean_within_two_deviations():
+def test_a_trained_classifier_keeps_the_samples_at_its_boundary():
+    """Norms as in training: most next to nothing, a few bounded ones thirty times the usual."""
     rng = np.random.default_rng(0)
-    signs, sizes = rng.choice([-1, 1], size=1000), np.abs(rng.normal(size=1000))
-    sizes[:200] += 8.0  # and all of one sign
-    fence = fence_of(sizes, SIGNAL_FENCE)
-    assert 2.0 < fence[0] < 5.0
-    assert 1.9 < fence_of(sizes[200:], SIGNAL_FENCE)[0] < 2.6
+    sizes = np.concatenate([rng.uniform(0.0, 1.5, 50), rng.uniform(8.0, 20.0, 14)])
+    assert fence_of_signals(sizes)[0] > 10.0
+
+
+def test_heavy_tails_are_fenced_in_at_two_deviations():
+    rng = np.random.default_rng(0)
+    sizes = np.abs(rng.normal(size=1000))
+    sizes[:100] = np.abs(10 * rng.standard_cauchy(100))
+    fence = fence_of_signals(sizes)[0]
+    assert 2.0 < fence < 2.8
+    signs = rng.choice([-1, 1], size=1000)
     weights = AdaptiveMean().sample_weights(layer(np.ones((1000, 1)), (signs * sizes)[:, None]))
-    assert weights[:200].max() < 0.4
+    far = sizes > 20
+    assert far.sum() > 20
+    assert weights[far].max() < 0.02
+    assert weights[sizes < 2].min() == 1.0
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize(
-    ("shape_of_x", "shape_of_gy"),
-    [((3, 2), (3, 1)), ((17, 5), (17, 3)), ((1, 9, 4), (2, 9, 3)), ((2, 9, 4), (2, 9, 3))],
-)
-def test_the_compiled_form_is_the_definition(shape_of_x, shape_of_gy, dtype, bias):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=shape_of_x).astype(dtype)
-    gy = (rng.normal(size=shape_of_gy) * rng.lognormal(size=(*shape_of_gy[:-1], 1))).astype(dtype)
-    x[..., 1, :] *= 100
-    gy[..., 2, :] = 0
-    weights = OuterProducts(x[..., None, :], gy[..., None, :])
-    found = AdaptiveMean().sample_weights(Joined((weights, weights.bias())) if bias else weights)
-    wide = np.float64 if dtype == np.float64 else np.float32
-    factors = Factors(x.astype(wide), gy.astype(wide), bias)
-    expected = weigh(look(factors)) * shape_of_gy[-2]
-    np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == np.float64 else 1e-4)
+def test_normal_residuals_are_the_plain_mean():
+    sizes = np.abs(np.random.default_rng(0).normal(size=200))
+    assert fence_of_signals(sizes)[0] == sizes.max()
 
 
 @pytest.mark.parametrize("spoiled", [0, 1])
@@ -184,7 +169,7 @@ def test_its_derivative_is_refused():
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_convolution_against_the_definition(transposed):
-    """Inputs and output gradients are judged apart; the cosines are those of the gradients."""
+    """Inputs and output gradients are judged apart."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 2, 5, 5))
     x[3] *= 50.0
@@ -201,11 +186,9 @@ def test_a_convolution_against_the_definition(transposed):
         y.backward()
     operators = list(seen[0].gradients.values())
     rows = np.concatenate([one.materialize().reshape(20, -1) for one in operators], axis=1)
-    norms = np.linalg.norm(rows, axis=1)
-    cosines = rows @ rows.T / np.outer(norms, norms)
     positions = x[0, 0].size if transposed else gy[0, 0].size
     lengths = np.sqrt((x**2).sum(axis=(1, 2, 3)) + positions)
-    weights = oracle.adaptive_weights(lengths, np.sqrt((gy**2).sum(axis=(1, 2, 3))), cosines)
+    weights = oracle.adaptive_weights(lengths, np.sqrt((gy**2).sum(axis=(1, 2, 3))))
     np.testing.assert_allclose(seen[0].sample_weights(), weights, rtol=1e-8)
     np.testing.assert_allclose(link.W.grad.ravel(), (weights @ rows / 20)[: link.W.size], rtol=1e-8)
     assert weights[3] < 0.01

@@ -259,10 +259,5 @@ def test_suspicion_is_that_of_the_rows(scope):
             [g.materialize().reshape(len(X), -1) for g in one.gradients.values()], 1
         )
         rows = rows.astype(np.float64)
-        norms = np.linalg.norm(rows, axis=1)
-        cosines = rows @ rows.T / np.outer(norms, norms)
-        np.fill_diagonal(cosines, 0)
-        agreement = (cosines * abs(cosines)).sum(1) / (cosines**2).sum(1)
-        limited = np.minimum(norms, oracle.adaptive_fence(norms, 3 / 8, 4.13, 2.0, 6.0))
-        expected = limited / limited.max() * (1 - agreement) / 2
+        expected = oracle.suspicion(rows, np.linalg.norm(rows, axis=1))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
