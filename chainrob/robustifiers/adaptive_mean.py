@@ -56,6 +56,11 @@ class AdaptiveMean(Weighting):
     fence the influence falls as one over the norm. The constants were chosen by experiments on the
     data sets of ``chainrob compare``, two moons and generated data. None is a parameter.
 
+    Where the signals of all samples add up to zero over the outputs, they come from a softmax, and
+    a cross entropy bounds them: they have no fence there. The layers below cannot know it. With
+    ``bounded=True`` you say so for all layers, and a rare class, whose signals are all large, is
+    learned as in plain training. scikit-learn's classifier says it where its loss is the log loss.
+
     What it does: bad inputs, heavy tails and outlying responses lose their influence, and a batch
     without them has nearly its plain mean. What it does not do: a wrong label makes an ordinary
     gradient, and nothing here can tell it from a hard sample. See ``suspicion`` for these.
@@ -69,6 +74,11 @@ class AdaptiveMean(Weighting):
     sent away falls to nothing. Equivariant under scale and rotation, not under translation: zero is
     the gradient that says nothing. Its derivative is not known. Cost: the norms.
 
+    Args:
+        bounded: whether the loss bounds the signals, as cross entropy, hinge, Huber's and the
+            absolute loss do. Only inputs have a fence then. Never with a squared loss: one far
+            response would have its say.
+
     Example:
         >>> import numpy as np, chainrob
         >>> rows = np.array([[1.0, 0.9], [1.1, 1.0], [0.9, 1.2], [1.0, 1.1], [-1e9, 1e9]])
@@ -81,23 +91,41 @@ class AdaptiveMean(Weighting):
         optimization, ICML 2021 (clipping). The fences are ours.
     """
 
+    bounded: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.bounded, bool):
+            raise ValueError(f"AdaptiveMean: bounded must be True or False, found {self.bounded!r}")
+
     @property
     def translation_equivariant(self) -> bool:
         return False
 
     def weights(self, gram: Array) -> Array:
         norms = norms_of(gram, array_module(gram))
-        return _trust(None, norms) / norms.shape[-1]
+        return self._trust(norms) / norms.shape[-1]
 
     def _row_weights(self, gradients: SampleGradients) -> Array:
         sizes = sizes_of(gradients)
         if sizes is not None:
-            return _trust(*sizes) / gradients.n_samples
+            trust = self._trust(sizes.signals, sizes.from_softmax)
+            if gradients.n_samples > 2:
+                trust = trust * within(sizes.inputs, fence_of_inputs(sizes.inputs))
+            return trust / gradients.n_samples
         found = row_norms(gradients)
-        weights = _trust(None, found.norms) / gradients.n_samples
+        weights = self._trust(found.norms) / gradients.n_samples
         if found.bad is not None:
             weights = gradients.xp.where(found.bad[..., None], np.nan, weights)
         return weights
+
+    def _trust(self, signals: Array, from_softmax: Any = False) -> Array:
+        """The squared shares (*R, N) of the signals that lie within their fence."""
+        xp = array_module(signals)
+        if signals.shape[-1] < 3 or self.bounded:
+            return xp.ones(signals.shape)
+        trust = within(signals, fence_of_signals(signals))
+        return trust if from_softmax is False else xp.where(from_softmax, 1.0, trust)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
@@ -108,6 +136,8 @@ class Sizes(NamedTuple):
 
     inputs: Array
     signals: Array
+    from_softmax: Array
+    """(*R, 1) booleans: whether the signals of all samples add up to zero."""
 
 
 def sizes_of(gradients: SampleGradients) -> Sizes | None:
@@ -119,9 +149,13 @@ def sizes_of(gradients: SampleGradients) -> Sizes | None:
     if any(len(one.shape) > 1 for one in biases):
         return None
     inputs, signals = map(lengths, weights.input_and_signal)
+    gy = weights.input_and_signal[1]
     if biases:  # one more input that is 1, at every position
         inputs = gradients.xp.hypot(inputs, sqrt(getattr(weights, "n_positions", 1)))
-    return Sizes(inputs, signals)
+    # Rounding leaves 1e-7 of the largest signal in float32, and far less than other losses do.
+    sums = gradients.xp.abs(gy.sum(axis=-1, dtype=np.float64))
+    zero = (sums <= 1e-5 * signals.max(axis=-1, keepdims=True)).all(axis=-1, keepdims=True)
+    return Sizes(inputs, signals, zero & (gy.shape[-1] > 1))
 
 
 def lengths(rows: Array) -> Array:
@@ -154,14 +188,6 @@ def fence_of_signals(norms: Array) -> Array:
 def within(norms: Array, fence: Array) -> Array:
     """The squared share of each norm (*R, N) that lies within the fence (*R, 1)."""
     return (fence / array_module(norms).maximum(norms, fence)) ** 2
-
-
-def _trust(inputs: Array | None, signals: Array) -> Array:
-    """The samples' weights (*R, N), 1 in a plain mean."""
-    if signals.shape[-1] < 3:
-        return array_module(signals).ones(signals.shape)
-    trust = within(signals, fence_of_signals(signals))
-    return trust if inputs is None else trust * within(inputs, fence_of_inputs(inputs))
 
 
 def _fence(ordered: Array, share: float, near: Any, spread: tuple[float, float]) -> Array:

@@ -181,6 +181,8 @@ class RobustMLP(BaseEstimator):
     def _robustifier(self) -> Callable[[Any], Any] | None:
         if not isinstance(self.robustifier, str):
             return self.robustifier
+        if self.robustifier == "adaptive_mean":  # the loss is known here, as nowhere in a model
+            return robustifiers.AdaptiveMean(bounded=self.loss in _BOUNDED)
         try:
             made = robustifiers.parse(self.robustifier)
         except ValueError as error:
@@ -264,6 +266,10 @@ class RobustMLP(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+_BOUNDED = ("log_loss", "absolute_error", "huber")
+"""Losses whose derivative is bounded."""
 
 
 def _dense(X: Any) -> NDArray[Any]:

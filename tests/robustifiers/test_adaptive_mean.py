@@ -200,3 +200,42 @@ def test_sixteen_bad_inputs_of_thirty_are_seen():
     x, gy = draw()
     x[:16] *= 1e4
     assert AdaptiveMean().sample_weights(layer(x, gy))[:16].max() < 1e-4
+
+
+def softmax_signals(n=30, q=4):
+    rng = np.random.default_rng(0)
+    scores = np.eye(q)[rng.integers(q, size=n)] * 3 + rng.normal(size=(n, q)) * 0.1
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    labels = scores.argmax(axis=1)
+    labels[0] = scores[0].argmin()
+    return shares - np.eye(q)[labels]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_signals_of_a_softmax_have_no_fence(dtype):
+    x, gy = draw()[0], softmax_signals()
+    assert AdaptiveMean().sample_weights(layer(x, gy + np.array([0, 0, 0, 1e-3])))[0] < 0.7
+    near = oracle.adaptive_fence(np.sqrt((x**2).sum(axis=1) + 1), 1 / 3, 1.65, 1.2, 2.0)
+    expected = np.minimum(1, near / np.sqrt((x**2).sum(axis=1) + 1)) ** 2
+    weights = AdaptiveMean().sample_weights(layer(x.astype(dtype), gy.astype(dtype)))
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+def test_signals_of_a_bounded_loss_have_no_fence():
+    x, gy = draw()
+    gy[3] *= 1e6
+    assert AdaptiveMean().sample_weights(layer(x, gy))[3] < 1e-6
+    lengths = np.sqrt((x**2).sum(axis=1) + 1)
+    expected = oracle.adaptive_weights(lengths, np.ones(30))
+    told = AdaptiveMean(bounded=True)
+    np.testing.assert_allclose(told.sample_weights(layer(x, gy)), expected, rtol=1e-9)
+    with pytest.raises(ValueError, match="AdaptiveMean: bounded must be True or False, found 1"):
+        AdaptiveMean(bounded=1)
+
+
+def test_replicas_from_a_softmax_and_others_side_by_side():
+    x, gy = draw()
+    both = np.stack([gy, softmax_signals()])
+    weights = AdaptiveMean().sample_weights(layer(np.stack([x, x]), both))
+    for found, one in zip(weights, both, strict=True):
+        np.testing.assert_allclose(found, AdaptiveMean().sample_weights(layer(x, one)), rtol=1e-12)

@@ -370,3 +370,17 @@ def test_patience():
     assert not course.finished
     course.improved(1.9)
     assert course.finished
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "bounded"),
+    [
+        (RobustMLPClassifier, "log_loss", True),
+        (RobustMLPRegressor, "huber", True),
+        (RobustMLPRegressor, "squared_error", False),
+    ],
+)
+def test_the_default_is_told_whether_the_loss_is_bounded(kind, loss, bounded):
+    model = quick(kind, loss=loss, robustifier="adaptive_mean")
+    model.fit(X, Y if kind is RobustMLPClassifier else R)
+    assert model.model_.layers[0].robustifier == chainrob.AdaptiveMean(bounded=bounded)

@@ -82,6 +82,7 @@ METHODS: dict[str, Method] = {
     "RANSACRegressor": Method(family="linear fit", classification=False),
     "TheilSenRegressor": Method(family="linear fit", classification=False),
     "adaptive mean (the default)": _robust("adaptive_mean"),
+    "adaptive mean, bounded": replace(_robust("adaptive_mean(bounded=True)"), regression=False),
     "soft truncation": _robust("soft_truncation:delta={}", 0.005, 0.2),
     "M-estimator": _robust("m_estimator:pilot=mean"),
     "trimmed mean": _robust("trimmed_mean:fraction={}", 0.05, 0.2),
