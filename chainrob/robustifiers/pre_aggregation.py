@@ -13,7 +13,7 @@ from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiab
 from chainrob.robustifiers.gram import RowNorms
 from chainrob.robustifiers.parameters import describe, with_dropped
 from chainrob.robustifiers.robustifier import Estimate, Robustifier, as_operator, in_chunks
-from chainrob.sample_gradients import Dense, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
 Self = TypeVar("Self", bound="PreAggregation")
@@ -53,7 +53,6 @@ class PreAggregation(abc.ABC):
         mixed = self.mix(operator)
         if operator is gradients:
             return mixed
-        assert isinstance(operator, Dense)
         return mixed.materialize().astype(operator.dtype, copy=False)
 
     @abc.abstractmethod

@@ -247,6 +247,10 @@ class SampleGradients(Differentiable, abc.ABC):
         """The operator whose row n is the sum of sample n's rows, or None: see ``RowSums``."""
         return None
 
+    def resolved(self) -> SampleGradients:
+        """The same rows as an operator of the samples itself, where that is cheaper."""
+        return self
+
     def as_layer(self) -> SampleGradients:
         """The same coordinates, output units side by side: for whom looks at one at a time."""
         return self
@@ -275,6 +279,9 @@ class SampleGradients(Differentiable, abc.ABC):
 
     sparse: ClassVar[bool] = False
     """Whether most coordinates are zero in all samples."""
+
+    of_rows: ClassVar[bool] = False
+    """Whether a layer sees several rows of one sample; see ``RowSums``."""
 
     outer_factors: tuple[Array, Array] | None = None
     """x and gy, (*R, N, S, P) and (*R, N, S, Q), of ordinary outer products."""

@@ -26,6 +26,8 @@ class RowSums(Mixed):
         rows: to which sample each of them belongs.
     """
 
+    of_rows = True
+
     def __init__(self, base: SampleGradients, rows: RowIndex) -> None:
         if rows.index.size != base.n_samples:
             raise ValueError(
@@ -75,7 +77,6 @@ class RowSums(Mixed):
         return self.base.pulled_units(pulled)
 
     def resolved(self) -> SampleGradients:
-        """The same rows as an operator of the samples itself, where that is cheaper."""
         summed = self.base.row_sums(self.rows)
         return self if summed is None else summed
 
@@ -110,12 +111,12 @@ def summed_rows(
     return {key: of(one) for key, one in operators.items()}
 
 
-def _concatenated(parts: Sequence[SampleGradients]) -> SampleGradients | None:
+def _concatenated(parts: Sequence[Any]) -> SampleGradients | None:
     """One operator with the rows of all parts; None where they are not alike."""
     first = parts[0]
     if not isinstance(first, Factored) or any(type(one) is not type(first) for one in parts):
         return None
-    columns = list(zip(*[one.factors for one in parts if isinstance(one, Factored)], strict=True))
+    columns = list(zip(*[one.factors for one in parts], strict=True))
     axes = [first.sample_axis(column[0]) for column in columns]
     for axis, column in zip(axes, columns, strict=True):
         if len({(*one.shape[:axis], -1, *one.shape[axis + 1 :]) for one in column}) > 1:

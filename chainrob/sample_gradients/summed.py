@@ -35,7 +35,7 @@ def add_up(parts: Sequence[SampleGradients]) -> SampleGradients:
             f"add_up: all parts must have the same number of samples, shape and replicas, found "
             f"{sorted(alike)}"
         )
-    if any(isinstance(part, RowSums) for part in parts):
+    if any(part.of_rows for part in parts):
         parts = _of_rows(parts)
     first = parts[0]
     if len(parts) == 1:
@@ -47,15 +47,15 @@ def add_up(parts: Sequence[SampleGradients]) -> SampleGradients:
 
 def _of_rows(parts: Sequence[SampleGradients]) -> Sequence[SampleGradients]:
     """Operators of rows and of samples in one form: one operator, or the samples of each."""
-    wrapped = []
+    wrapped: list[Any] = []
     for part in parts:
         own = RowIndex(np.arange(part.n_samples), part.n_samples)
-        wrapped.append(part if isinstance(part, RowSums) else RowSums(part, own))
+        wrapped.append(part if part.of_rows else RowSums(part, own))
     total = wrapped[0].added_up(wrapped)
     if total is not None:
         return [total]
-    resolved = [part.resolved() if isinstance(part, RowSums) else part for part in parts]
-    if any(isinstance(part, RowSums) for part in resolved):
+    resolved = [part.resolved() for part in parts]
+    if any(part.of_rows for part in resolved):
         raise NotImplementedError(
             f"uses of one parameter whose rows are named by samples() must be of one kind and "
             f"size, found {sorted({type(part.base).__name__ for part in wrapped})} of different "

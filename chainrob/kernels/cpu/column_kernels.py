@@ -17,6 +17,7 @@ from chainrob.kernels.cpu.row_squares import (
     flush,
     one_sweep,
     two_sweeps,
+    vector_sums,
     watched_pieces,
 )
 from chainrob.kernels.cpu.simd import splat, store
@@ -115,10 +116,10 @@ def solve(
 
         share(work, replicas * columns, grain)
     else:
-        scale, top = x.dtype.type(watch.scale), x.dtype.type(np.inf)
+        scale = x.dtype.type(watch.scale)
 
         def work_watched(start: int, stop: int, sums: np.ndarray) -> None:
-            kernels.watched(out, source, start, stop, parameters, scale, top, sums)
+            kernels.watched(out, source, start, stop, parameters, scale, sums)
 
         watch.sums[...] += watched_pieces(work_watched, replicas, columns, n, grain)
     return np.ascontiguousarray(out.reshape(replicas, q, -1)[..., :n_inputs])
@@ -139,18 +140,18 @@ def _plain(out: Any, source: Any, start: int, stop: int, parameters: Any) -> Non
 
 
 def _watched(
-    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, top: Any, sums: Any
+    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
 ) -> None:
     n = source.sizes[0]
     lanes = simd.LINE // out.itemsize
     memory, base = buffer(out, n)
     spare, at = buffer(out, n)
     room = memory, base, spare, at
-    rows = np.zeros(2 * n * lanes, out.dtype)
+    rows = vector_sums(out, n)
     for column in range(start, stop):
         answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
         store(out, column * lanes, answer)
         facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
-        sweep(room, source, column, facts, parameters, splat(scale), splat(top), rows)  # type: ignore[name-defined] # noqa: F821
+        sweep(room, source, column, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
         if (column - start) % FLUSH == FLUSH - 1 or column == stop - 1:
             flush(rows, sums)

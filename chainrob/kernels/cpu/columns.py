@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.compiling import inlined, jit, lean
 from chainrob.kernels.cpu.simd import (
     fma,
     keep_nan,
@@ -89,7 +89,7 @@ def padded(array: np.ndarray, size: int) -> np.ndarray:
 # -- inside kernels
 
 
-@jit
+@lean
 def line(row: int) -> int:
     """Where a row of a column lies, in cache lines.
 
@@ -117,7 +117,7 @@ def begin(source: Any, column: int) -> Any:
     return vector * jump + apart, unit * n * s
 
 
-@jit
+@lean
 def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
     x, gy = source.x, source.gy
@@ -135,7 +135,7 @@ def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     return nan_flag
 
 
-@jit
+@lean
 def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with their mean, which is NaN where one is.
 
@@ -157,7 +157,7 @@ def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     return fma(even + odd, splat(x.dtype.type(1.0 / n)), first)
 
 
-@jit
+@lean
 def mean(memory: Any, base: int, n: int) -> Any:
     """The mean of a column, found as by ``fill_with_mean``."""
     lanes = simd.LINE // memory.itemsize
@@ -168,7 +168,7 @@ def mean(memory: Any, base: int, n: int) -> Any:
     return fma(even + odd, splat(memory.dtype.type(1.0 / n)), first)
 
 
-@jit
+@lean
 def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -> None:
     """Sort the rows of a column in every lane, as far as a ``network.Program`` carries it."""
     lanes = simd.LINE // memory.itemsize
@@ -181,7 +181,7 @@ def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -
     _merge(memory, base, groups, pairs, stages)
 
 
-@jit
+@lean
 def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) -> Any:
     """``fill`` and ``sort`` in one: blocks are sorted before they are first written."""
     x, gy = source.x, source.gy
@@ -214,7 +214,7 @@ def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) 
     return nan_flag
 
 
-@jit
+@lean
 def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None:
     """Merge sorted blocks."""
     lanes = simd.LINE // memory.itemsize
@@ -228,7 +228,7 @@ def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None
             pair += 2
 
 
-@jit
+@lean
 def total(memory: Any, base: int, low: int, high: int) -> Any:
     """The sum of the rows low to high - 1."""
     lanes = simd.LINE // memory.itemsize

@@ -26,12 +26,26 @@ FLAGS = {"nsz", "contract"}
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a function that other kernels call; it is compiled with each of them."""
-    return numba.njit(nogil=True, fastmath=FLAGS, inline="never")(function)
+    return numba.njit(nogil=True, fastmath=FLAGS, inline="never", _nrt=True)(function)
+
+
+def lean(function: Callable[..., Any]) -> Any:
+    """As ``jit``, without counting references to the arrays that it is given.
+
+    They are the kernel's, and to count them costs as much as what is done to a column of a few
+    rows. So it may not make arrays, nor assign to slices.
+    """
+    return numba.njit(nogil=True, fastmath=FLAGS, inline="never", _nrt=False)(function)
+
+
+def rounding_products(function: Callable[..., Any]) -> Any:
+    """As ``lean``, where a product is rounded before anything is added to it (but for ``fma``)."""
+    return numba.njit(nogil=True, fastmath={"nsz"}, inline="never", _nrt=False)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a few operations that a kernel does for every value: a call would cost more."""
-    return numba.njit(nogil=True, fastmath=FLAGS, forceinline=True)(function)
+    return numba.njit(nogil=True, fastmath=FLAGS, forceinline=True, _nrt=False)(function)
 
 
 class Kernel:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from chainrob.kernels.cpu.columns import fill, fill_with_mean, line
 from chainrob.kernels.cpu.compiling import inlined, jit
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.median import median, networks
+from chainrob.kernels.cpu.psi_polynomials import CATONI, REACH, RHO, TERMS, polynomials
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -34,14 +34,6 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
 )
-
-REACH = 2.0
-"""Largest |u| for which psi is taken from a polynomial."""
-
-TERMS = 8
-
-RHO = {"pseudo_huber": 0, "log_cosh": 1, "gudermannian": 2, "catoni": 3}
-CATONI = RHO["catoni"]
 
 
 def m_estimator(
@@ -79,57 +71,6 @@ def m_estimator(
 
     out = with_headroom(_m_estimator, x, gy, parameters, watch)
     return None if unconverged[0] else out
-
-
-def influence(kind: int, size: float) -> float:
-    """psi of a value that is not negative."""
-    if kind == 0:
-        return size / math.sqrt(1.0 + 0.5 * size * size)
-    if kind == 1:
-        return math.tanh(size)
-    if kind == 2:
-        return 2.0 * math.atan(math.tanh(0.5 * size))
-    return math.log1p(size) + math.log1p(0.5 * size * (size / (1.0 + size)))
-
-
-def slope(kind: int, size: float) -> float:
-    """psi' of a value that is not negative."""
-    if kind == 0:
-        return (1.0 + 0.5 * size * size) ** -1.5
-    if kind == 1:
-        return 1.0 - math.tanh(size) ** 2
-    if kind == 2:
-        half = math.tanh(0.5 * size)
-        return (1.0 - half * half) / (1.0 + half * half)
-    return 1.0 / (1.0 + 0.5 * size * (size / (1.0 + size)))
-
-
-@lru_cache(maxsize=8)
-def polynomials(rho: str) -> np.ndarray:
-    """How k = 1 - psi(u) / u and 1 - psi'(u) are computed on [0, REACH].
-
-    Coefficients of k / u^2 in u^2, for Catoni's in |u|, the highest first; those of k and k^2 in
-    1 - psi'(u); then what they say of the two at REACH.
-    """
-    top = REACH if rho == "catoni" else REACH**2
-    nodes = 0.5 * top * (1.0 - np.cos(np.pi * (np.arange(200) + 0.5) / 200))
-    sizes = nodes if rho == "catoni" else np.sqrt(nodes)
-    # Near 0 the deficits have no digits left, and the polynomial needs none of those nodes.
-    kept = sizes > 0.05
-    nodes, sizes = nodes[kept], sizes[kept]
-
-    deficits = np.array([1.0 - influence(RHO[rho], size) / size for size in sizes])
-    bends = np.array([1.0 - slope(RHO[rho], size) for size in sizes])
-    series = np.polynomial.Chebyshev.fit(
-        nodes, deficits / sizes**2, TERMS - 1, domain=[0.0, top], w=sizes**2 / deficits
-    )
-    monomials = series.convert(kind=np.polynomial.Polynomial).coef
-    # Of the slope less is asked: it turns an excess into a step.
-    shares = np.stack([deficits / bends, deficits**2 / bends], axis=1)
-    first, second = np.linalg.lstsq(shares, np.ones(len(bends)), rcond=None)[0]
-    deficit = series(top) * REACH**2
-    bend = first * deficit + second * deficit**2
-    return np.array([*monomials[::-1], first, second, deficit, bend], np.float32)
 
 
 @jit
@@ -175,8 +116,7 @@ def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
         has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
         inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, step_tolerance)
         scale = choose(zero, has_root, splat(factor) / inverse, zero)
-    rows = np.empty(n + 1, np.int32)
-    location = _location(memory, base, n, scale, kind, coefficients, rows, limit, lost)
+    location = _location(memory, base, n, scale, kind, coefficients, limit, lost)
     return keep_nan(pivot + location / unit, nan_flag), (pivot, unit, location, scale)
 
 
@@ -299,7 +239,7 @@ def _exp_of_minus_half(t: Any, quarter: Any, three: Any, twelve: Any) -> Any:
 
 @jit
 def _location(
-    memory: Any, base: int, n: int, scale: Any, kind: int, coefficients: Any, rows: Any,
+    memory: Any, base: int, n: int, scale: Any, kind: int, coefficients: Any,
     max_iterations: int, unconverged: Any,
 ) -> Any:  # fmt: skip
     """The root of sum psi((d - location) / scale) = 0 from 0; 0 where the scale is 0.
@@ -307,6 +247,7 @@ def _location(
     Each step is Newton's where that is short, and else that of iterated weights psi(u) / u, which
     cannot pass the root.
     """
+    rows = np.empty(n + 1, np.int32)
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one, reach = splat(dtype(0)), splat(dtype(1)), splat(dtype(REACH))

@@ -16,7 +16,7 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import buffer, line, sort, total
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import jit, lean
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.cpu.sorting_network import BLOCK, MAX_ROWS, Program, selection
 
@@ -47,7 +47,7 @@ def networks(n: int) -> Networks | None:
     return Networks(selection(n, low, n - low), selection(SAMPLE, 0, 0, *range(SAMPLE)))
 
 
-@jit
+@lean
 def median(memory: Any, base: int, n: int, networks: Any) -> Any:
     """The median of every lane, for even N the mean of the two middle values.
 
@@ -127,13 +127,13 @@ def _lower_median(memory: Any, base: int, n: int, program: Any) -> Any:
     return zero, False
 
 
-@jit
+@lean
 def _just_above(value: Any, roundings: Any, tiny: Any) -> Any:
     """A number a few roundings above."""
     return value + fma(absolute(value), roundings, tiny)
 
 
-@jit
+@lean
 def _next(memory: Any, base: int, n: int, rank: int, value: Any) -> Any:
     """The value of rank + 1 from that of rank."""
     dtype = memory.dtype.type
@@ -152,7 +152,7 @@ def _next(memory: Any, base: int, n: int, rank: int, value: Any) -> Any:
     return choose(c0 + c1, splat(dtype(padded - rank - 1)), value, smaller(a0, a1))
 
 
-@jit
+@lean
 def _n_below(memory: Any, base: int, n: int, threshold: Any) -> Any:
     """How many values are less than a threshold; the last block is padded with infinity."""
     lanes = simd.LINE // memory.itemsize
@@ -168,7 +168,7 @@ def _n_below(memory: Any, base: int, n: int, threshold: Any) -> Any:
     return (c0 + c1) + (c2 + c3)
 
 
-@jit
+@lean
 def _neighbors(memory: Any, base: int, n: int, low: Any, high: Any) -> Any:
     """The smallest value not below ``low`` and the largest below ``high``."""
     lanes = simd.LINE // memory.itemsize

@@ -56,7 +56,7 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
     nan_flag = fill_sorted(memory, base, source, column, program)
     center = total(memory, base, trim, n - trim) * splat(dtype(1.0 / (n - 2 * trim)))
     # The distance at which the choice ends.
-    reach = farthest_of_nearest(memory, base, n, n - f, center)
+    reach, _ = farthest_of_nearest(memory, base, n, n - f, center)
     # Values that tie there share what is left.
     inside, n_inside, tied, n_tied = zero, zero, zero, zero
     for i in range(n):

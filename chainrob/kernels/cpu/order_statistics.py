@@ -13,7 +13,7 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_sorted, line, total
-from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.row_squares import Watch
@@ -67,7 +67,7 @@ def winsorized_mean(
 # -- the median
 
 
-@jit
+@lean
 def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     nan_flag = fill(memory, base, source, column)
@@ -78,7 +78,7 @@ def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> An
 _median = column_kernels("coordinate_median", _estimate_median)
 
 
-@jit
+@lean
 def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
     """As above, by a whole sort: one also gives the median distance."""
     memory, base = room[0], room[1]
@@ -89,33 +89,36 @@ def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> An
     return keep_nan(center, nan_flag), (center,)
 
 
-@jit
+@lean
 def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     dtype = memory.dtype.type
     center = found[0]
-    middle = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
+    middle, upper = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
     if n % 2 == 0:
-        upper = farthest_of_nearest(memory, base, n, n // 2 + 1, center)
         middle = (middle + upper) * splat(dtype(0.5))
     # More than half of the values at the median, up to rounding: the others have no weight.
     middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
     return center, middle, splat(dtype(1))
 
 
-@jit
+@lean
 def farthest_of_nearest(memory: Any, base: int, n: int, count: int, center: Any) -> Any:
-    """The distance of the farthest of the ``count`` sorted values that are nearest to a center.
+    """The distance of the farthest of the ``count`` sorted values that are nearest to a center, and
+    of the farthest of one more, which is infinite where there are no more.
 
     They are a run, and of all runs as long the one whose farther end is nearest.
     """
     lanes = simd.LINE // memory.itemsize
-    reach = splat(memory.dtype.type(np.inf))
-    for first in range(n - count + 1):
-        below = absolute(load(memory, base + line(first) * lanes) - center)
-        above = absolute(load(memory, base + line(first + count - 1) * lanes) - center)
+    reach = next_reach = splat(memory.dtype.type(np.inf))
+    above = load(memory, base + line(count - 1) * lanes) - center
+    for first in range(n - count):
+        below = center - load(memory, base + line(first) * lanes)
         reach = smaller(reach, larger(below, above))
-    return reach
+        above = load(memory, base + line(first + count) * lanes) - center
+        next_reach = smaller(next_reach, larger(below, above))
+    below = center - load(memory, base + line(n - count) * lanes)
+    return smaller(reach, larger(below, above)), next_reach
 
 
 @inlined
@@ -132,7 +135,7 @@ _sorted_median = column_kernels(
 # -- means between two ranks
 
 
-@jit
+@lean
 def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     program, count = parameters
@@ -142,7 +145,7 @@ def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> A
     return keep_nan(total(memory, base, count, n - count) * share, nan_flag), ()
 
 
-@jit
+@lean
 def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
     """The least and the largest value that are kept, and the weights of those that equal them."""
     memory, base = room[0], room[1]
@@ -151,11 +154,15 @@ def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
     lanes = simd.LINE // memory.itemsize
     zero, one = splat(dtype(0)), splat(dtype(1))
     low = high = center = load(memory, base + line((n - 1) // 2) * lanes)
+    next_low, next_high = low, high
     even, odd = zero, zero
     for i in range(count, n - count):
+        # By turns: no operation waits for that of the row before.
         value = load(memory, base + line(i) * lanes)
-        low, high = smaller(low, value), larger(high, value)
+        low, next_low = next_low, smaller(low, value)
+        high, next_high = next_high, larger(high, value)
         even, odd = odd, even + (value - center)
+    low, high = smaller(low, next_low), larger(high, next_high)
     below, above = low - one / zero, high + one / zero
     for i in range(count):
         below = larger(below, load(memory, base + line(i) * lanes))
@@ -164,7 +171,8 @@ def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
     kept = splat(dtype(n / (n - 2 * count)))
     weight_low = weight_high = kept
     tie = choose(below, low, choose(high, above, zero, one), one)
-    if simd.largest(tie) > 0:
+    tied = simd.exceeding(tie, zero) != 0
+    if tied:
         at_low, at_high, kept_low, kept_high = zero, zero, zero, zero
         for i in range(n):
             value = load(memory, base + line(i) * lanes)
@@ -174,7 +182,6 @@ def _trimmed_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
             if count <= i < n - count:
                 kept_low, kept_high = kept_low + is_low, kept_high + is_high
         weight_low, weight_high = kept * kept_low / at_low, kept * kept_high / at_high
-    tied = simd.largest(tie) > 0
     return center, shift, low, high, weight_low, weight_high, zero, kept, tied
 
 
@@ -191,7 +198,7 @@ def _inside(value: Any, facts: Any, parameters: Any) -> Any:
 _trimmed_mean = column_kernels("trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends)
 
 
-@jit
+@lean
 def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     program, count = parameters
@@ -209,7 +216,7 @@ def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -
     return keep_nan(mean, nan_flag), (low, high, mean)
 
 
-@jit
+@lean
 def _winsorized_ends(room: Any, n: int, found: Any, parameters: Any) -> Any:
     low, high, mean = found
     return low, mean - low, high, mean, splat(room[0].dtype.type(1))

@@ -16,14 +16,19 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import begin, fill, line
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.compiling import (
+    Kernel,
+    inlined,
+    jit,
+    lean,
+    rounding_products,
+)
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
     fma,
     load,
     repeated,
-    smaller,
     splat,
     store,
 )
@@ -109,15 +114,14 @@ def watched_pieces(
 
 
 def one_sweep(weight: Callable[..., Any]) -> Any:
-    """A compiled function (room, source, column, facts, parameters, scale, top, rows) that
-    adds the squares of a column to ``rows``: a vector a row for those let in, and behind these one
-    for all. ``top`` is infinity.
+    """A compiled function (room, source, column, facts, parameters, scale, rows) that
+    adds the squares of a column to ``rows``: see ``vector_sums``. The values are those of the
+    column to the last bit.
     """
 
-    @jit
+    @rounding_products
     def sweep(
-        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, top: Any,
-        rows: Any,
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
     ) -> None:  # fmt: skip
         x, gy = source.x, source.gy
         n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
@@ -132,14 +136,11 @@ def one_sweep(weight: Callable[..., Any]) -> Any:
             if s > 1:
                 value = load(memory, base + line(i) * lanes)
             else:
-                # The minimum with infinity, which the compiler knows nothing of, keeps it from
-                # forming value - center from the product before that is rounded.
-                value = smaller(top, repeated(gy, from_gy + i) * load(x, from_x + i * step))
+                value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
             deviation = fma(value - center, scale, shift)
             square = deviation * deviation
             share = weight(value, facts, parameters)
-            store(rows, i * lanes, fma(share, square, load(rows, i * lanes)))
-            store(rows, (n + i) * lanes, square + load(rows, (n + i) * lanes))
+            add(rows, 2 * i * lanes, lanes, share, square)
 
     return sweep
 
@@ -152,10 +153,9 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
         filled: whether the buffer holds the values already, in the order of the rows.
     """
 
-    @jit
+    @rounding_products
     def sweep(
-        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, top: Any,
-        rows: Any,
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
     ) -> None:  # fmt: skip
         memory, base, weights, at = room
         n = source.sizes[0]
@@ -172,7 +172,7 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
             if filled or s > 1:
                 value = load(memory, base + line(i) * lanes)
             else:
-                value = smaller(top, repeated(gy, from_gy + i) * load(x, from_x + i * step))
+                value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
             one = weight(value, facts, parameters)
             store(weights, at + line(i) * lanes, one)
             store(memory, base + line(i) * lanes, value - center)
@@ -189,20 +189,36 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
                 deviation = choose(noise, absolute(deviation), deviation, zero)
             square = deviation * deviation
             share = load(weights, at + line(i) * lanes) * factor
-            store(rows, i * lanes, fma(share, square, load(rows, i * lanes)))
-            store(rows, (n + i) * lanes, square + load(rows, (n + i) * lanes))
+            add(rows, 2 * i * lanes, lanes, share, square)
 
     return sweep
 
 
 @jit
+def vector_sums(like: Any, n: int) -> Any:
+    """Two vectors of zeros for each of n rows, side by side and each on one cache line.
+
+    Sums that lie a multiple of 4096 bytes apart would have to wait for one another.
+    """
+    lanes = simd.LINE // like.itemsize
+    memory = np.zeros((2 * n + 1) * lanes, like.dtype)
+    return memory[(-memory.ctypes.data % simd.LINE) // like.itemsize :]
+
+
+@inlined
+def add(rows: Any, at: int, lanes: int, share: Any, square: Any) -> None:
+    """Add the squares of the row whose vectors begin at ``at``, and the share that is let in."""
+    store(rows, at, fma(share, square, load(rows, at)))
+    store(rows, at + lanes, square + load(rows, at + lanes))
+
+
+@lean
 def flush(rows: Any, sums: Any) -> None:
     """Add the vectors of rows to sums (2, N) in float64, and begin anew."""
-    n = sums.shape[1]
     lanes = simd.LINE // rows.itemsize
     zero = splat(rows.dtype.type(0))
-    for k in range(2):
-        for i in range(n):
-            at = (k * n + i) * lanes
+    for i in range(sums.shape[1]):
+        for k in range(2):
+            at = (2 * i + k) * lanes
             sums[k, i] += np.float64(simd.lane_sum(load(rows, at)))
             store(rows, at, zero)

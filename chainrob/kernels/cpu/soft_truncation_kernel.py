@@ -24,7 +24,7 @@ from chainrob.kernels.constants import MAD_TO_SIGMA
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels, solve
 from chainrob.kernels.cpu.columns import fill, line
-from chainrob.kernels.cpu.compiling import jit
+from chainrob.kernels.cpu.compiling import lean
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import absolute, larger, load, splat, store
@@ -76,7 +76,7 @@ def soft_truncation(
     return None if overflow[0] else out
 
 
-@jit
+@lean
 def _estimate_by_mean(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     scale, floor, overflow = parameters
@@ -85,7 +85,7 @@ def _estimate_by_mean(room: Any, source: Any, column: int, parameters: Any) -> A
     return checked(memory, estimate, nan_flag, overflow), (center, spread)
 
 
-@jit
+@lean
 def _estimate_by_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base, deviations, at = room
     scale, floor, overflow, programs = parameters

@@ -8,7 +8,7 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.columns import line, mean
-from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.simd import (
     absolute,
     choose,
@@ -21,7 +21,7 @@ from chainrob.kernels.cpu.simd import (
 )
 
 
-@jit
+@lean
 def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
     """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
     dtype = memory.dtype.type
@@ -38,7 +38,7 @@ def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> A
     return fma(even + odd, splat(dtype(1.0 / n)), center)
 
 
-@jit
+@lean
 def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
     """The estimate of a column with mean and variance as pilot, the pilot's center and s.
 
@@ -65,7 +65,7 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
     return truncated_mean(memory, base, n, center, spread), center, spread
 
 
-@jit
+@lean
 def checked(memory: Any, estimate: Any, nan_flag: Any, overflow: Any) -> Any:
     """An estimate; says so where sums of the values do not fit into the dtype."""
     dtype = memory.dtype.type
@@ -76,7 +76,7 @@ def checked(memory: Any, estimate: Any, nan_flag: Any, overflow: Any) -> Any:
     return keep_nan(estimate, nan_flag)
 
 
-@jit
+@lean
 def about_pilot(room: Any, n: int, found: Any, parameters: Any) -> Any:
     center, spread = found
     dtype = room[0].dtype.type

@@ -12,13 +12,14 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import PIECE
 from chainrob.kernels.cpu.columns import Source, buffer, line, padded
-from chainrob.kernels.cpu.compiling import Kernel, jit
+from chainrob.kernels.cpu.compiling import Kernel, lean
 from chainrob.kernels.cpu.row_squares import (
     FLUSH,
     Watch,
     flush,
     magnitudes,
     two_sweeps,
+    vector_sums,
     watched_pieces,
 )
 from chainrob.kernels.cpu.scaled_factors import WORD, scaled
@@ -145,8 +146,7 @@ def _mean_pilot_by_moments(
     room, source = (memory, base, spare, at_spare), Source(x, a, (n, 1, 1, 1, 0, 0), True)
     watched = into.size > 0
     # The rows' squares: those let in and all, of columns; those cut and all, of batches.
-    rows = np.zeros(2 * n * lanes if watched else 0, x.dtype)
-    cut = np.zeros(2 * n * lanes if watched else 0, x.dtype)
+    rows, cut = vector_sums(x, n if watched else 0), vector_sums(x, n if watched else 0)
     cut_sums = np.zeros((2, n if watched else 0))
     # Truncated values: where they are, and what they take from the weights.
     length = 2 * BATCH * n if watched else 0
@@ -197,7 +197,7 @@ def _mean_pilot_by_moments(
                     store(out, (unit * n_vectors + vector) * lanes, estimate)
                     if watched:
                         facts = about_pilot(room, n, (center, spread), 0)
-                        _sweep(room, source, 0, facts, 0, splat(squares.scale), infinite, rows)
+                        _sweep(room, source, 0, facts, 0, splat(squares.scale), rows)
                         n_swept += 1
                         if n_swept % FLUSH == 0:
                             flush(rows, into)
@@ -271,7 +271,7 @@ def _mean_pilot_by_moments(
             into[1, i] += cut_sums[1, i]
 
 
-@jit
+@lean
 def _batch_squares(
     b: Any, squares: Any, here: Any, far: Any, unit_of: Any, facts: Any, work: Any, cut: Any
 ) -> None:
@@ -326,19 +326,21 @@ def _batch_squares(
                 d3 = fma(repeated(squares.a, a3 + i), inputs, m3)
                 z0, z1 = d0 * fma(r0, d0, t0), d1 * fma(r1, d1, t1)
                 z2, z3 = d2 * fma(r2, d2, t2), d3 * fma(r3, d3, t3)
-                even = fma(z0, z0, fma(z1, z1, load(cut, i * lanes)))
-                store(cut, i * lanes, fma(z2, z2, z3 * z3) + even)
-                even = fma(d0, d0, fma(d1, d1, load(cut, (n + i) * lanes)))
-                store(cut, (n + i) * lanes, fma(d2, d2, d3 * d3) + even)
+                at = 2 * i * lanes
+                even = fma(z0, z0, fma(z1, z1, load(cut, at)))
+                store(cut, at, fma(z2, z2, z3 * z3) + even)
+                even = fma(d0, d0, fma(d1, d1, load(cut, at + lanes)))
+                store(cut, at + lanes, fma(d2, d2, d3 * d3) + even)
     for place in range(n_far):
         column, i = column_far[place], row_far[place]
         inputs = load(b, (vector * n + i) * lanes) * units_x
         d = fma(repeated(squares.a, at_a[column] + i), inputs, zero - load(mean_of, column * lanes))
         less = load(less_at, place * lanes)
-        store(cut, i * lanes, load(cut, i * lanes) - less * d * d)
+        at = 2 * i * lanes
+        store(cut, at, load(cut, at) - less * d * d)
 
 
-@jit
+@lean
 def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, at_a: int) -> Any:
     """As ``columns.fill``, from scaled factors of an output unit: powers of two lose nothing."""
     lanes = simd.LINE // x.itemsize
@@ -351,7 +353,7 @@ def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, 
     return nan_flag
 
 
-@jit
+@lean
 def _power_sums(b: Any, a: Any, at_b: int, at_a: int, n: int, padded: int, sums: Any) -> None:
     """Sums of u, u^2 and u^3 over the samples, u = a b, for two neighboring units: six vectors."""
     lanes = simd.LINE // b.itemsize
