@@ -65,5 +65,5 @@ def test_what_is_written_is_read_back(steps):
     np.testing.assert_array_equal(again.weights(), averages.weights())
     np.testing.assert_array_equal(again.relative(), averages.relative())
     np.testing.assert_array_equal(again.counts(), averages.counts())
-    with pytest.raises(ValueError, match="are of 10 samples, the dataset has 3"):
+    with pytest.raises(ValueError, match="has the weights of 10 samples, the dataset has 3"):
         WeightAverages(3).serialize(chainer.serializers.NpzDeserializer(writer.target))

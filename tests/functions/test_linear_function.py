@@ -62,14 +62,10 @@ def expected(robustifier, x, gy, bias, reduction, scope):
         gw, gb = joined[: Q * P].reshape(Q, P), joined[Q * P :]
     else:
         gw, gb = robustifier(rows_w.reshape(n, -1)).reshape(Q, P), robustifier(rows_b)
-    if (
-        isinstance(robustifier, chainrob.AdaptiveMean)
-        and scope != "unit"
-        and 2 < n == x[..., 0].size
-    ):
+    if isinstance(robustifier, chainrob.AdaptiveMean) and scope != "unit" and n > 2:
         # It looks at inputs and output gradients, which the rows that are written out do not tell.
         joined = scope == "layer" and bias
-        found = adaptive_mean_of_layer(x.reshape(n, P), gy.reshape(n, Q) * factor, bias=joined)
+        found = adaptive_mean_of_layer(x, gy * factor, bias=joined)
         gw, gb = (found[:, :P], found[:, P]) if joined else (found, gb)
     back = n if reduction == "sum" else 1
     return gw * back, gb * back if bias else None

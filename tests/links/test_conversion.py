@@ -216,7 +216,7 @@ def test_parameters_of_a_chain_itself_are_listed():
 
 def test_recurrent_links_need_the_whole_pass():
     model = Holder(lstm=L.LSTM(2, 3), out=L.Linear(3, 1))
-    with pytest.raises(ValueError, match=r"2 of 3 .*LSTM runs it once a time step.*scope='model'"):
+    with pytest.raises(ValueError, match=r"2 of 3 .*LSTM runs it in each time step.*scope='model'"):
         chainrob.robustify(model, chainrob.Mean())
     chainrob.robustify(model, chainrob.Mean(), scope="model")
     assert robust_names(model) == ["/lstm/upward", "/lstm/lateral", "/out"]
@@ -249,8 +249,8 @@ def test_a_tree_lstm_tells_its_links_what_they_see():
     [
         ([], r"\[\]"),
         ((), r"\(\)"),
-        (lambda name, link: False, "a predicate that holds for none"),
-        (lambda name, link: name == "l1", "a predicate that holds for none"),  # names begin with /
+        (lambda name, link: False, "a predicate that no link meets"),
+        (lambda name, link: name == "l1", "a predicate that no link meets"),  # names begin with /
     ],
 )
 def test_layers_that_choose_none(layers, found):

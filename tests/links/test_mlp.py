@@ -77,7 +77,7 @@ def test_layers_may_be_many():
         (((2,),), r"dims must hold at least an input and an output size, found \(2,\)"),
         (((2, 0, 3),), r"dims must be positive integers, found \(2, 0, 3\)"),
         (((2, 3.5),), "dims must be positive integers"),
-        (((2, 3, 4), [None]), "one entry a layer, found 1 for 2 layers"),
+        (((2, 3, 4), [None]), "one entry for each of the 2 layers, found 1"),
     ],
 )
 def test_what_is_refused(arguments, message):

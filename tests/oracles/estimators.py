@@ -284,7 +284,7 @@ def adaptive_weights(inputs, signals):
     if len(signals) < 3:
         return np.ones(len(signals))
     of_inputs, of_signals = adaptive_fences(inputs, signals)
-    weights = np.array([min(1, of_signals / s) ** 2 if s > 0 else 1.0 for s in signals])
+    weights = np.array([min(1.0, of_signals / s) ** 2 if s > 0 else 1.0 for s in signals])
     if inputs is not None:
         weights *= [min(1, of_inputs / x) ** 2 if x > 0 else 1.0 for x in inputs]
     return weights
@@ -295,10 +295,13 @@ def adaptive_mean(rows):
 
 
 def adaptive_mean_of_layer(x, gy, bias=True):
-    """Of a layer: (Q, P), or (Q, P + 1) with a bias as the weight of one more input of one."""
-    x = np.hstack([x, np.ones((len(x), 1))]) if bias else x
-    weights = adaptive_weights(np.linalg.norm(x, axis=1), np.linalg.norm(gy, axis=1))
-    return np.tensordot(weights, gy[:, :, None] * x[:, None, :], 1) / len(x)
+    """Of a layer with inputs (N, S, P) and signals (N, S, Q): (Q, P), or (Q, P + 1) with a bias as
+    the weight of one more input of one. The axis S may be missing."""
+    x, gy = (one.reshape(len(one), -1, one.shape[-1]) for one in (x, gy))
+    x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2) if bias else x
+    inputs, signals = (np.sqrt((one**2).sum(axis=(1, 2))) for one in (x, gy))
+    weights = adaptive_weights(inputs, signals)
+    return np.einsum("n,nsq,nsp->qp", weights, gy, x) / len(x)
 
 
 def suspicion(rows, signals):

@@ -53,7 +53,7 @@ def test_each_is_a_run_at_its_rate(name, decay):
         optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(decay))
     optimizer.add_hook(pickle.loads(pickle.dumps(ReplicaRates(RATES))))
     train(ensemble, optimizer, together)
-    for rate, net, trained in zip(RATES, members, ensemble.split(), strict=True):
+    for rate, net, trained in zip(RATES, members, ensemble.members(), strict=True):
         optimizer = make(lr=rate).setup(net)
         if decay:
             optimizer.add_hook(chainer.optimizer_hooks.WeightDecay(decay))

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Compare robust gradients with one-line baselines, over methods, contaminations, data sets "
         "and seeds. All methods have the same budget, and are chosen on contaminated validation "
         "points. Writes report.html (also .md), figures, errors.csv, times.csv and summary.json. "
-        "The defaults take about 35 minutes on two cores. Options override the file."
+        "The defaults take about 45 minutes on two cores. Options override the file."
     )
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE.toml", help="settings: one key for each option below")
