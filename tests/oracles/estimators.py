@@ -296,7 +296,8 @@ def adaptive_mean(rows):
 
 def adaptive_mean_of_layer(x, gy, bias=True):
     """Of a layer with inputs (N, S, P) and signals (N, S, Q): (Q, P), or (Q, P + 1) with a bias as
-    the weight of one more input of one. The axis S may be missing."""
+    the weight of one more input of one. The axis S may be missing.
+    """
     x, gy = (one.reshape(len(one), -1, one.shape[-1]) for one in (x, gy))
     x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2) if bias else x
     inputs, signals = (np.sqrt((one**2).sum(axis=(1, 2))) for one in (x, gy))
