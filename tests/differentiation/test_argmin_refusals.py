@@ -86,7 +86,7 @@ def test_a_random_objective():
     def objective(p, s):
         return F.mean((f(p, x) - 1) ** 2) + s * F.sum(p**2)
 
-    with pytest.raises(ValueError, match="it is random; .* switches dropout off"):
+    with pytest.raises(ValueError, match=r"it is random; .* switches dropout off"):
         argmin(objective, f.parameters, 0.1)
 
 
