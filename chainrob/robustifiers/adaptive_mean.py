@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
 from chainrob.robustifiers.gram import row_norms
 from chainrob.robustifiers.pre_aggregation import norms_of
 from chainrob.robustifiers.robustifier import Weighting
@@ -29,6 +28,13 @@ SPREAD_OF_INPUTS, SPREAD_OF_SIGNALS = (1.2, 2.0), (2.0, 6.0)
 REACH, POWER, FAR = 4.0, 4.0, 33.0
 """Reach of the tail above which the near fence holds, the power by which a shorter reach moves it
 out, and its largest distance over the low quantile."""
+
+
+FEW = 5
+"""With fewer norms below the low quantile their spread is not known, and taken for the usual."""
+
+APART = 10.0
+"""Ratio of median to low quantile up to which the fence does not lie below the median."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,8 +62,8 @@ class AdaptiveMean(Weighting):
     fence the influence falls as one over the norm. The constants were chosen by experiments on the
     data sets of ``chainrob compare``, two moons and generated data. None is a parameter.
 
-    Where the signals of all samples add up to zero over the outputs, they come from a softmax, and
-    a cross entropy bounds them: they have no fence there. The layers below cannot know it. With
+    Where the signals have the form of a softmax with cross entropy, p - e, they are bounded, and
+    have no fence. Rounding to 16 bits hides that form. The layers below cannot know it. With
     ``bounded=True`` you say so for all layers, and a rare class, whose signals are all large, is
     learned as in plain training. scikit-learn's classifier says it where its loss is the log loss.
 
@@ -67,17 +73,19 @@ class AdaptiveMean(Weighting):
 
     In a convolution x and s are the sample's whole input and output gradient. Rows of an array, and
     of ``scope='model'`` and ``'unit'``, have no input of their own: their norms take the place of
-    s. Fewer than 3 rows give the plain mean. Where more than 3/8 of the signals are zero, the
-    signals have no fence.
+    s. The quantiles are those of the norms that are not zero. B counts from five norms below Q on.
+    Where the median is at most ten times Q, no fence lies below the median. Fewer than 3 rows give
+    the plain mean.
 
-    Breakdown point (N - 1) // 2 rows and more, in the sense that the influence of a row that is
-    sent away falls to nothing. Equivariant under scale and rotation, not under translation: zero is
-    the gradient that says nothing. Its derivative is not known. Cost: the norms.
+    Breakdown point (N - 1) // 2 rows, in the sense that the influence of a row that is sent away
+    falls to nothing; rows of zeros do not count. Batches below 16 make rough fences. Equivariant
+    under scale, and under rotation of rows, not under translation: zero is the gradient that says
+    nothing. Its derivative is not known. Cost: the norms.
 
     Args:
-        bounded: whether the loss bounds the signals, as cross entropy, hinge, Huber's and the
-            absolute loss do. Only inputs have a fence then. Never with a squared loss: one far
-            response would have its say.
+        bounded: whether the loss bounds the signals at the size of ordinary ones, as cross entropy
+            and the absolute loss do. Only inputs have a fence then. Not with a squared loss, nor
+            with Huber's where its delta is far above the residuals.
 
     Example:
         >>> import numpy as np, chainrob
@@ -104,28 +112,35 @@ class AdaptiveMean(Weighting):
 
     def weights(self, gram: Array) -> Array:
         norms = norms_of(gram, array_module(gram))
-        return self._trust(norms) / norms.shape[-1]
+        return self._trust(norms, False) / norms.shape[-1]
 
     def _row_weights(self, gradients: SampleGradients) -> Array:
         sizes = sizes_of(gradients)
         if sizes is not None:
-            trust = self._trust(sizes.signals, sizes.from_softmax)
+            trust = self._trust(sizes.signals, self.bounded or sizes.from_softmax)
             if gradients.n_samples > 2:
                 trust = trust * within(sizes.inputs, fence_of_inputs(sizes.inputs))
             return trust / gradients.n_samples
         found = row_norms(gradients)
-        weights = self._trust(found.norms) / gradients.n_samples
+        if found.bad is not None and gradients.xp is np and self.nonfinite != "propagate":
+            raise NonFiniteGradientError(
+                f"{self!r}: the largest sample gradient is so much larger than the others that its "
+                f"square does not fit into float64"
+            )
+        # The rows of a bias and of an embedding are signals. Others hold inputs, so need a fence.
+        signals_only = gradients.sparse or getattr(gradients, "weights", None) is not None
+        weights = self._trust(found.norms, self.bounded and signals_only) / gradients.n_samples
         if found.bad is not None:
             weights = gradients.xp.where(found.bad[..., None], np.nan, weights)
         return weights
 
-    def _trust(self, signals: Array, from_softmax: Any = False) -> Array:
-        """The squared shares (*R, N) of the signals that lie within their fence."""
+    def _trust(self, signals: Array, bounded: Any) -> Array:
+        """The squared shares (*R, N) of the signals within their fence; 1 where bounded."""
         xp = array_module(signals)
-        if signals.shape[-1] < 3 or self.bounded:
+        if signals.shape[-1] < 3 or bounded is True:
             return xp.ones(signals.shape)
         trust = within(signals, fence_of_signals(signals))
-        return trust if from_softmax is False else xp.where(from_softmax, 1.0, trust)
+        return trust if bounded is False else xp.where(bounded, 1.0, trust)
 
     def _pullback(self, gradients: SampleGradients, cotangent: Any) -> tuple[Any, ...]:
         raise NotDifferentiableError(f"the derivative of {self!r} is not known")
@@ -136,8 +151,8 @@ class Sizes(NamedTuple):
 
     inputs: Array
     signals: Array
-    from_softmax: Array
-    """(*R, 1) booleans: whether the signals of all samples add up to zero."""
+    from_softmax: Array | bool
+    """(*R, 1) booleans: whether the signals are those of a softmax."""
 
 
 def sizes_of(gradients: SampleGradients) -> Sizes | None:
@@ -148,14 +163,28 @@ def sizes_of(gradients: SampleGradients) -> Sizes | None:
         return None
     if any(len(one.shape) > 1 for one in biases):
         return None
-    inputs, signals = map(lengths, weights.input_and_signal)
-    gy = weights.input_and_signal[1]
-    if biases:  # one more input that is 1, at every position
-        inputs = gradients.xp.hypot(inputs, sqrt(getattr(weights, "n_positions", 1)))
-    # Rounding leaves 1e-7 of the largest signal in float32, and far less than other losses do.
-    sums = gradients.xp.abs(gy.sum(axis=-1, dtype=np.float64))
-    zero = (sums <= 1e-5 * signals.max(axis=-1, keepdims=True)).all(axis=-1, keepdims=True)
-    return Sizes(inputs, signals, zero & (gy.shape[-1] > 1))
+    x, gy = weights.input_and_signal
+    signals = lengths(gy)
+    flat = getattr(weights, "n_positions", 1) == 1
+    return Sizes(lengths(x), signals, _from_softmax(gy, signals) if flat else False)
+
+
+def _from_softmax(gy: Array, signals: Array) -> Array | bool:
+    """Whether signals (*R, N, Q) have the form p - e of a cross entropy: (*R, 1).
+
+    Each adds up to zero and has one negative entry. The upper third of the samples is asked: in the
+    others rounding may be all that there is. Behind a layer that normalizes, signals add up to zero
+    too, but have many negative entries.
+    """
+    n, q = gy.shape[-2:]
+    if q < 2 or n < 3:
+        return False
+    xp = array_module(gy)
+    rounding = (1e-4 * signals)[..., None]
+    sums = xp.abs(gy.sum(axis=-1, dtype=np.float64)) <= rounding[..., 0]
+    single = (gy < -rounding).sum(axis=-1) == 1
+    asked = signals >= xp.sort(signals, axis=-1)[..., _rank(n, 2 / 3), None]
+    return ((sums & single) | ~asked).all(axis=-1, keepdims=True)
 
 
 def lengths(rows: Array) -> Array:
@@ -191,14 +220,23 @@ def within(norms: Array, fence: Array) -> Array:
 
 
 def _fence(ordered: Array, share: float, near: Any, spread: tuple[float, float]) -> Array:
-    xp = array_module(ordered)
-    below = max(1, _rank(ordered.shape[-1], share))
-    low, largest = ordered[..., below, None], ordered[..., -1:]
+    xp, n = array_module(ordered), ordered.shape[-1]
+    # A norm of zero says nothing of what is usual: quantiles are those of the others.
+    zeros = (ordered == 0.0).sum(axis=-1, keepdims=True)
+    below = xp.maximum(1, ((n - zeros - 1) * share + 1e-9).astype(np.int64))
+    at = xp.minimum(zeros + below, n - 1)
+    low, largest = xp.take_along_axis(ordered, at, axis=-1), ordered[..., -1:]
+    half = xp.minimum(zeros + (n - zeros - 1) // 2, n - 1)
+    median = xp.take_along_axis(ordered, xp.maximum(half, 0), axis=-1)
+    safe = xp.where(low > 0.0, low, 1.0)
+    mean = xp.take_along_axis(xp.cumsum(ordered / safe, axis=-1), at - 1, axis=-1) / below
     usual, power = spread
     # Bounds keep the quotients finite; what they cut off is beyond every number of use.
-    mean = (ordered[..., :below] / xp.where(low > 0.0, low, 1.0)).mean(axis=-1, keepdims=True)
     wide = xp.maximum(1.0 / (usual * xp.maximum(mean, 1e-30)), 1.0)
+    wide = xp.where(below < FEW, 1.0, wide)
     fence = xp.where(low > 0.0, low * (near * wide**power), xp.inf)
+    # A third of small norms is no reason to cut off the rest, unless it is far away.
+    fence = xp.where(median <= APART * low, xp.maximum(fence, median), fence)
     return xp.minimum(fence, xp.where(largest > 0.0, largest, 1.0))
 
 

@@ -28,7 +28,8 @@ def suspicion(gradients: SampleGradients) -> Array:
     samples whose gradients are like its own pull against it (v). Averaged over the steps of a
     training and over the layers, it ranks wrong labels about as well as the mean loss does where
     they are symmetric, and better where they all lead to one class. It says nothing of bad inputs:
-    take the sample weights there. It costs an N x N Gram matrix.
+    take the sample weights there. A row that is not finite has 1, and fewer than 3 rows have 0. It
+    costs an N x N Gram matrix.
 
     Args:
         gradients: the operator of one layer, as an ``Observation`` has them.
@@ -41,8 +42,16 @@ def suspicion(gradients: SampleGradients) -> Array:
         >>> int(suspicion(Dense(rows)).argmax())
         3
     """
-    xp = gradients.xp
+    xp, n = gradients.xp, gradients.n_samples
+    if n < 3:  # nobody to compare with
+        return xp.zeros((*gradients.replicas, n))
     factors = _factors(gradients)
+    if xp is np and not gradients.replicas and not gradients.all_finite():
+        rows = np.flatnonzero(gradients.finite_rows())
+        part = gradients if factors is None else OuterProducts(*(one[:, None] for one in factors))
+        found = np.ones(n)
+        found[rows] = suspicion(part.take(rows))
+        return found
     if factors is None:
         products = gram_matrix(gradients, centered=False, propagate=True).products
         norms = norms_of(products, xp)

@@ -29,7 +29,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         robustifier: A ``chainrob.Robustifier``; any callable (N, D) -> (D,); the name of a
             robustifier (``chainrob.robustifiers.names()``); an expression such as ``'krum(f=3)'``
             (``chainrob.robustifiers.grammar``); or None for the plain mean. The default,
-            ``chainrob.AdaptiveMean``, has nothing to tune; it is told whether the loss is bounded.
+            ``chainrob.AdaptiveMean``, has nothing to tune.
         scope: ``'unit'``, ``'parameter'``, ``'layer'`` or ``'model'``: which gradients form one row
             for a weighting robustifier.
         loss: ``'log_loss'`` (cross entropy), ``'squared_error'`` (half the square; Brier's score),

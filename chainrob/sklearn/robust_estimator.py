@@ -181,12 +181,12 @@ class RobustMLP(BaseEstimator):
     def _robustifier(self) -> Callable[[Any], Any] | None:
         if not isinstance(self.robustifier, str):
             return self.robustifier
-        if self.robustifier == "adaptive_mean":  # the loss is known here, as nowhere in a model
-            return robustifiers.AdaptiveMean(bounded=self.loss in _BOUNDED)
         try:
             made = robustifiers.parse(self.robustifier)
         except ValueError as error:
             raise ValueError(f"robustifier={self.robustifier!r}: {error}") from error
+        if made == robustifiers.AdaptiveMean():  # the loss is known here, as nowhere in a model
+            return robustifiers.AdaptiveMean(bounded=self.loss in _BOUNDED)
         return made
 
     # -- predicting
@@ -268,8 +268,8 @@ class RobustMLP(BaseEstimator):
         return tags
 
 
-_BOUNDED = ("log_loss", "absolute_error", "huber")
-"""Losses whose derivative is bounded."""
+_BOUNDED = ("log_loss", "absolute_error")
+"""Losses whose derivative is bounded at the size of ordinary ones."""
 
 
 def _dense(X: Any) -> NDArray[Any]:

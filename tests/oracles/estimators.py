@@ -260,14 +260,17 @@ def caf(rows, f):
 
 
 def adaptive_fence(sizes, share, near, usual, power):
-    """The fence above the lower quantile, or the largest size where that is less."""
-    below = max(1, int(round((len(sizes) - 1) * share, 6)))
-    ordered = np.sort(sizes)
-    low = ordered[below]
-    if low == 0 or not ordered[:below].any():
-        return ordered[-1]
-    wide = low / np.mean(ordered[:below])
-    return min(near * low * max(1.0, wide / usual) ** power, ordered[-1])
+    """The fence above the lower quantile of the norms that are not zero."""
+    ordered = np.sort([one for one in sizes if one > 0])
+    if len(ordered) < 2:
+        return max(sizes) or 1.0
+    below = min(max(1, int(round((len(ordered) - 1) * share, 6))), len(ordered) - 1)
+    low, median = ordered[below], ordered[(len(ordered) - 1) // 2]
+    wide = max(1.0, low / np.mean(ordered[:below]) / usual) if below >= 5 else 1.0
+    fence = near * low * wide**power
+    if median <= 10 * low:
+        fence = max(fence, median)
+    return min(fence, ordered[-1])
 
 
 def adaptive_fences(inputs, signals):
@@ -299,10 +302,9 @@ def adaptive_mean_of_layer(x, gy, bias=True):
     the weight of one more input of one. The axis S may be missing.
     """
     x, gy = (one.reshape(len(one), -1, one.shape[-1]) for one in (x, gy))
-    x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2) if bias else x
     inputs, signals = (np.sqrt((one**2).sum(axis=(1, 2))) for one in (x, gy))
-    weights = adaptive_weights(inputs, signals)
-    return np.einsum("n,nsq,nsp->qp", weights, gy, x) / len(x)
+    x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2) if bias else x
+    return np.einsum("n,nsq,nsp->qp", adaptive_weights(inputs, signals), gy, x) / len(x)
 
 
 def suspicion(rows, signals):

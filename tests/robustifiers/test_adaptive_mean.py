@@ -186,8 +186,7 @@ def test_a_convolution_against_the_definition(transposed):
         y.backward()
     operators = list(seen[0].gradients.values())
     rows = np.concatenate([one.materialize().reshape(20, -1) for one in operators], axis=1)
-    positions = x[0, 0].size if transposed else gy[0, 0].size
-    lengths = np.sqrt((x**2).sum(axis=(1, 2, 3)) + positions)
+    lengths = np.sqrt((x**2).sum(axis=(1, 2, 3)))
     weights = oracle.adaptive_weights(lengths, np.sqrt((gy**2).sum(axis=(1, 2, 3))))
     np.testing.assert_allclose(seen[0].sample_weights(), weights, rtol=1e-8)
     np.testing.assert_allclose(link.W.grad.ravel(), (weights @ rows / 20)[: link.W.size], rtol=1e-8)
@@ -215,8 +214,9 @@ def softmax_signals(n=30, q=4):
 def test_signals_of_a_softmax_have_no_fence(dtype):
     x, gy = draw()[0], softmax_signals()
     assert AdaptiveMean().sample_weights(layer(x, gy + np.array([0, 0, 0, 1e-3])))[0] < 0.7
-    near = oracle.adaptive_fence(np.sqrt((x**2).sum(axis=1) + 1), 1 / 3, 1.65, 1.2, 2.0)
-    expected = np.minimum(1, near / np.sqrt((x**2).sum(axis=1) + 1)) ** 2
+    lengths = np.sqrt((x**2).sum(axis=1))
+    near = oracle.adaptive_fence(lengths, 1 / 3, 1.65, 1.2, 2.0)
+    expected = np.minimum(1, near / lengths) ** 2
     weights = AdaptiveMean().sample_weights(layer(x.astype(dtype), gy.astype(dtype)))
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
@@ -225,8 +225,7 @@ def test_signals_of_a_bounded_loss_have_no_fence():
     x, gy = draw()
     gy[3] *= 1e6
     assert AdaptiveMean().sample_weights(layer(x, gy))[3] < 1e-6
-    lengths = np.sqrt((x**2).sum(axis=1) + 1)
-    expected = oracle.adaptive_weights(lengths, np.ones(30))
+    expected = oracle.adaptive_weights(np.sqrt((x**2).sum(axis=1)), np.ones(30))
     told = AdaptiveMean(bounded=True)
     np.testing.assert_allclose(told.sample_weights(layer(x, gy)), expected, rtol=1e-9)
     with pytest.raises(ValueError, match="AdaptiveMean: bounded must be True or False, found 1"):
@@ -239,3 +238,79 @@ def test_replicas_from_a_softmax_and_others_side_by_side():
     weights = AdaptiveMean().sample_weights(layer(np.stack([x, x]), both))
     for found, one in zip(weights, both, strict=True):
         np.testing.assert_allclose(found, AdaptiveMean().sample_weights(layer(x, one)), rtol=1e-12)
+
+
+def test_signals_behind_a_normalization_are_not_those_of_a_softmax():
+    """They add up to zero, whatever the loss."""
+    x, gy = draw()
+    gy -= gy.mean(axis=1, keepdims=True)
+    gy[3] *= 1e4
+    assert AdaptiveMean().sample_weights(layer(x, gy))[3] < 1e-3
+
+
+def test_one_sample_does_not_pass_for_a_softmax():
+    x, gy = draw(n=64, q=2)
+    gy[5] = 1e9, -1e9
+    assert AdaptiveMean().sample_weights(layer(x, gy))[5] < 1e-6
+
+
+@pytest.mark.parametrize("scope", ["unit", "model"])
+def test_rows_that_hold_inputs_keep_their_fence_under_a_bounded_loss(scope):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    x[:4] *= 1e5
+    model = chainrob.links.MLP((3, 4, 2), AdaptiveMean(bounded=True), scope=scope)
+    optimizer = chainer.optimizers.SGD(1.0).setup(model)
+    if scope == "model":
+        optimizer.add_hook(chainrob.training.RobustGradient(model))
+    optimizer.update(lambda: chainer.functions.sum(model(x)) / 40)
+    for link in model.links():
+        if isinstance(link, chainrob.links.Linear):
+            assert np.abs(link.W.grad).max() < 10
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1])
+def test_a_third_of_small_inputs_does_not_cut_off_the_others(factor):
+    x = np.random.default_rng(0).normal(size=(64, 100))
+    x[:26] *= factor
+    weights = AdaptiveMean().sample_weights(layer(x, np.ones((64, 2))))
+    assert weights.min() > 0.5
+
+
+def test_zeros_do_not_hide_what_is_far():
+    rows = np.random.default_rng(0).normal(size=(100, 3))
+    rows[:37] = 0.0
+    rows[50] = 1e12
+    assert np.abs(AdaptiveMean()(rows)).max() < 1.0
+
+
+@pytest.mark.parametrize("n", [5, 8, 12])
+def test_small_batches_with_one_far_row(n):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows = rng.normal(size=(n, 1))
+        rows[0] = 1e6
+        assert np.abs(AdaptiveMean()(rows)).max() < 10
+
+
+def test_rows_beyond_float64_are_an_error():
+    rows = np.random.default_rng(0).normal(size=(32, 3))
+    rows[0] = 1e250
+    with pytest.raises(chainrob.NonFiniteGradientError, match="does not fit into float64"):
+        AdaptiveMean()(rows)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_suspicion_of_a_row_that_is_not_finite_is_one(bad):
+    x, gy = draw()
+    expected = suspicion(layer(np.delete(x, 4, axis=0), np.delete(gy, 4, axis=0)))
+    x[4, 1] = bad
+    found = suspicion(layer(x, gy))
+    assert found[4] == 1.0
+    np.testing.assert_allclose(np.delete(found, 4), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_suspicion_of_few_samples(n):
+    x, gy = draw()
+    np.testing.assert_array_equal(suspicion(layer(x[:n], gy[:n])), np.zeros(n))

@@ -376,7 +376,8 @@ def test_patience():
     ("kind", "loss", "bounded"),
     [
         (RobustMLPClassifier, "log_loss", True),
-        (RobustMLPRegressor, "huber", True),
+        (RobustMLPRegressor, "huber", False),
+        (RobustMLPRegressor, "absolute_error", True),
         (RobustMLPRegressor, "squared_error", False),
     ],
 )
