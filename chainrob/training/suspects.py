@@ -46,7 +46,8 @@ class SuspectReport(chainer.training.Extension):
         rank_by: The measure by which samples are ranked. ``'weight'``: the effective weight, which
             finds bad inputs and gross outliers. ``'suspicion'``: one minus
             ``chainrob.robustifiers.suspicion``, which finds wrong labels better. It needs no robust
-            estimate: with ``robustifier=chainrob.Mean()`` the training stays the plain one.
+            estimate: with ``robustifier=chainrob.Mean()`` the training stays the plain one. Tables,
+            figures and logs then hold one minus the suspicion in the weight's place.
         filename: CSV file in ``trainer.out`` with all samples, ranked; None writes none.
         plot_name: PNG file with the ranked weights, drawn at the end; None draws none.
         trigger: When to write the CSV file, as a trigger of Chainer. It is also written at the end.
