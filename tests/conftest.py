@@ -15,18 +15,11 @@ from hypothesis import settings
 
 import chainrob  # noqa: F401
 
-# The same examples in every run, and no complaint about a neighbor who keeps the machine busy.
+# The same examples in every run, and no complaint about a neighbour who keeps the machine busy.
 settings.register_profile("chainrob", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("chainrob")
 
 RunPython = Callable[..., str]
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes or take long come first: what two workers end with is short."""
-    long = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "mpi")))}
-    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture

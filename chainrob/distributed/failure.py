@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,5 +49,6 @@ def abort_on_exception(comm: Any = None) -> Iterator[None]:
             flush=True,
         )
         sys.stdout.flush()
+        time.sleep(1.0)  # launchers drop what they have not forwarded when all ranks are stopped
         mpi.Abort(1)
         raise

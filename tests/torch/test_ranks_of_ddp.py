@@ -59,12 +59,6 @@ def gradients(net):
 
 def worker(rank, size, store):
     torch.set_num_threads(1)
-    check(rank, size, f"{store}{size}")
-    if rank < 2:  # a process costs seconds, so two of them go on
-        check(rank, 2, f"{store}2")
-
-
-def check(rank, size, store):
     torch.distributed.init_process_group(
         "gloo", init_method="file://" + store, rank=rank, world_size=size)
     ids, t = batch()
@@ -122,19 +116,21 @@ def check(rank, size, store):
         raise AssertionError("Join")
     torch.distributed.destroy_process_group()
     if rank == 0:
-        print("equal on", size, flush=True)
+        print("equal", flush=True)
 
 
 if __name__ == "__main__":
-    torch.multiprocessing.spawn(worker, (4, sys.argv[1]), 4)
+    size, store = int(sys.argv[1]), sys.argv[2]
+    torch.multiprocessing.spawn(worker, (size, store), size)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_estimates_are_those_of_a_single_process(run_python, tmp_path):
-    printed = run_python(PROGRAM, str(tmp_path / "store"), timeout=280)
-    assert printed.splitlines() == ["equal on 4", "equal on 2"]
+@pytest.mark.parametrize("size", [2, 4])
+def test_estimates_are_those_of_a_single_process(run_python, tmp_path, size):
+    printed = run_python(PROGRAM, str(size), str(tmp_path / "store"), timeout=280)
+    assert "equal" in printed
 
 
 def test_fully_sharded_modules_are_refused(tmp_path):
