@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
-from chainrob.robustifiers.gram import row_norms
+from chainrob.robustifiers.errors import NotDifferentiableError
+from chainrob.robustifiers.gram import row_norms, squares_too_large
 from chainrob.robustifiers.pre_aggregation import norms_of
 from chainrob.robustifiers.robustifier import Weighting
 from chainrob.sample_gradients import Joined, SampleGradients
@@ -123,10 +123,7 @@ class AdaptiveMean(Weighting):
             return trust / gradients.n_samples
         found = row_norms(gradients)
         if found.bad is not None and gradients.xp is np and self.nonfinite != "propagate":
-            raise NonFiniteGradientError(
-                f"{self!r}: the largest sample gradient is so much larger than the others that its "
-                f"square does not fit into float64"
-            )
+            raise squares_too_large()
         # The rows of a bias and of an embedding are signals. Others hold inputs, so need a fence.
         signals_only = gradients.sparse or getattr(gradients, "weights", None) is not None
         weights = self._trust(found.norms, self.bounded and signals_only) / gradients.n_samples

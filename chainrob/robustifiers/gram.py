@@ -49,12 +49,17 @@ def gram_matrix(
         return GramMatrix(products, exponent, None)
     bad = ~xp.isfinite(products).all(axis=(-2, -1))
     if xp is np and not propagate:
-        raise NonFiniteGradientError(
-            "the largest sample gradient is so much larger than the others that its square does "
-            "not fit into float64 (more than about 1e200 times the median one); mend the data or "
-            "put a coordinate-wise robustifier in its place"
-        )
+        raise squares_too_large()
     return GramMatrix(xp.where(bad[..., None, None], 0.0, products), exponent, bad)
+
+
+def squares_too_large() -> NonFiniteGradientError:
+    """The error where the square of a finite row does not fit into float64."""
+    return NonFiniteGradientError(
+        "the largest sample gradient is so much larger than the others that its square does "
+        "not fit into float64 (more than about 1e200 times the median one); mend the data or "
+        "put a coordinate-wise robustifier in its place"
+    )
 
 
 class RowNorms(NamedTuple):

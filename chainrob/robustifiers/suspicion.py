@@ -80,11 +80,12 @@ def _factors(gradients: SampleGradients) -> Factors | None:
     """The factors of the rows, None where they are not of this form."""
     parts = gradients.parts if isinstance(gradients, Joined) else (gradients,)
     weights = parts[0]
-    if not isinstance(weights, OuterProducts) or weights.by_unit or weights.n_positions != 1:
+    if weights.outer_factors is None or weights.outer_factors[0].shape[-2] != 1:
         return None
     if len(parts) > 2 or (len(parts) == 2 and getattr(parts[1], "weights", None) is not weights):
         return None
-    return Factors(weights.x[..., 0, :], weights.gy[..., 0, :])
+    x, gy = weights.outer_factors
+    return Factors(x[..., 0, :], gy[..., 0, :])
 
 
 def _cosines(factors: Factors) -> Array:
