@@ -117,7 +117,7 @@ class AdaptiveMean(Weighting):
     def _row_weights(self, gradients: SampleGradients) -> Array:
         sizes = sizes_of(gradients)
         if sizes is not None:
-            trust = self._trust(sizes.signals, self.bounded or sizes.from_softmax)
+            trust = self._trust(sizes.signals, self.bounded or sizes.from_softmax())
             if gradients.n_samples > 2:
                 trust = trust * within(sizes.inputs, fence_of_inputs(sizes.inputs))
             return trust / gradients.n_samples
@@ -148,8 +148,12 @@ class Sizes(NamedTuple):
 
     inputs: Array
     signals: Array
-    from_softmax: Array | bool
-    """(*R, 1) booleans: whether the signals are those of a softmax."""
+    gy: Array | None
+    """The signals themselves, (*R, N, Q), where a sample has one position."""
+
+    def from_softmax(self) -> Array | bool:
+        """Whether the signals are those of a softmax, (*R, 1); asked only where it matters."""
+        return False if self.gy is None else _from_softmax(self.gy, self.signals)
 
 
 def sizes_of(gradients: SampleGradients) -> Sizes | None:
@@ -161,9 +165,8 @@ def sizes_of(gradients: SampleGradients) -> Sizes | None:
     if any(len(one.shape) > 1 for one in biases):
         return None
     x, gy = weights.input_and_signal
-    signals = lengths(gy)
     flat = getattr(weights, "n_positions", 1) == 1
-    return Sizes(lengths(x), signals, _from_softmax(gy, signals) if flat else False)
+    return Sizes(lengths(x), lengths(gy), gy if flat else None)
 
 
 def _from_softmax(gy: Array, signals: Array) -> Array | bool:
