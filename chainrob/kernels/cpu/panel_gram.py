@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.simd import fma, load, splat, store
+from chainrob.kernels.cpu.simd import element, fma, load, repeated, splat, store
 from chainrob.kernels.cpu.vector_operations import largest_magnitude
 from chainrob.kernels.threads import share
 
-WIDTH = 16
-"""Samples a panel: two vectors of float64."""
+LANES = 8
+"""Numbers in a vector of float64."""
+
+WIDTH = 2 * LANES
+"""Samples a panel."""
 
 DEPTH = 128
 """Inputs taken at a time: those of two panels fit into the first-level cache."""
@@ -44,16 +47,17 @@ def centered_gram(x: np.ndarray, gy: np.ndarray, constant: float) -> np.ndarray:
     n = len(x)
     dx, along_x, size_x = differences(x)
     dg, along_g, size_g = differences(gy)
-    out = np.empty((n, n))
+    panels = -(-n // WIDTH)
+    out = np.empty((panels * WIDTH, panels * WIDTH))
+    flat = out.ravel()
 
     def work(start: int, stop: int) -> None:
-        _gram(dx, dg, along_x, along_g, size_x + constant, size_g, out, group, start, stop)
+        _gram(dx, dg, along_x, along_g, size_x + constant, size_g, flat, group, start, stop)
 
-    panels = -(-n // WIDTH)
     group = max(1, min(GROUP, panels // 4))
     large = n * n * (x.shape[1] + gy.shape[1]) > 4 * PIECE
     share(work, -(-panels // group), 1 if large else panels)
-    return out
+    return np.ascontiguousarray(out[:n, :n])
 
 
 def differences(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -93,17 +97,17 @@ def _subtract(flat: Any, n: int, center: Any, out: Any, along: Any, start: int, 
             c, source = center[p], low * k + p
             if count == WIDTH:  # a loop of known length takes half the time
                 for i in range(WIDTH):
-                    out[at + i] = np.float64(flat[source + i * k]) - c
+                    out[at + i] = np.float64(element(flat, source + i * k)) - c
             else:
                 for i in range(count):
                     out[at + i] = np.float64(flat[source + i * k]) - c
                 for i in range(count, WIDTH):
                     out[at + i] = 0.0
             first = fma(load(out, at), splat(c), first)
-            second = fma(load(out, at + WIDTH // 2), splat(c), second)
+            second = fma(load(out, at + LANES), splat(c), second)
             at += WIDTH
         store(along, low, first)
-        store(along, low + WIDTH // 2, second)
+        store(along, low + LANES, second)
 
 
 @Kernel
@@ -112,8 +116,9 @@ def _gram(
     group: int, start: int, stop: int,
 ) -> None:  # fmt: skip
     """Rows of tiles in groups, which meet every other panel while that is in the cache."""
-    n = len(out)
-    panels = len(along_x) // WIDTH
+    n = len(along_x)
+    panels = n // WIDTH
+    square_x, square_g = splat(size_x), splat(size_g)
     n_inputs, n_outputs = len(dx) // len(along_x), len(dg) // len(along_x)
     tiles_x, tiles_g = np.empty(group * WIDTH * WIDTH), np.empty(group * WIDTH * WIDTH)
     for number in range(start, stop):
@@ -124,13 +129,18 @@ def _gram(
             first = max(low, other)
             _products(dx, first, high, other, n_inputs, tiles_x)
             _products(dg, first, high, other, n_outputs, tiles_g)
-            for i in range(first * WIDTH, min(high * WIDTH, n)):
-                at = (i - first * WIDTH) * WIDTH - other * WIDTH
-                for j in range(other * WIDTH, min(other * WIDTH + WIDTH, n)):
-                    out[i, j] = out[j, i] = product_of_rows(
-                        tiles_x[at + j], tiles_g[at + j], along_x[i], along_x[j], along_g[i],
-                        along_g[j], size_x, size_g,
+            for row in range(first * WIDTH, high * WIDTH):
+                a_x, a_g = repeated(along_x, row), repeated(along_g, row)
+                for column in range(other * WIDTH, (other + 1) * WIDTH, LANES):
+                    at = (row - first * WIDTH) * WIDTH + column - other * WIDTH
+                    products = product_of_rows(
+                        load(tiles_x, at), load(tiles_g, at), a_x, load(along_x, column), a_g,
+                        load(along_g, column), square_x, square_g,
                     )  # fmt: skip
+                    store(out, row * n + column, products)
+            for row in range(first * WIDTH, high * WIDTH):
+                for column in range(other * WIDTH, min(other * WIDTH + WIDTH, row)):
+                    out[column * n + row] = element(out, row * n + column)
 
 
 @jit
@@ -141,7 +151,8 @@ def product_of_rows(
     """The inner product of two centered rows.
 
     Args:
-        dx_dx, dg_dg: inner products of the differences from the central row's factors.
+        dx_dx, dg_dg: inner products of the differences from the central row's factors: numbers or
+            vectors, as are those below.
         x_i, x_j, g_i, g_j: inner products of the differences with those factors.
         size_x, size_g: squares of those factors.
     """
@@ -153,7 +164,7 @@ def product_of_rows(
 def _products(panels: Any, low: int, high: int, other: int, k: int, tiles: Any) -> None:
     """Inner products of the samples of the panels low to high - 1 with those of another."""
     zero = splat(0.0)
-    for i in range(0, (high - low) * WIDTH * WIDTH, WIDTH // 2):
+    for i in range(0, (high - low) * WIDTH * WIDTH, LANES):
         store(tiles, i, zero)
     for begin in range(0, k, DEPTH):
         depth = min(DEPTH, k - begin) * WIDTH
@@ -167,8 +178,8 @@ def _products(panels: Any, low: int, high: int, other: int, k: int, tiles: Any) 
             c30, c31 = load(tiles, at + 48), load(tiles, at + 56)
             for p in range(0, depth, WIDTH):
                 b0, b1 = load(panels, b + p), load(panels, b + p + 8)
-                a0, a1 = splat(panels[a + p]), splat(panels[a + p + 1])
-                a2, a3 = splat(panels[a + p + 2]), splat(panels[a + p + 3])
+                a0, a1 = repeated(panels, a + p), repeated(panels, a + p + 1)
+                a2, a3 = repeated(panels, a + p + 2), repeated(panels, a + p + 3)
                 c00, c01 = fma(a0, b0, c00), fma(a0, b1, c01)
                 c10, c11 = fma(a1, b0, c10), fma(a1, b1, c11)
                 c20, c21 = fma(a2, b0, c20), fma(a2, b1, c21)

@@ -89,36 +89,46 @@ def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
 
 
 @intrinsic
+def element(typingctx: Any, array: Any, offset: Any) -> Any:
+    """``array[offset]`` for an offset that is not negative. Numba cannot know that, and to count
+    from the end for negative ones costs more than the load.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
 def splat(typingctx: Any, scalar: Any) -> Any:
     """The vector whose lanes all hold a float32 or float64 scalar."""
     vector = Vector(scalar)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = _ir_type(vector)
-        index = ir.IntType(32)
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], index(0))
-        zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
-        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+        return _all_lanes(builder, vector, args[0])
 
     return vector(scalar), codegen
 
 
 @intrinsic
 def repeated(typingctx: Any, array: Any, offset: Any) -> Any:
-    """``splat(array[offset])`` for an offset that is not negative. Numba cannot know that, and to
-    count from the end for negative ones costs more than the load.
-    """
+    """``splat(element(array, offset))``."""
     vector = Vector(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind, index = _ir_type(vector), ir.IntType(32)
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        number = builder.load(builder.gep(data, [args[1]]))
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, index(0))
-        zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
-        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+        return _all_lanes(builder, vector, builder.load(builder.gep(data, [args[1]])))
 
     return vector(array, types.intp), codegen
+
+
+def _all_lanes(builder: Any, vector: Vector, scalar: Any) -> Any:
+    kind, index = _ir_type(vector), ir.IntType(32)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, index(0))
+    zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
 
 # -- arithmetic
