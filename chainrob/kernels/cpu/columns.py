@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu import simd, vector_sorting
 from chainrob.kernels.cpu.compiling import inlined, jit, lean
 from chainrob.kernels.cpu.simd import (
     fma,
@@ -30,9 +30,9 @@ from chainrob.kernels.cpu.sorting_network import BLOCK, BLOCK_MERGE, BLOCK_SORT
 OFTEN = 8
 """Number of columns that read the same inputs, from which on these are copied to lie together."""
 
-_sort_block = simd.block_sorter(BLOCK_SORT, BLOCK)
-_sort_products = simd.product_sorter(BLOCK_SORT, BLOCK)
-_merge_group = simd.group_sorter(BLOCK_MERGE, BLOCK)
+_sort_block = vector_sorting.block_sorter(BLOCK_SORT, BLOCK)
+_sort_products = vector_sorting.product_sorter(BLOCK_SORT, BLOCK)
+_merge_group = vector_sorting.group_sorter(BLOCK_MERGE, BLOCK)
 
 
 class Source(NamedTuple):
@@ -224,7 +224,9 @@ def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None
             _merge_group(memory, base, groups, group)
             group += BLOCK
         while pair < stages[stage, 1]:
-            simd.exchange(memory, base + pairs[pair] * lanes, base + pairs[pair + 1] * lanes)
+            vector_sorting.exchange(
+                memory, base + pairs[pair] * lanes, base + pairs[pair + 1] * lanes
+            )
             pair += 2
 
 

@@ -1,9 +1,9 @@
 """The centered Gram matrix of outer products; see ``OuterProducts.centered_gram`` for the formula.
 
 The differences of the rows from a central one lie in *panels* of ``WIDTH`` samples, all factors of
-one input side by side. Tiles of the two Gram matrices, WIDTH x WIDTH, are formed in registers and
-joined while they are in the cache: nothing of size N x N but the result exists, and threads share
-the rows of tiles evenly where the symmetric product of a matrix library uses one.
+one input side by side. Tiles of the two Gram matrices, WIDTH x WIDTH, are formed in registers, a
+few inputs of all panels at a time, and joined while they are in the cache. Threads share the rows
+of tiles evenly where the symmetric product of a matrix library uses one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LANES = 8
 WIDTH = 2 * LANES
 """Samples a panel."""
 
-DEPTH = 128
-"""Inputs taken at a time: those of two panels fit into the first-level cache."""
+DEPTH = 64
+"""Inputs taken at a time: those of two panels fit into half of the first-level cache."""
 
 GROUP = 4
-"""Panels that meet another one while it is in the cache."""
+"""Panels that meet all others together."""
 
 ROWS = 4
 """Samples whose products with a panel are held in registers."""
@@ -115,30 +115,32 @@ def _gram(
     dx: Any, dg: Any, along_x: Any, along_g: Any, size_x: float, size_g: float, out: Any,
     group: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """Rows of tiles in groups, which meet every other panel while that is in the cache."""
+    """Rows of tiles, a group of them at a time."""
     n = len(along_x)
     panels = n // WIDTH
     square_x, square_g = splat(size_x), splat(size_g)
     n_inputs, n_outputs = len(dx) // len(along_x), len(dg) // len(along_x)
-    tiles_x, tiles_g = np.empty(group * WIDTH * WIDTH), np.empty(group * WIDTH * WIDTH)
-    for number in range(start, stop):
+    # One tile for each panel of the group and each panel that it meets.
+    tiles_x, tiles_g = np.empty(group * WIDTH * n), np.empty(group * WIDTH * n)
+    for item in range(start, stop):
         # The last panels meet the most others: they come first, so that threads end together.
-        high = panels - number * group
+        high = panels - item * group
         low = max(high - group, 0)
+        _products(dx, low, high, n_inputs, tiles_x)
+        _products(dg, low, high, n_outputs, tiles_g)
         for other in range(high):
-            first = max(low, other)
-            _products(dx, first, high, other, n_inputs, tiles_x)
-            _products(dg, first, high, other, n_outputs, tiles_g)
-            for row in range(first * WIDTH, high * WIDTH):
+            first = max(low, other) * WIDTH
+            for row in range(first, high * WIDTH):
                 a_x, a_g = repeated(along_x, row), repeated(along_g, row)
-                for column in range(other * WIDTH, (other + 1) * WIDTH, LANES):
-                    at = (row - first * WIDTH) * WIDTH + column - other * WIDTH
+                for column in range(0, WIDTH, LANES):
+                    at = (other * (high - low) * WIDTH + row - low * WIDTH) * WIDTH + column
+                    along = other * WIDTH + column
                     products = product_of_rows(
-                        load(tiles_x, at), load(tiles_g, at), a_x, load(along_x, column), a_g,
-                        load(along_g, column), square_x, square_g,
+                        load(tiles_x, at), load(tiles_g, at), a_x, load(along_x, along), a_g,
+                        load(along_g, along), square_x, square_g,
                     )  # fmt: skip
-                    store(out, row * n + column, products)
-            for row in range(first * WIDTH, high * WIDTH):
+                    store(out, row * n + along, products)
+            for row in range(first, high * WIDTH):
                 for column in range(other * WIDTH, min(other * WIDTH + WIDTH, row)):
                     out[column * n + row] = element(out, row * n + column)
 
@@ -161,34 +163,39 @@ def product_of_rows(
 
 
 @jit
-def _products(panels: Any, low: int, high: int, other: int, k: int, tiles: Any) -> None:
-    """Inner products of the samples of the panels low to high - 1 with those of another."""
+def _products(panels: Any, low: int, high: int, k: int, tiles: Any) -> None:
+    """Inner products of the samples of the panels low to high - 1 with those of all panels before.
+
+    ``DEPTH`` inputs of all panels stay in the second-level cache while they meet.
+    """
     zero = splat(0.0)
-    for i in range(0, (high - low) * WIDTH * WIDTH, LANES):
+    group = high - low
+    for i in range(0, group * WIDTH * high * WIDTH, LANES):
         store(tiles, i, zero)
     for begin in range(0, k, DEPTH):
         depth = min(DEPTH, k - begin) * WIDTH
-        b = (other * k + begin) * WIDTH
-        for row in range(0, (high - low) * WIDTH, ROWS):
-            a = ((low + row // WIDTH) * k + begin) * WIDTH + row % WIDTH
-            at = row * WIDTH
-            c00, c01 = load(tiles, at), load(tiles, at + 8)
-            c10, c11 = load(tiles, at + 16), load(tiles, at + 24)
-            c20, c21 = load(tiles, at + 32), load(tiles, at + 40)
-            c30, c31 = load(tiles, at + 48), load(tiles, at + 56)
-            for p in range(0, depth, WIDTH):
-                b0, b1 = load(panels, b + p), load(panels, b + p + 8)
-                a0, a1 = repeated(panels, a + p), repeated(panels, a + p + 1)
-                a2, a3 = repeated(panels, a + p + 2), repeated(panels, a + p + 3)
-                c00, c01 = fma(a0, b0, c00), fma(a0, b1, c01)
-                c10, c11 = fma(a1, b0, c10), fma(a1, b1, c11)
-                c20, c21 = fma(a2, b0, c20), fma(a2, b1, c21)
-                c30, c31 = fma(a3, b0, c30), fma(a3, b1, c31)
-            store(tiles, at, c00)
-            store(tiles, at + 8, c01)
-            store(tiles, at + 16, c10)
-            store(tiles, at + 24, c11)
-            store(tiles, at + 32, c20)
-            store(tiles, at + 40, c21)
-            store(tiles, at + 48, c30)
-            store(tiles, at + 56, c31)
+        for other in range(high):
+            b = (other * k + begin) * WIDTH
+            for row in range(max(other - low, 0) * WIDTH, group * WIDTH, ROWS):
+                a = ((low + row // WIDTH) * k + begin) * WIDTH + row % WIDTH
+                at = (other * group * WIDTH + row) * WIDTH
+                c00, c01 = load(tiles, at), load(tiles, at + 8)
+                c10, c11 = load(tiles, at + 16), load(tiles, at + 24)
+                c20, c21 = load(tiles, at + 32), load(tiles, at + 40)
+                c30, c31 = load(tiles, at + 48), load(tiles, at + 56)
+                for p in range(0, depth, WIDTH):
+                    b0, b1 = load(panels, b + p), load(panels, b + p + 8)
+                    a0, a1 = repeated(panels, a + p), repeated(panels, a + p + 1)
+                    a2, a3 = repeated(panels, a + p + 2), repeated(panels, a + p + 3)
+                    c00, c01 = fma(a0, b0, c00), fma(a0, b1, c01)
+                    c10, c11 = fma(a1, b0, c10), fma(a1, b1, c11)
+                    c20, c21 = fma(a2, b0, c20), fma(a2, b1, c21)
+                    c30, c31 = fma(a3, b0, c30), fma(a3, b1, c31)
+                store(tiles, at, c00)
+                store(tiles, at + 8, c01)
+                store(tiles, at + 16, c10)
+                store(tiles, at + 24, c11)
+                store(tiles, at + 32, c20)
+                store(tiles, at + 40, c21)
+                store(tiles, at + 48, c30)
+                store(tiles, at + 56, c31)

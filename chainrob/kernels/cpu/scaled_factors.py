@@ -20,9 +20,6 @@ from chainrob.kernels.threads import share
 LARGEST = 120
 """Largest exponent of the powers of two that columns are divided by."""
 
-WORD = 64
-"""Samples that one integer has a bit for."""
-
 
 class Factors(NamedTuple):
     """K columns of N samples, K padded to whole vectors with zeros."""
@@ -36,9 +33,8 @@ class Factors(NamedTuple):
     even: np.ndarray
     """(K,): the inverse of what is left of a column's root mean square."""
     reach: np.ndarray
-    """(vectors, N'): the largest magnitude that a sample has in a vector of columns, each column in
-    units of its root mean square, and a little more: rounding must not hide a value. N' is N padded
-    to whole words with NaN, which exceeds nothing."""
+    """(vectors, N): the largest magnitude that a sample has in a vector of columns, each column in
+    units of its root mean square, and a little more: rounding must not hide a value."""
 
 
 def scaled(factors: np.ndarray) -> Factors:
@@ -47,7 +43,7 @@ def scaled(factors: np.ndarray) -> Factors:
     dtype = factors.dtype
     lanes = simd.lanes(dtype)
     values = np.empty((width // lanes, n, lanes), dtype)
-    reach = np.full((width // lanes, -(-n // WORD) * WORD), np.nan, dtype)
+    reach = np.empty((width // lanes, n), dtype)
     units, least, even = (np.empty(width, dtype) for _ in range(3))
     flat = factors.ravel(), values.ravel(), units, least, even, reach.ravel(), n
     share(lambda start, stop: _scaled(*flat, start, stop), width // lanes, max(1, (1 << 14) // n))
@@ -62,7 +58,6 @@ def _scaled(
     dtype = factors.dtype.type
     lanes = simd.LINE // factors.itemsize
     width = units.size
-    length = reach.size * lanes // width
     zero, one, tiny = splat(dtype(0)), splat(dtype(1)), splat(np.finfo(dtype).tiny)
     for vector in range(start, stop):
         at = vector * lanes
@@ -90,6 +85,6 @@ def _scaled(
             value = load(factors, i * width + at) * scale
             store(values, (vector * n + i) * lanes, value)
             size = absolute(value)
-            reach[vector * length + i] = dtype(1.0001) * simd.largest(size * evener)
+            reach[vector * n + i] = dtype(1.0001) * simd.largest(size * evener)
             smallest = smaller(smallest, choose(zero, size, size, one))
         store(least, at, smallest)

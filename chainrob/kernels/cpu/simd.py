@@ -37,10 +37,11 @@ class Vector(types.Type):
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
-        super().__init__(dmm, fe_type, _ir_type(fe_type))
+        super().__init__(dmm, fe_type, vector_type(fe_type))
 
 
-def _ir_type(vector: Vector) -> ir.VectorType:
+def vector_type(vector: Vector) -> ir.VectorType:
+    """The type in LLVM's language; this and the functions up to ``load`` build intrinsics."""
     element = ir.FloatType() if vector.dtype.bitwidth == 32 else ir.DoubleType()
     return ir.VectorType(element, vector.lanes)
 
@@ -53,15 +54,32 @@ def lanes(dtype: Any) -> int:
 # -- memory: arrays are one-dimensional and contiguous, offsets count elements
 
 
-def _pointer(builder: Any, context: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(
-        builder.gep(data, [offset]), _ir_type(Vector(array_type.dtype)).as_pointer()
-    )
+def pointer_to(builder: Any, context: Any, kind: Any, array: Any, offset: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    vector = vector_type(Vector(kind.dtype))
+    return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
 
 
-def _align(array_type: Any) -> int:
-    return array_type.dtype.bitwidth // 8
+def loaded(builder: Any, context: Any, kind: Any, array: Any, offset: Any) -> Any:
+    pointer = pointer_to(builder, context, kind, array, offset)
+    return builder.load(pointer, align=kind.dtype.bitwidth // 8)
+
+
+def stored(builder: Any, context: Any, kind: Any, array: Any, offset: Any, value: Any) -> None:
+    pointer = pointer_to(builder, context, kind, array, offset)
+    builder.store(value, pointer, align=kind.dtype.bitwidth // 8)
+
+
+def repeated_at(builder: Any, context: Any, kind: Any, array: Any, offset: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return all_lanes(builder, Vector(kind.dtype), builder.load(builder.gep(data, [offset])))
+
+
+def all_lanes(builder: Any, vector: Vector, scalar: Any) -> Any:
+    kind, index = vector_type(vector), ir.IntType(32)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, index(0))
+    zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
 
 @intrinsic
@@ -70,8 +88,7 @@ def load(typingctx: Any, array: Any, offset: Any) -> Any:
     vector = Vector(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, context, signature.args[0], args[0], args[1])
-        return builder.load(pointer, align=_align(signature.args[0]))
+        return loaded(builder, context, signature.args[0], *args)
 
     return vector(array, types.intp), codegen
 
@@ -81,8 +98,7 @@ def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
     """Write a vector to ``array[offset:]``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(builder, context, signature.args[0], args[0], args[1])
-        builder.store(args[2], pointer, align=_align(signature.args[0]))
+        stored(builder, context, signature.args[0], *args)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -107,7 +123,7 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     vector = Vector(scalar)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _all_lanes(builder, vector, args[0])
+        return all_lanes(builder, vector, args[0])
 
     return vector(scalar), codegen
 
@@ -115,20 +131,11 @@ def splat(typingctx: Any, scalar: Any) -> Any:
 @intrinsic
 def repeated(typingctx: Any, array: Any, offset: Any) -> Any:
     """``splat(element(array, offset))``."""
-    vector = Vector(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return _all_lanes(builder, vector, builder.load(builder.gep(data, [args[1]])))
+        return repeated_at(builder, context, signature.args[0], *args)
 
-    return vector(array, types.intp), codegen
-
-
-def _all_lanes(builder: Any, vector: Vector, scalar: Any) -> Any:
-    kind, index = _ir_type(vector), ir.IntType(32)
-    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, index(0))
-    zeros = ir.Constant(ir.VectorType(index, vector.lanes), None)
-    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+    return Vector(array.dtype)(array, types.intp), codegen
 
 
 # -- arithmetic
@@ -176,15 +183,15 @@ def _call(name: str) -> Emit:
     return emit
 
 
-def _smaller(builder: Any, a: Any, b: Any) -> Any:
+def smaller_of(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-def _larger(builder: Any, a: Any, b: Any) -> Any:
+def larger_of(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
-def _keep_nan(builder: Any, value: Any, nan_flag: Any) -> Any:
+def nan_kept(builder: Any, value: Any, nan_flag: Any) -> Any:
     return builder.select(builder.fcmp_unordered("uno", nan_flag, nan_flag), nan_flag, value)
 
 
@@ -196,12 +203,14 @@ _add = _lanewise(lambda builder, a, b: builder.fadd(a, b), 2, "_add", "a + b")
 _sub = _lanewise(lambda builder, a, b: builder.fsub(a, b), 2, "_sub", "a - b")
 _mul = _lanewise(lambda builder, a, b: builder.fmul(a, b), 2, "_mul", "a * b")
 _div = _lanewise(lambda builder, a, b: builder.fdiv(a, b), 2, "_div", "a / b")
-fma = _lanewise(_call("llvm.fma"), 3, "fma", "a * b + c, rounded once.")
+fused = _call("llvm.fma")
+
+fma = _lanewise(fused, 3, "fma", "a * b + c, rounded once.")
 sqrt = _lanewise(_call("llvm.sqrt"), 1, "sqrt", "Square root.")
 absolute = _lanewise(_call("llvm.fabs"), 1, "absolute", "Absolute value.")
-smaller = _lanewise(_smaller, 2, "smaller", "a if a < b else b.")
-larger = _lanewise(_larger, 2, "larger", "b if a < b else a.")
-keep_nan = _lanewise(_keep_nan, 2, "keep_nan", "NaN where the flag is NaN, the value elsewhere.")
+smaller = _lanewise(smaller_of, 2, "smaller", "a if a < b else b.")
+larger = _lanewise(larger_of, 2, "larger", "b if a < b else a.")
+keep_nan = _lanewise(nan_kept, 2, "keep_nan", "NaN where the flag is NaN, the value elsewhere.")
 choose = _lanewise(_choose, 4, "choose", "yes if a < b else no, lane by lane.")
 
 
@@ -277,8 +286,8 @@ def _fold(pick: Emit, name: str, doc: str) -> Any:
     return intrinsic(fold)
 
 
-smallest = _fold(_smaller, "smallest", "The smallest lane, a scalar.")
-largest = _fold(_larger, "largest", "The largest lane, a scalar.")
+smallest = _fold(smaller_of, "smallest", "The smallest lane, a scalar.")
+largest = _fold(larger_of, "largest", "The largest lane, a scalar.")
 lane_sum = _fold(lambda builder, a, b: builder.fadd(a, b), "lane_sum", "The sum of the lanes.")
 
 
@@ -302,123 +311,3 @@ def lowest_bit(typingctx: Any, bits: Any) -> Any:
         return builder.cttz(args[0], ir.IntType(1)(1))
 
     return types.int64(types.int64), codegen
-
-
-# -- sorting
-
-
-@intrinsic
-def exchange(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
-    """Put the smaller of two vectors of an array first, lane by lane: one comparator."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = signature.args[0]
-        pointers = [_pointer(builder, context, kind, args[0], offset) for offset in args[1:]]
-        a, b = (builder.load(pointer, align=_align(kind)) for pointer in pointers)
-        builder.store(_smaller(builder, a, b), pointers[0], align=_align(kind))
-        builder.store(_larger(builder, a, b), pointers[1], align=_align(kind))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp), codegen
-
-
-def _network(builder: Any, kind: Any, pointers: Sequence[Any], comparators: Any) -> None:
-    """Load some vectors, put them through comparators within registers, and store them."""
-    rows = [builder.load(pointer, align=_align(kind)) for pointer in pointers]
-    _sorted_store(builder, kind, rows, pointers, comparators)
-
-
-def _sorted_store(
-    builder: Any, kind: Any, rows: list[Any], pointers: Sequence[Any], comparators: Any
-) -> None:
-    for i, j in comparators:
-        rows[i], rows[j] = _smaller(builder, rows[i], rows[j]), _larger(builder, rows[i], rows[j])
-    for row, pointer in zip(rows, pointers, strict=True):
-        builder.store(row, pointer, align=_align(kind))
-
-
-def block_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
-    """An intrinsic (array, offset) that puts ``size`` consecutive vectors through a network."""
-
-    @intrinsic
-    def sort_block(typingctx: Any, array: Any, offset: Any) -> Any:
-        width = Vector(array.dtype).lanes
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind, step = signature.args[0], args[1].type
-            offsets = [builder.add(args[1], step(row * width)) for row in range(size)]
-            pointers = [_pointer(builder, context, kind, args[0], offset) for offset in offsets]
-            _network(builder, kind, pointers, comparators)
-            return context.get_dummy_value()
-
-        return types.void(array, types.intp), codegen
-
-    return sort_block
-
-
-def product_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
-    """An intrinsic (x, from_x, stride, gy, from_gy, array, offset): ``size`` vectors of x, some
-    elements apart, times as many numbers of gy go through a network and into consecutive vectors
-    of an array. It answers with NaN in the lanes that hold one, 0 elsewhere.
-    """
-
-    @intrinsic
-    def sort_products(
-        typingctx: Any, x: Any, from_x: Any, stride: Any, gy: Any, from_gy: Any, array: Any,
-        offset: Any,
-    ) -> Any:  # fmt: skip
-        vector = Vector(array.dtype)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kinds, step = signature.args, args[6].type
-            kind, index = _ir_type(vector), ir.IntType(32)
-            numbers = context.make_array(kinds[3])(context, builder, args[3]).data
-            lanes = ir.Constant(ir.VectorType(index, vector.lanes), None)
-            undefined, nan_flag = ir.Constant(kind, ir.Undefined), ir.Constant(kind, None)
-            rows, pointers = [], []
-            at = args[1]
-            for row in range(size):
-                number = builder.load(builder.gep(numbers, [builder.add(args[4], step(row))]))
-                one = builder.insert_element(undefined, number, index(0))
-                value = builder.load(
-                    _pointer(builder, context, kinds[0], args[0], at), align=_align(kinds[0])
-                )
-                value = builder.fmul(builder.shuffle_vector(one, undefined, lanes), value)
-                rows.append(value)
-                nan_flag = _keep_nan(builder, nan_flag, value)
-                at = builder.add(at, args[2])
-                target = builder.add(args[6], step(row * vector.lanes))
-                pointers.append(_pointer(builder, context, kinds[5], args[5], target))
-            _sorted_store(builder, kinds[5], rows, pointers, comparators)
-            return nan_flag
-
-        integer = types.intp
-        return vector(x, integer, integer, gy, integer, array, integer), codegen
-
-    return sort_products
-
-
-def group_sorter(comparators: Sequence[tuple[int, int]], size: int) -> Any:
-    """An intrinsic (array, base, rows, start) that puts the ``size`` vectors whose numbers stand at
-    ``rows[start:]`` (int32) through a network.
-    """
-
-    @intrinsic
-    def sort_group(typingctx: Any, array: Any, base: Any, rows: Any, start: Any) -> Any:
-        width = Vector(array.dtype).lanes
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind, step = signature.args[0], args[1].type
-            numbers = context.make_array(signature.args[2])(context, builder, args[2]).data
-            pointers = []
-            for k in range(size):
-                entry = builder.gep(numbers, [builder.add(args[3], step(k))])
-                row = builder.sext(builder.load(entry), step)
-                offset = builder.add(args[1], builder.mul(row, step(width)))
-                pointers.append(_pointer(builder, context, kind, args[0], offset))
-            _network(builder, kind, pointers, comparators)
-            return context.get_dummy_value()
-
-        return types.void(array, types.intp, rows, types.intp), codegen
-
-    return sort_group
