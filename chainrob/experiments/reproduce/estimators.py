@@ -1,4 +1,4 @@
-"""Equation (2), Algorithms 1 and 2, and Listings 2 to 4, against plain computations."""
+"""Equation (2), Algorithms 1 and 2, and Listings 2 to 4, compared with plain computations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import chainer
 from chainrob.experiments.iris import ReleasedSoftTruncation
-from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report import Image, Section, Table, Text, Verdict, lines_alt
 from chainrob.links import MLP, Linear
 from chainrob.plotting import influence_curve, new_figure
 from chainrob.robustifiers import CoordinateMedian, Mean, SoftTruncation
@@ -38,7 +38,7 @@ def truncated_mean(
 
 
 def estimator_sections(seed: int = 0) -> list[Section]:
-    """Estimator and layer, compared with the same steps written out."""
+    """The estimator and the layer, compared with the same steps written out."""
     return [_truncation(seed), _algorithm1(seed), _listings(seed)]
 
 
@@ -73,10 +73,10 @@ def _truncation(seed: int) -> Section:
                 "delta = 0.005."
             ),
             Verdict.of(
-                "psi is bounded as the theory behind the estimator needs it: "
+                "psi has the bounds that the theory of the estimator needs: "
                 "-log(1 - u + u^2/2) <= psi(u) <= log(1 + u + u^2/2)",
                 slack >= -1e-12,
-                "the least slack on 40,001 points of [-20, 20] is not negative (but for rounding)",
+                "the least slack on 40,001 points of [-20, 20] is not negative, up to rounding",
                 f"least slack {slack:.1e}",
             ),
             Verdict.of(
@@ -87,9 +87,10 @@ def _truncation(seed: int) -> Section:
                 f"largest difference {error:.1e}",
             ),
             Text(
-                "With 2 of 100 samples at M, the estimate as printed follows the outliers at a "
-                "fixed share of the plain mean, because its mean and variance do: its breakdown "
-                "point is 0. Starting from the median and its deviations cures that."
+                "Here 2 of 100 samples are at M. The estimate as printed follows them like a fixed "
+                "share of the plain mean, because its own mean and variance follow them: its "
+                "breakdown point is 0. A start from the median, and from the deviations from it, "
+                "cures this."
             ),
             Table(
                 ["M", "mean", "soft truncation", "with pilot='median'", "median", "share of mean"],
@@ -99,6 +100,7 @@ def _truncation(seed: int) -> Section:
                 "soft_truncation",
                 figure,
                 "How far one more sample at z moves the estimate of 50 others (times 51)",
+                lines_alt(figure),
             ),
         ],
     )
