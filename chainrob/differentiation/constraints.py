@@ -63,7 +63,7 @@ class LinearEqualities(Constraint):
     .. math:: A \, x = b
 
     Args:
-        matrix: A, (m, n) for x of n numbers in all (a problem), or (B, m, n); its rows are
+        matrix: A, (m, n) if x (or x of one problem) has n numbers, or (B, m, n). Its rows must be
             independent.
         right: b, (m,) or (B, m).
     """
@@ -82,7 +82,7 @@ def standard_form(
 
     Raises:
         TypeError: If something is not a constraint.
-        ValueError: If shapes do not fit, bounds cross, two boxes are given, or rows depend.
+        ValueError: If shapes do not fit, bounds cross, there are two boxes, or rows are dependent.
     """
     given = constraints if isinstance(constraints, (tuple, list)) else (constraints,)
     given = [one for one in given if one is not None]
@@ -128,7 +128,7 @@ def standard_form(
             )
     if len(boxes) > 1:
         raise ValueError(
-            f"constraints must hold one Box or Simplex at most, found {len(boxes)}; join the bounds"
+            f"constraints must hold at most one Box or Simplex, found {len(boxes)}; join the bounds"
         )
     lower, upper = _bounds(boxes[0] if boxes else Box(), shape, like, (problems, size))
     empty = (np.zeros((problems, 0, size)), np.zeros((problems, 0)))
@@ -153,7 +153,7 @@ def _bounds(
         if bool(like.xp.isnan(bound.array).any()):
             raise ValueError(f"{name} must not be NaN")
     if not bool((ends[0].array < ends[1].array).all()):
-        raise ValueError("lower must be smaller than upper everywhere, found that it is not")
+        raise ValueError("lower must be smaller than upper everywhere, found lower >= upper")
     return ends[0], ends[1]
 
 
