@@ -235,12 +235,12 @@ def gaussian(
     .. math:: a_{jk} \sim \mathcal N(\mu, \sigma^2)
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
-        f (int): Number of attackers, at least 0.
-        mean (float): mu, finite.
-        deviation (float): sigma, positive and finite; the default is the paper's, and far from
+        honest: Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f: Number of attackers, at least 0.
+        mean: mu, finite.
+        deviation: sigma, positive and finite; the default is the paper's, and far from
             every honest gradient.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same noise.
+        seed: The same seed gives the same noise.
 
     Returns:
         array: (f, D), dtype of honest.

@@ -25,9 +25,9 @@ def flip_labels(
 
     .. math:: \tilde t_i = (t_i + k_i) \bmod C
 
-    with k_i uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely) or k_i = 1
+    k_i is uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely), or 1
     (``'pairwise'``: every class is mistaken only for its neighbor). A flipped label is always
-    wrong, so exactly the share asked for is corrupted.
+    wrong, so exactly the given share is corrupted.
 
     Args:
         t: Labels 0 .. C - 1, integers, shape (n,); not changed.

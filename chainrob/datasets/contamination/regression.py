@@ -34,13 +34,13 @@ def shift_responses(
 
     .. math:: \tilde y_i = y_i \pm k\, \sigma
 
-    with sigma the standard deviation of all responses before the shift (1 where it is 0).
+    sigma is the standard deviation of all responses before the shift (set to 1 if it is 0).
 
     Args:
         y: Responses, shape (n,) or (n, k); not changed.
         share: Share of the rows to corrupt, 0 to 1.
         shift: k, positive.
-        direction: ``'up'`` and ``'down'`` bias the fit, ``'random'`` is a fair coin a row.
+        direction: ``'up'`` and ``'down'`` bias the fit. ``'random'`` draws a sign for each row.
         seed: The same seed gives the same outliers.
 
     Returns:
