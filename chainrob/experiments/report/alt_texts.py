@@ -21,6 +21,9 @@ Array = NDArray[np.float64]
 _MOST_LINES, _MOST_PANELS = 6, 2
 """A figure with more lines in a panel, or more panels, is described by its extreme lines alone."""
 
+_NOTABLE = 0.1
+"""A lowest or highest point is named if it is this share of the line's range beyond both ends."""
+
 
 def lines_alt(figure: Figure) -> str:
     """The axes of a figure with labeled lines, and where the lines lie.
@@ -41,23 +44,23 @@ def lines_alt(figure: Figure) -> str:
         ...     _ = ax.set(xlabel="updates", ylabel="error")
         >>> lines_alt(figure)
         'Lines of error against updates, from 0 to 9. At the right end, from top to bottom: a 0.5 \
-(left end 1), b 0.2 (left end 1).'
+(left end 1); b 0.2 (left end 1).'
     """
     panels = [(ax, _curves(ax)) for ax in figure.axes]
     panels = [(ax, curves) for ax, curves in panels if curves]
-    texts = []
+    texts: list[str] = []
+    first = ""
     for ax, curves in panels:
         scale = ", on a logarithmic scale" if ax.get_yscale() == "log" else ""
         ends = [_place(ax, min(x[0] for _, x, _ in curves))]
         ends.append(_place(ax, max(x[-1] for _, x, _ in curves)))
         ylabel = ax.get_ylabel() or panels[0][0].get_ylabel()
-        texts.append(
-            f"{_title(ax)}Lines of {ylabel}{scale} against {ax.get_xlabel()}, from {ends[0]} to "
-            f"{ends[1]}."
-        )
+        axes = f"Lines of {ylabel}{scale} against {ax.get_xlabel()}, from {ends[0]} to {ends[1]}."
+        texts.append(f"{_title(ax)}{'The same axes.' if axes == first else axes}")
+        first = first or axes
         curves = sorted(curves, key=lambda curve: -curve[2][-1])
         if len(curves) <= _MOST_LINES and len(panels) <= _MOST_PANELS:
-            listed = ", ".join(_course(ax, *curve) for curve in curves)
+            listed = "; ".join(_course(ax, *curve) for curve in curves)
             texts.append(f"At the right end, from top to bottom: {listed}.")
         else:
             (top, _, high), (bottom, _, low) = curves[0], curves[-1]
@@ -174,10 +177,10 @@ def _curves(ax: Axes) -> list[tuple[str, Array, Array]]:
 
 
 def _course(ax: Axes, label: str, x: Array, y: Array) -> str:
-    """A line by its ends, and by a lowest or highest point between them that lies beyond both."""
+    """The ends of a line, and its lowest or highest point if this is far beyond both ends."""
     notes = [f"left end {_number(y[0])}"]
     for word, at in (("lowest", int(y.argmin())), ("highest", int(y.argmax()))):
-        if y[at] not in (y[0], y[-1]) and abs(y[at] - y[-1]) > 0.1 * np.ptp(y):
+        if min(abs(y[at] - y[0]), abs(y[at] - y[-1])) > _NOTABLE * np.ptp(y):
             notes.append(f"{word} {_number(y[at])} at {_place(ax, x[at])}")
     return f"{label} {_number(y[-1])} ({', '.join(notes)})"
 
