@@ -82,7 +82,7 @@ class LinearNode:
         ]
 
     def directions(self, given: Any) -> list[Array]:
-        """Directions of the parameters, zeros where there are none."""
+        """Directions of the parameters; zeros if none are given."""
         parameters = self.arguments[self.n_states :]
         if given is None:
             return [one.xp.zeros_like(one.array) for one in parameters]

@@ -28,7 +28,7 @@ class NotDistributableError(TypeError):
 
 
 class DistributedValues(NDArrayOperatorsMixin):
-    """Values (*R, N, d), of which this rank holds (*R, n, d).
+    """Values (*R, N, d). This rank holds (*R, n, d) of them.
 
     Results with a sample axis are distributed too. Results without it, or with a sample axis of
     length 1, are ordinary arrays, the same on all ranks.

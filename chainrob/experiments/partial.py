@@ -24,7 +24,7 @@ class PartialResults:
     Args:
         folder: Folder of the run's results; it exists.
         settings: What the results depend on, in values that JSON can hold.
-        resume: Continue from the parts in the folder; otherwise start anew.
+        resume: Continue from the parts in the folder; otherwise remove them and start again.
 
     Raises:
         UsageError: On ``resume``, if the parts were made with other settings or cannot be read.
@@ -81,7 +81,7 @@ class PartialResults:
         return sum(not file.name.startswith(".") for file in self._folder.glob("*.npy"))
 
     def remove(self) -> None:
-        """Remove all parts: the run is complete, or starts anew."""
+        """Remove all parts: the run is complete, or starts again."""
         if not self._folder.exists():
             return
         # Rename it first, so that a kill cannot leave parts without their settings.
@@ -111,5 +111,5 @@ def check_same_settings(
     if changed:
         raise UsageError(
             f"cannot resume in {os.fspath(folder)}: {'; '.join(changed)} "
-            "(use the same settings, another --out, or no --resume to start anew)"
+            "(use the same settings, another --out, or no --resume to start again)"
         )

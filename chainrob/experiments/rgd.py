@@ -132,8 +132,8 @@ def run_rgd(
 
     References:
         M. J. Holland and K. Ikeda, Efficient learning with robust gradient descent, Machine
-        Learning 108, 2019, section on controlled tests, and the authors' demonstration program,
-        whose start, inputs and delta are used here.
+        Learning 108, 2019, section on controlled tests. Start, inputs and delta are those of the
+        authors' demonstration program.
     """
     settings = settings or RgdSettings()
     the_run = Run(asdict(settings), out)

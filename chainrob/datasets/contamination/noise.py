@@ -58,9 +58,9 @@ def add_heavy_tailed_noise(
         Contaminated: ``data`` as x, floating point, and ``rows``.
 
     Raises:
-        ValueError: An unknown distribution, a tail or scale that is not positive, a share outside
-            [0, 1], x empty or not finite.
-        TypeError: x does not hold real numbers.
+        ValueError: If the distribution is unknown, tail or scale is not positive, the share is
+            outside [0, 1], or x is empty or not finite.
+        TypeError: If x does not hold real numbers.
 
     Example:
         >>> import numpy as np

@@ -52,8 +52,10 @@ def optimal_a_little_is_enough(
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, largest or evaluations too small.
-        TypeError: honest is not floating point, f is not an integer, the aggregator not callable.
+        ValueError: If f is negative, honest is empty or not (H, D), or largest or evaluations is
+            too small.
+        TypeError: If honest is not floating point, f is not an integer, or the aggregator is not
+            callable.
 
     Example:
         >>> import numpy as np, chainrob
@@ -106,8 +108,10 @@ def optimal_inner_product_manipulation(
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, largest or evaluations too small.
-        TypeError: honest is not floating point, f is not an integer, the aggregator not callable.
+        ValueError: If f is negative, honest is empty or not (H, D), or largest or evaluations is
+            too small.
+        TypeError: If honest is not floating point, f is not an integer, or the aggregator is not
+            callable.
 
     Example:
         >>> import numpy as np, chainrob

@@ -98,9 +98,9 @@ def differentiation_sections() -> list[Section]:
     sections = [Section("The worked example: derivatives by hand and by Chainer")]
     sections[0].blocks.append(
         Text(
-            "f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3), in steps u1 to u5 from the inputs "
-            "u-1 = x1 and u0 = x2 (minus one and zero are indices). The library's "
-            "`evaluation_trace` records the computation and runs both modes through it."
+            "The example is f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3). The inputs are named "
+            "u-1 = x1 and u0 = x2 (-1 and 0 are indices), and the steps are u1 to u5. The "
+            "library's `evaluation_trace` records the computation and runs both modes through it."
         )
     )
     for title, key, ours in tables:
@@ -182,5 +182,5 @@ def _compare(
     found = f"largest difference {largest:.1e}" + (f"; off: {', '.join(off)}" if off else "")
     return [
         Table(["value", "published", "reproduced", "difference", ""], rows),
-        Verdict.of(f"{title}: all {len(rows)} values", not off, rule, found),
+        Verdict.of(f"{title}: all {len(rows)} values agree", not off, rule, found),
     ]

@@ -82,8 +82,8 @@ def _truncation(seed: int) -> Section:
             Verdict.of(
                 "Algorithm 2: `SoftTruncation(delta=0.005)` is the estimate as printed",
                 error < 1e-12,
-                "largest difference from the steps written out, 100 rows x 1000 coordinates of "
-                "Student's t with 2 degrees of freedom, float64, below 1e-12",
+                "the largest difference from the steps written out is below 1e-12 (100 rows x 1000 "
+                "coordinates of Student's t with 2 degrees of freedom, float64)",
                 f"largest difference {error:.1e}",
             ),
             Text(
@@ -160,8 +160,8 @@ def _algorithm1(seed: int) -> Section:
         "Algorithm 1: a step with some parameters robust",
         [
             Text(
-                "One update of the tutorial's network by an unmodified optimizer. Only the first "
-                "layer has soft truncation. 2 of 60 inputs are 100 times too large. For "
+                "An unmodified optimizer makes one update of the tutorial's network. Only the "
+                "first layer has soft truncation. 2 of 60 inputs are 100 times too large. For "
                 "comparison, stock Chainer computes the gradient of each sample separately."
             ),
             Table(
@@ -171,7 +171,7 @@ def _algorithm1(seed: int) -> Section:
                 "Algorithm 1: the update is that of the estimates in the index set and of plain "
                 "means outside it",
                 largest < 1e-12,
-                "largest difference over all parameters below 1e-12 (float64)",
+                "the largest difference over all parameters is below 1e-12 (float64)",
                 f"largest difference {largest:.1e}",
             ),
         ],
@@ -196,10 +196,12 @@ def _listings(seed: int) -> Section:
         loop["W"][q] = truncated_mean(gy[:, q, None] * x, ddof=0, floor=0.001)
         loop["b"][q] = truncated_mean(gy[:, q, None], ddof=0, floor=0.001)[0]
     cases = (
-        ("Listings 2 and 3: the layer without a robustifier", gradients(None), plain, 0.0),
-        ("Listings 2 and 3 with `Mean()`", gradients(Mean()), plain, 1e-5),
-        ("Listing 4: the layer with the released estimator", gradients(ReleasedSoftTruncation()),
-         loop, 1e-5),
+        ("Listings 2 and 3: without a robustifier the layer has stock Chainer's gradients",
+         gradients(None), plain, 0.0),
+        ("Listings 2 and 3: with `Mean()` the layer has stock Chainer's gradients",
+         gradients(Mean()), plain, 1e-5),
+        ("Listing 4: with the released estimator the layer has the loop's gradients",
+         gradients(ReleasedSoftTruncation()), loop, 1e-5),
     )  # fmt: skip
     blocks: list[Any] = [
         Text(
@@ -214,9 +216,9 @@ def _listings(seed: int) -> Section:
             float(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max()) for k in theirs
         )
         rule = (
-            "equal to the last bit"
+            "the gradients are equal to the last bit"
             if bound == 0
-            else f"relative difference below {bound:g} (float32)"
+            else f"the relative difference is below {bound:g} (float32)"
         )
         blocks.append(Verdict.of(claim, error <= bound, rule, f"relative difference {error:.1e}"))
     return Section("Listings 2 to 4: the robust layer", blocks)

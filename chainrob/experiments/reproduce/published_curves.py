@@ -27,16 +27,16 @@ _RULE = (
 
 
 def figure_sections(measured: Measured) -> list[Section]:
-    """Figure 3, and Figure 4 by the released program's settings and by the text's."""
+    """Figure 3, and Figure 4 with the released program's settings and with the text's."""
     settings = measured.plan["figure4"]["released", "deep"].settings
     third = Section(
         "Figure 3: the contamination",
         [
             Text(
-                "Two principal components of the Iris data. 2 of the 100 training points are "
-                "pushed away from the center by k standard deviations. Here k is 10; in the "
-                "experiment it is 10^4. The tutorial's random split is not known. So the points "
-                "differ, and only the kind of picture can be compared."
+                "The pictures show two principal components of the Iris data. 2 of the 100 "
+                "training points are pushed away from the center by k standard deviations. Here k "
+                "is 10; in the experiment it is 10^4. The tutorial's random split is not known. So "
+                "the points differ, and only the kind of picture can be compared."
             ),
             Image(
                 "figure3",
@@ -68,8 +68,8 @@ def results_of_setting(measured: Measured, name: str) -> IrisResults:
     return IrisResults(measured.plan["figure4"][name, "deep"].settings, errors)
 
 
-def _control(measured: Measured) -> list[Table]:
-    """The power of the test: published curves against other ways of training."""
+def _control(measured: Measured) -> list[Text | Table]:
+    """The power of the test: the published curves compared with other ways of training."""
     tried = {
         "plain mean, first layer at 1/100": ("ablation", "plain mean, first layer at 1/100"),
         "deep-rob, scale of the text": ("figure4", ("text", "deep-rob")),
@@ -91,17 +91,21 @@ def _control(measured: Measured) -> list[Table]:
             )  # fmt: skip
             cells.append(p_text(found.p_value))
         rows.append([label, *cells])
-    columns = ["other training", "against published `deep`", "against published `deep-rob`"]
-    return [Table(columns, rows)]
+    columns = ["other way of training", "published `deep`", "published `deep-rob`"]
+    said = (
+        "As a control, the test compares the published test errors with other ways of training. A "
+        "small p-value tells the two apart."
+    )
+    return [Text(said), Table(columns, rows)]
 
 
 def _figure4(measured: Measured, name: str) -> Section:
     results = results_of_setting(measured, name)
     published = published_figure4()
     by = {"released": "the released program's settings", "text": "the text's settings"}[name]
-    section = Section(f"Figure 4 by {by}")
+    section = Section(f"Figure 4 with {by}")
     picture = figure4(results)
-    image = Image(f"figure4_{name}", picture, f"Figure 4 by {by}", lines_alt(picture))
+    image = Image(f"figure4_{name}", picture, f"Figure 4 with {by}", lines_alt(picture))
     section.blocks.append(image)
     rows, verdicts = [], []
     for method, errors in results.errors.items():
@@ -131,7 +135,7 @@ def _figure4(measured: Measured, name: str) -> Section:
             )
             verdicts.append(
                 Verdict.of(
-                    f"By {by}, `{method}` is compatible with the published {_CALLED[what]} error",
+                    f"With {by}, `{method}` is compatible with the published {_CALLED[what]} error",
                     measured.decided(found.p_value >= 0.05),
                     _RULE,
                     f"{p_text(found.p_value)}; {found.inside:.0%} of the points lie in the "
@@ -154,7 +158,7 @@ def _figure4(measured: Measured, name: str) -> Section:
     gain = results.errors["deep-rob"][:, -1, 1] - results.errors["deep"][:, -1, 1]
     section.blocks.append(
         Verdict.of(
-            f"By {by}, `deep-rob` ends with a smaller test error than `deep`",
+            f"With {by}, `deep-rob` ends with a smaller test error than `deep`",
             measured.decided(below(gain)),
             "the 95% interval of the difference, paired by trial, lies below 0",
             f"difference {with_interval(gain)}",

@@ -242,8 +242,8 @@ def ablation(measured: Measured) -> Section:
                 measured.decided(below(-rest)),
                 "the 95% interval of (error of the plain mean at 1/100) - (error of `deep-rob`), "
                 "paired by trial, lies above 0 ('not shown' does not mean that there is nothing)",
-                f"{with_interval(rest)}, {rest.mean() / gain.mean():.0%} of the gain; {len(rest)} "
-                f"trials show a difference of {detectable(rest):.3f} in 80% of cases"
+                f"{with_interval(rest)}, {rest.mean() / gain.mean():.0%} of the gain; with "
+                f"{len(rest)} trials a difference of {detectable(rest):.3f} shows in 80% of cases"
                 if gain.any()
                 else "no gain",
             ),

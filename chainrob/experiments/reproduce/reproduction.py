@@ -218,7 +218,10 @@ def _summary(artifacts: Iterable[Section], questions: Iterable[Section]) -> list
         "A referee's questions": [v for section in questions for v in section.verdicts()],
     }
     everything = [v for verdicts in listed.values() for v in verdicts]
-    counts = ", ".join(f"{sum(v.outcome == o for v in everything)} {o}" for o in get_args(Outcome))
+    counts = ", ".join(
+        f"'{outcome}' {sum(verdict.outcome == outcome for verdict in everything)}"
+        for outcome in get_args(Outcome)
+    )
     first = Section(
         "What holds and what does not",
         [
@@ -227,7 +230,7 @@ def _summary(artifacts: Iterable[Section], questions: Iterable[Section]) -> list
                 "about its experiment. Each verdict follows from a rule, which is given "
                 "with it below. 'Not shown' means that the interval allows both answers. It is "
                 "no evidence of absence. 'Cannot be said' means that the rule needs more or "
-                "longer trials. All verdicts are about this experiment only. In all: "
+                "longer trials. All verdicts are about this experiment only. Their numbers are: "
                 f"{counts}."
             )
         ],

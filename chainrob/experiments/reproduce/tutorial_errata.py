@@ -82,7 +82,9 @@ def errata_section() -> Section:
         Text("They are listed so that nobody looks for them in the code. Each is checked by a run.")
     )
     section.blocks.append(Table(["place", "what is wrong"], [[e.place, e.text] for e in found]))
-    section.blocks += [Verdict.of(f"{e.place}: as noted", e.holds, e.rule, e.found) for e in found]
+    section.blocks += [
+        Verdict.of(f"{e.place} has the noted error", e.holds, e.rule, e.found) for e in found
+    ]
     return section
 
 
@@ -115,7 +117,7 @@ def bundling_section() -> Section:
             Verdict.of(
                 "Reverse mode is right where bundling by layers is not",
                 right and off > 0.1,
-                "reverse mode equals forward mode to 1e-12 in all; bundling is off somewhere",
+                "reverse mode equals forward mode to 1e-12 in all examples; bundling is off in one",
                 f"bundling is off by up to {off:.3f}",
             ),
         ],
@@ -200,7 +202,7 @@ def _listing4() -> list[Erratum]:
             "Listing 4",
             "gW is made a Variable inside the loop over the output units. A Variable cannot be "
             "filled, so the second unit fails. It must be wrapped after the loop.",
-            "the loop as printed raises TypeError; with both corrected, a layer that calls "
+            "the loop as printed raises TypeError; with both errors corrected, a layer that calls "
             "`robustifier(x=...)` has the gradients of `chainrob.functions.linear` to 1e-12",
             wrapped == "TypeError" and gap < 1e-12,
             f"raises {wrapped}; corrected, the largest difference is {gap:.0e}",
