@@ -123,7 +123,7 @@ def map_alt(values: ArrayLike, rows: Sequence[str], columns: Sequence[str], what
     table = np.asarray(values, np.float64)
     ends = []
     for word, at in (("Lowest", np.nanargmin(table)), ("Highest", np.nanargmax(table))):
-        i, j = np.unravel_index(at, table.shape)
+        i, j = map(int, np.unravel_index(at, table.shape))
         ends.append(f"{word}: {_number(table[i, j])} ({rows[i]}, {columns[j]}).")
     size = f"{len(rows)} rows and {len(columns)} columns"
     return f"Shaded table of {what}, with {size}. {' '.join(ends)}"
@@ -147,7 +147,7 @@ error 5). Leftmost: a. Rightmost: b.'
     named = [(text.get_text(), text.xy) for text in ax.texts if isinstance(text, Annotation)]
     xlabel, ylabel = ax.get_xlabel(), ax.get_ylabel()
 
-    def said(index: int) -> str:
+    def said(index: Any) -> str:
         name, (x, y) = named[index]
         return f"{name} ({xlabel} {_number(x)}, {ylabel} {_number(y)})"
 
