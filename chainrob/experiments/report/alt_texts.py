@@ -32,8 +32,8 @@ def lines_alt(figure: Figure) -> str:
         figure: A figure with one or more panels of labeled lines.
 
     Returns:
-        str: For each panel two sentences. In figures with many lines the second one names the
-        highest and the lowest line only.
+        str: For each panel the axes, and where the lines end. In figures with many lines only the
+        highest and the lowest line are named.
 
     Example:
         >>> from chainrob.experiments.report.alt_texts import lines_alt
@@ -43,20 +43,23 @@ def lines_alt(figure: Figure) -> str:
         ...     _ = ax.plot([0, 9], [1.0, 0.5], label="a"), ax.plot([0, 9], [1.0, 0.2], label="b")
         ...     _ = ax.set(xlabel="updates", ylabel="error")
         >>> lines_alt(figure)
-        'Lines of error against updates, from 0 to 9. At the right end, from top to bottom: a 0.5 \
-(left end 1); b 0.2 (left end 1).'
+        'Lines. Horizontal axis: updates, from 0 to 9. Vertical axis: error. At the right end, \
+from top to bottom: a 0.5 (left end 1); b 0.2 (left end 1).'
     """
     panels = [(ax, _curves(ax)) for ax in figure.axes]
     panels = [(ax, curves) for ax, curves in panels if curves]
     texts: list[str] = []
     first = ""
     for ax, curves in panels:
-        scale = ", on a logarithmic scale" if ax.get_yscale() == "log" else ""
+        scale = " (logarithmic)" if ax.get_yscale() == "log" else ""
         ends = [_place(ax, min(x[0] for _, x, _ in curves))]
         ends.append(_place(ax, max(x[-1] for _, x, _ in curves)))
         ylabel = ax.get_ylabel() or panels[0][0].get_ylabel()
-        axes = f"Lines of {ylabel}{scale} against {ax.get_xlabel()}, from {ends[0]} to {ends[1]}."
-        texts.append(f"{_title(ax)}{'The same axes.' if axes == first else axes}")
+        axes = (
+            f"Horizontal axis: {ax.get_xlabel()}, from {ends[0]} to {ends[1]}. Vertical axis: "
+            f"{ylabel}{scale}."
+        )
+        texts.append(f"{_title(ax)}Lines. {'The same axes.' if axes == first else axes}")
         first = first or axes
         curves = sorted(curves, key=lambda curve: -curve[2][-1])
         if len(curves) <= _MOST_LINES and len(panels) <= _MOST_PANELS:
@@ -82,14 +85,15 @@ def rows_alt(figure: Figure) -> str:
         ...                    ax=figure.subplots())
         ...     _ = ax.set_xlabel("percent")
         >>> rows_alt(figure)
-        '2 rows, with points and intervals on an axis of percent. error: lowest a, 1; highest b, 3.'
+        '2 rows with points and intervals. Horizontal axis: percent. error: lowest a, 1; highest \
+b, 3.'
     """
     names: list[str] = []
     texts = []
     for ax in figure.axes:
         names = [label.get_text() for label in ax.get_yticklabels()] or names
         texts.append(
-            f"{_title(ax)}{len(names)} rows, with points and intervals on an axis of "
+            f"{_title(ax)}{len(names)} rows with points and intervals. Horizontal axis: "
             f"{ax.get_xlabel()}."
         )
         for bars in ax.containers:
@@ -140,22 +144,21 @@ def points_alt(figure: Figure) -> str:
         ...     _ = ax.annotate("a", (1.0, 5.0)), ax.annotate("b", (2.0, 3.0))
         ...     _ = ax.set(xlabel="time", ylabel="error")
         >>> points_alt(figure)
-        '2 named points, error against time. Lowest: b (time 2, error 3). Highest: a (time 1, \
-error 5). Leftmost: a. Rightmost: b.'
+        '2 named points. Horizontal axis: time. Vertical axis: error. Lowest: b at (2, 3). Highest:\
+ a at (1, 5). Leftmost: a. Rightmost: b.'
     """
     (ax,) = figure.axes
     named = [(text.get_text(), text.xy) for text in ax.texts if isinstance(text, Annotation)]
-    xlabel, ylabel = ax.get_xlabel(), ax.get_ylabel()
 
     def said(index: Any) -> str:
         name, (x, y) = named[index]
-        return f"{name} ({xlabel} {_number(x)}, {ylabel} {_number(y)})"
+        return f"{name} at ({_number(x)}, {_number(y)})"
 
     across, up = (np.array([xy[k] for _, xy in named]) for k in (0, 1))
     return (
-        f"{len(named)} named points, {ylabel} against {xlabel}. Lowest: {said(up.argmin())}. "
-        f"Highest: {said(up.argmax())}. Leftmost: {named[across.argmin()][0]}. Rightmost: "
-        f"{named[across.argmax()][0]}."
+        f"{len(named)} named points. Horizontal axis: {ax.get_xlabel()}. Vertical axis: "
+        f"{ax.get_ylabel()}. Lowest: {said(up.argmin())}. Highest: {said(up.argmax())}. Leftmost: "
+        f"{named[across.argmin()][0]}. Rightmost: {named[across.argmax()][0]}."
     )
 
 

@@ -27,7 +27,7 @@ def test_ends_of_lines_from_top_to_bottom(seed):
     rng = np.random.default_rng(seed)
     curves = {name: np.linspace(*rng.uniform(1, 9, 2), len(X)) for name in "abcd"}
     text = lines_alt(lines(curves))
-    assert text.startswith("Lines of error against updates, from 0 to 100.")
+    assert text.startswith("Lines. Horizontal axis: updates, from 0 to 100. Vertical axis: error.")
     found = re.findall(r"(\w) ([\d.]+) \(left end ([\d.]+)\)", text)
     order = sorted(curves, key=lambda name: -curves[name][-1])
     assert found == [(n, f"{curves[n][-1]:.3g}", f"{curves[n][0]:.3g}") for n in order]
@@ -50,7 +50,7 @@ def test_many_lines_or_panels_are_described_by_the_extreme_lines():
 
 def test_panels_with_the_same_axes_and_a_logarithmic_scale():
     text = lines_alt(lines({"a": X + 1}, panels=2, title="left", yscale="log"))
-    assert text.count("on a logarithmic scale") == 1
+    assert text.count("Vertical axis: error (logarithmic).") == 1
     assert text.count("left: ") == 2
     assert "The same axes." in text
 
@@ -79,8 +79,8 @@ def test_rows_also_where_the_second_panel_has_no_names():
     for means, title in zip(values, ("left", "right"), strict=True):
         low, high = names[means.argmin()], names[means.argmax()]
         assert (
-            f"{title}: 3 rows, with points and intervals on an axis of error. test: lowest {low}, "
-            f"{means.min():.3g}; highest {high}, {means.max():.3g}." in text
+            f"{title}: 3 rows with points and intervals. Horizontal axis: error. test: lowest "
+            f"{low}, {means.min():.3g}; highest {high}, {means.max():.3g}." in text
         )
 
 
@@ -99,7 +99,8 @@ def test_named_points():
             ax.annotate(name, (x, y))
         ax.set(xlabel="time", ylabel="error")
     text = points_alt(figure)
-    assert "Lowest: slow (time 9, error 1). Highest: plain (time 2, error 7)." in text
+    assert text.startswith("3 named points. Horizontal axis: time. Vertical axis: error.")
+    assert "Lowest: slow at (9, 1). Highest: plain at (2, 7)." in text
     assert text.endswith("Leftmost: fast. Rightmost: slow.")
 
 
@@ -108,8 +109,8 @@ def test_reports_have_the_alt_text_beside_the_caption():
     image = Image("x", figure, 'The "caption"', lines_alt(figure))
     sections = [Section("A", [image])]
     page = to_html("R", sections, {"x": b""})
-    assert 'alt="Lines of error against updates' in page
+    assert 'alt="Lines. Horizontal axis: updates' in page
     assert '<figcaption>The "caption"' in page
     assert "a [b] 100" in page
-    pattern = r"!\[Lines of error[^\[\]]*a \(b\) 100[^\[\]]*\]\(figures/x.png\)"
+    pattern = r"!\[Lines\. [^\[\]]*a \(b\) 100[^\[\]]*\]\(figures/x.png\)"
     assert re.search(pattern, to_markdown("R", sections))
