@@ -151,7 +151,7 @@ def _bounds(
                 f"{name} must broadcast to the shape {shape} of x, found {bound.shape}"
             ) from error
         if bool(like.xp.isnan(bound.array).any()):
-            raise ValueError(f"{name} must not be NaN")
+            raise ValueError(f"{name} must not be NaN, found NaN")
     if not bool((ends[0].array < ends[1].array).all()):
         raise ValueError("lower must be smaller than upper everywhere, found lower >= upper")
     return ends[0], ends[1]
@@ -160,7 +160,7 @@ def _bounds(
 def _check_rows(matrix: Any, right: Any) -> None:
     host = chainer.backends.cuda.to_cpu(matrix).astype(np.float64)
     if not (np.isfinite(host).all() and np.isfinite(chainer.backends.cuda.to_cpu(right)).all()):
-        raise ValueError("matrix and right of the equalities must be finite")
+        raise ValueError("matrix and right of the equalities must be finite, found NaN or infinity")
     if host.shape[1]:
         values = np.linalg.svd(host, compute_uv=False)
         if host.shape[1] > host.shape[2] or (values[:, -1] <= 1e-10 * values[:, 0]).any():

@@ -36,13 +36,13 @@ class DigitsSettings:
     """Settings of a run.
 
     Args:
-        epochs: passes over the training data.
-        batch_size: samples in one step, on all ranks together.
-        hidden: units of each of the two hidden layers.
-        learning_rate: step of SGD with momentum 0.9.
-        flips: share of the training labels that are flipped to a wrong class.
+        epochs: Passes over the training data.
+        batch_size: Samples in one step, on all ranks together.
+        hidden: Units of each of the two hidden layers.
+        learning_rate: Step of SGD with momentum 0.9.
+        flips: Share of the training labels that are flipped to a wrong class.
         robustifier: LAYER=ROBUSTIFIER (see below); may be repeated.
-        seed: seed of the split, the flips, the initial weights and the order of the data.
+        seed: Seed of the split, the flips, the initial weights and the order of the data.
     """
 
     epochs: int = 30

@@ -120,7 +120,7 @@ def parse_data(text: str) -> DataSource:
         raise ValueError(f"data {text!r}: unknown option {', '.join(unknown)}")
     if name in DATA:
         if {"target", "task", "pixels"} & set(given):
-            raise ValueError(f"data {text!r}: target, task and pixels are for files")
+            raise ValueError(f"data {text!r}: target, task and pixels are only for files")
         source = DATA[name]
     elif Path(name).suffix.lower() in (".csv", ".npz"):
         source = _file(Path(name), given)
@@ -131,7 +131,9 @@ def parse_data(text: str) -> DataSource:
     source = source._replace(network=given.get("network", source.network))
     if "batch" in given:
         if not given["batch"].isdigit() or int(given["batch"]) < 2:
-            raise ValueError(f"data {text!r}: batch must be an integer of at least 2")
+            raise ValueError(
+                f"data {text!r}: batch must be an integer of at least 2, found {given['batch']!r}"
+            )
         source = source._replace(batch=int(given["batch"]))
     if not re.fullmatch(r"linear|(mlp|cnn)[1-9]\d*", source.network):
         raise ValueError(
@@ -170,7 +172,9 @@ def _file(path: Path, given: dict[str, str]) -> DataSource:
         height, _, width = given["pixels"].partition("x")
         pixels = (int(height), int(width))
         if height == "" or pixels[0] * pixels[1] != x.shape[1]:
-            raise ValueError(f"data {path}: pixels must multiply to {x.shape[1]}")
+            raise ValueError(
+                f"data {path}: pixels must multiply to {x.shape[1]}, found {given['pixels']!r}"
+            )
     return DataSource(
         lambda: Sample(x.astype(np.float64), t, t), "mlp16", 64, pixels, task == "classification"
     )

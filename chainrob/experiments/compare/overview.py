@@ -126,7 +126,7 @@ def _task(results: CompareResults, task: str, data: list[str]) -> Section:
     rows = []
     for i in order:
         by_seed = 100 * excess[:, i].mean(axis=0)  # seeds, cases
-        worst = 100 * excess[:, i].mean(axis=1).max(axis=1)  # a data set each
+        worst = 100 * excess[:, i].mean(axis=1).max(axis=1)  # one per data set
         rows.append(
             [
                 names[i],
