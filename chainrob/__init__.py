@@ -1,9 +1,9 @@
-"""Robust training on Chainer: the sum of per-sample gradients gives way to a robust estimate.
+"""Robust training: a robust estimate replaces the sum of the per-sample gradients.
 
-The way of the data, in ten lines::
+An example in ten lines, with Chainer::
 
     >>> import numpy as np
-    >>> import chainrob                       # first: it makes Chainer importable on today's stack
+    >>> import chainrob                       # before chainer, which needs it on today's stack
     >>> import chainer
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(100, 2)).astype(np.float32)
@@ -16,23 +16,24 @@ The way of the data, in ten lines::
     >>> bool((model(x).array.argmax(axis=1) == t)[2:].mean() > 0.95)
     True
 
-data -> ``datasets`` -> ``links`` (hold the parameters) -> ``functions`` (backward hands the
-per-sample gradients on) -> ``sample_gradients`` (as an operator, never as an array) ->
-``robustifiers`` (N gradients in, one out) -> an unmodified Chainer optimizer -> ``experiments``.
+Data pass through the packages in this order: ``datasets`` -> ``links`` (hold the parameters) ->
+``functions`` (backward passes on the per-sample gradients) -> ``sample_gradients`` (as an operator,
+never as an array) -> ``robustifiers`` (N gradients in, one out) -> an unmodified Chainer optimizer
+-> ``experiments``.
 """
 
 import os
 from importlib import import_module
 from typing import Any
 
-# After a matrix product OpenBLAS keeps its threads spinning for 2^26 ticks, some 25 ms, on the
-# processors that our kernels then share with them. 2^20 ticks still bridge the pause between two
-# products. It is read when NumPy is loaded: too late where that came first.
+# After a matrix product OpenBLAS keeps its threads spinning for 2^26 ticks, some 25 ms. Meanwhile
+# they occupy processors that our kernels need. 2^20 ticks still bridge the pause between two
+# products. OpenBLAS reads the variable when NumPy is loaded. If that came first, it has no effect.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 from chainrob import _chainer
 
-_chainer.install()  # before anyone imports chainer, which is imported where it is used
+_chainer.install()  # before the first import of chainer, which only its users import
 
 from chainrob import robustifiers, sample_gradients  # noqa: E402
 from chainrob.aggregation import SampleAxisWarning, exact_backward, samples  # noqa: E402
@@ -90,7 +91,7 @@ _LATER = (
     "torch",
     "training",
 )
-"""Parts that are imported at first use, for what they need in turn: a framework, or much time."""
+"""Parts that are imported at their first use: they need a framework, or much time to import."""
 
 __all__ = [
     "CAF",

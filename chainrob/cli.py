@@ -18,11 +18,11 @@ __all__ = ["main"]
 COMMANDS = {
     "reproduce": (
         "chainrob.experiments.reproduce",
-        "every table and figure of the tutorial, and a referee's questions",
+        "reproduce every table and figure of the tutorial",
     ),
     "compare": (
         "chainrob.experiments.compare",
-        "robustifiers x contaminations x data sets x seeds, ranked",
+        "compare robust gradients with simple baselines on bad data",
     ),
     "iris": ("chainrob.experiments.iris", "reproduce Figures 3 and 4 of the tutorial (Iris)"),
     "digits": ("chainrob.experiments.digits", "train on handwritten digits, also on many machines"),
@@ -30,39 +30,46 @@ COMMANDS = {
 
 EXAMPLES = """\
 examples:
-  chainrob iris                              the tutorial's Figure 4, in results/iris
-  chainrob iris --robustifier "all=trimmed_mean:fraction=0.05"
-  chainrob reproduce --quick                 a minute; without --quick, all of it
-  chainrob compare --quick                   where robust gradients pay
-  chainrob digits --epochs 3                 a small network, some labels wrong
-  mpiexec -n 4 chainrob digits --distributed
-
-chainrob COMMAND --help lists the options of a command.
+  chainrob iris                      the tutorial's Figure 4, in the folder results/iris
+  chainrob reproduce --quick         a report in about a minute
+  chainrob compare --quick           a small comparison in about a minute
+  chainrob digits --epochs 3         a small network, with some labels wrong
+Each command has more examples and its options: chainrob COMMAND --help
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that complains in one line."""
+    """A parser whose error message is one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """Wraps each line of a text separately. Lines that begin with a space stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wrap = super()._fill_text
+        return "\n".join(
+            line if line.startswith(" ") else wrap(line, width, indent)
+            for line in text.splitlines()
+        )
+
+
 def _wide(prog: str) -> argparse.HelpFormatter:
-    """The epilog as it is, and a command's summary beside its name."""
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=14)
+    """The formatter with a narrow first column, so that a summary stands beside its command."""
+    return _Help(prog, max_help_position=14)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments (sequence of str or None): What follows ``chainrob``; None takes it from the
-            command line.
+        arguments: The words after ``chainrob``. None takes them from the command line.
 
     Returns:
-        int: 0 if all went well; 2 after one line on standard error if an option, a folder or a
-        data file is bad; 130 if interrupted.
+        int: The exit status. 0: success. 2: an option, a folder or a data file is bad; one line on
+        standard error says which. 130: interrupted.
 
     Example:
         >>> from chainrob.cli import main
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _Parser(
         prog="chainrob",
-        description="Robust training: robust estimates in place of the sum of the gradients.",
+        description="Robust training: a robust estimate replaces the sum of the sample gradients.",
         epilog=EXAMPLES,
         formatter_class=_wide,
     )
@@ -81,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = next((a for a in arguments or sys.argv[1:] if not a.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, allow_abbrev=False)
-        if name == chosen:  # the other experiments need not even be imported
+        command = commands.add_parser(name, help=summary, allow_abbrev=False, formatter_class=_Help)
+        if name == chosen:  # do not import the other experiments
             experiment = importlib.import_module(module)
             experiment.add_arguments(command)
             command.set_defaults(run=experiment.run)
@@ -97,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if hasattr(args, "resume"):
             print(
-                f"interrupted; what was finished is kept in {args.out}, and the same command with "
-                "--resume goes on from there",
+                f"interrupted; the finished parts are kept in {args.out}, and the same command "
+                "with --resume continues from there",
                 file=sys.stderr,
             )
         return 130

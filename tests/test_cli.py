@@ -59,6 +59,17 @@ def test_help_fits_a_screen_and_has_an_example_of_every_command(capsys):
         assert f"chainrob {command}" in examples
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_fits_a_screen_and_has_examples(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 48
+    examples = lines[lines.index("examples:") + 1 :]
+    assert examples
+    assert all(f"chainrob {command} " in line for line in examples)
+
+
 def test_unwritable_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file" / "results")

@@ -33,10 +33,10 @@ def breakdown(
     broken down.
 
     Args:
-        robustifier (callable): ``(n, d) -> (d,)``.
-        counts (array): The numbers f of bad rows, 0 to n.
-        distances (array): The distances M, in units of the sample.
-        sample (array or None): The rows, (n, d); None is ``normal_scores()``.
+        robustifier: ``(n, d) -> (d,)``.
+        counts: The numbers f of bad rows, 0 to n.
+        distances: The distances M, in units of the sample.
+        sample: The rows, (n, d); None is ``normal_scores()``.
 
     Returns:
         array: One displacement per count; NaN if the robustifier refuses so few rows or

@@ -23,10 +23,10 @@ def cost(
     machine affects both.
 
     Args:
-        robustifier (chainrob.Robustifier): The robustifier to time.
-        n (int): Samples in the batch.
-        shape (tuple of int): Outputs and inputs of the layer.
-        repeats (int): Number of timings of each, after one warm-up.
+        robustifier: The robustifier to time.
+        n: Samples in the batch.
+        shape: Outputs and inputs of the layer.
+        repeats: Number of timings of each, after one warm-up.
 
     Returns:
         float: The ratio; it depends on the machine.

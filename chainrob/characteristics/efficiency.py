@@ -31,12 +31,12 @@ def efficiency(
     if the tails are heavy. Both use the same draws, so the ratio is more precise than either error.
 
     Args:
-        robustifier (callable): ``(n, d) -> (d,)``.
-        n (int): Number of rows.
-        d (int): Number of independent coordinates.
-        draws (int): Number of samples for the expectations.
-        distribution (str): ``'normal'``, or ``'student'``: Student's t with 3 degrees of freedom.
-        seed (int): Seed of the draws.
+        robustifier: ``(n, d) -> (d,)``.
+        n: Number of rows.
+        d: Number of independent coordinates.
+        draws: Number of samples for the expectations.
+        distribution: ``'normal'``, or ``'student'``: Student's t with 3 degrees of freedom.
+        seed: Seed of the draws.
 
     Returns:
         float: The ratio.

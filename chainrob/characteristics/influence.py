@@ -26,9 +26,9 @@ def influence(
     shifts its curve.
 
     Args:
-        robustifier (callable): ``(n, d) -> (d,)``.
-        at (array): The places z, any shape.
-        sample (array or None): The other rows, (n, d); None is ``normal_scores()``.
+        robustifier: ``(n, d) -> (d,)``.
+        at: The places z, any shape.
+        sample: The other rows, (n, d); None is ``normal_scores()``.
 
     Returns:
         array: The curve, in the shape of ``at``.

@@ -20,7 +20,7 @@ def normal_scores(n: int = 50) -> NDArray[np.float64]:
     average in blocks.
 
     Args:
-        n (int): Number of rows.
+        n: Number of rows.
 
     Returns:
         array: Shape (n, 1).

@@ -34,7 +34,7 @@ def data_folder() -> Path:
     package = Path(__file__).resolve().parents[1]
     candidates = [Path(chosen)] if chosen else [package.parent / "data", package / "_data"]
     for folder in candidates:
-        # A folder called "data" beside an installed package need not be ours.
+        # A folder "data" beside an installed package may belong to someone else.
         if (folder / "iris").is_dir():
             return folder
     looked = ", ".join(str(folder) for folder in candidates)
@@ -45,7 +45,7 @@ def data_folder() -> Path:
 
 
 def read_data_file(name: str, sha256: str, path: str | os.PathLike[str] | None = None) -> bytes:
-    """The bytes of a data file whose checksum is right.
+    """Read a data file and check its checksum.
 
     Args:
         name: Path inside the data folder, with forward slashes.

@@ -16,7 +16,7 @@ _SHA256 = "6f608b71a7317216319b4d27b4d9bc84e6abd734eda7872b71a458569e2656c0"
 
 
 class Iris(NamedTuple):
-    """The Iris data: measurements, classes and what they are called."""
+    """The Iris data: measurements, classes, and the names of both."""
 
     x: NDArray[np.float64]
     """Array of shape (150, 4): lengths in centimeters."""
@@ -29,11 +29,11 @@ class Iris(NamedTuple):
 def load_iris(path: str | os.PathLike[str] | None = None) -> Iris:
     """Load Fisher's Iris data, 150 flowers of three species.
 
-    Rows 35 and 38 (from 1) are as in UCI's file, which differs there from Fisher's article and
-    from scikit-learn's copy; ``data/README.md`` has the source and the license.
+    Rows 35 and 38 (counted from 1) are those of UCI's file. They differ from Fisher's article and
+    from scikit-learn's copy. ``data/README.md`` gives the source and the license.
 
     Args:
-        path: Another place of the same file; ``None`` is the library's copy.
+        path: Another copy of the same file. ``None`` is the library's copy.
 
     Returns:
         Iris: ``x`` (150, 4) float64 in centimeters, ``t`` (150,) int32, ``feature_names``,

@@ -11,18 +11,18 @@ __all__ = ["Split", "random_split"]
 
 
 class Split(NamedTuple):
-    """Which rows are for training and which for testing."""
+    """The row numbers for training and for testing."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
 
 
 def random_split(n: int, n_train: int, seed: int | np.random.SeedSequence) -> Split:
-    """Split n rows at random, every split being equally likely.
+    """Split n rows at random. Every split is equally likely.
 
     Args:
         n: Number of rows.
-        n_train: Rows for training, 1 to n - 1; the other n - n_train are for testing.
+        n_train: Number of rows for training, 1 to n - 1. The other n - n_train are for testing.
         seed: The same seed gives the same split.
 
     Returns:

@@ -1,9 +1,10 @@
-"""A complex array that refuses what is not analytic.
+"""A complex array that refuses operations that are not analytic.
 
-The complex step reads a derivative off the imaginary part, so an operation that drops or mixes it
-(``abs``, ``conj``, ``real``, a silent cast to float) gives a wrong number without a word. Here only
-operations known to be analytic pass; all others, also unknown ones, raise ``NotAnalyticError``.
-It wraps an array rather than being one, because ``np.asarray`` unpacks a subclass unasked.
+The complex step reads the derivative off the imaginary part. So an operation that drops or mixes
+this part (``abs``, ``conj``, ``real``, a silent cast to float) gives a wrong number without an
+error. This array allows only operations that are known to be analytic. All others, also unknown
+ones, raise ``NotAnalyticError``. It wraps an array and is no subclass, because ``np.asarray``
+unpacks a subclass silently.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ENTIRE = {
 }  # fmt: skip
 _DIVISIONS = {"divide", "true_divide", "reciprocal"}
 _MEROMORPHIC = {"tan", "tanh", "arcsinh", "arctan"}
-# Where a real argument must lie for the real function to be defined and smooth.
+# The real arguments at which the real function is defined and smooth.
 _DOMAINS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "sqrt": (lambda x: x > 0, "a positive argument"),
     "log": (lambda x: x > 0, "a positive argument"),
@@ -55,7 +56,7 @@ _STRUCTURAL = {
 
 
 class AnalyticArray(NDArrayOperatorsMixin):
-    """A complex array under a seal: what comes out is analytic in what went in, or an error."""
+    """A sealed complex array. Every result is analytic in the argument, or an error is raised."""
 
     __array_priority__ = 1000
     __hash__ = None  # type: ignore[assignment]
@@ -125,7 +126,7 @@ class AnalyticArray(NDArrayOperatorsMixin):
         raise AssertionError  # pragma: no cover
 
     def astype(self, dtype: Any, **options: Any) -> AnalyticArray:
-        """Cast among complex types; a cast to real would drop the derivative."""
+        """Cast to another complex type. A cast to a real type would drop the derivative."""
         if np.dtype(dtype).kind != "c":
             _refuse(f"astype({np.dtype(dtype)})")
         return AnalyticArray(self.sealed.astype(dtype, **options))
@@ -176,7 +177,7 @@ def _real(value: Any) -> Any:
 
 
 def _compare(ufunc: Any, left: Any, right: Any) -> Any:
-    """Compare the real parts: a branch is analytic everywhere but where it changes."""
+    """Compare the real parts. A branch is analytic everywhere except where it changes."""
     _check_no_tie(ufunc.__name__, left, right)
     return ufunc(_real(left), _real(right))
 
@@ -202,16 +203,16 @@ def _check_power(base: Any, exponent: Any) -> None:
 
 
 def _check_no_pole(name: str, divisor: Any) -> None:
-    """Refuse the point where the real function is infinite: beside it all looks finite."""
+    """Refuse a point where the real function is infinite. The shifted point would look finite."""
     if np.any(np.logical_and(_real(divisor) == 0, np.imag(divisor) != 0)):
         raise NotAnalyticError(f"{name} has a pole exactly at this point")
 
 
 def _power(ufunc: Any, base: Any, exponent: Any, **options: Any) -> Any:
-    """The power, of a negative base by (-b)^k = +-b^k.
+    """The power. For a negative base b it is +-(-b)^k.
 
-    NumPy takes large powers as exp(k log b), where the angle pi of a negative b leaves a rounding
-    error in the imaginary part that is far larger than the derivative's share of it.
+    NumPy computes large powers as exp(k log b). For a negative b, whose angle is pi, this leaves a
+    rounding error in the imaginary part that is far larger than the derivative there.
     """
     negative = _real(base) < 0
     if not np.any(negative):

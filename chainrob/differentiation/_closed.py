@@ -1,4 +1,4 @@
-"""A Chainer function as one node, its inner graph severed from the graph outside."""
+"""A Chainer function as one node. Its inner graph is separate from the graph outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Variable = Any
 
 
 def as_array(value: Any) -> Any:
-    """An array as it is, of any device; a NumPy number keeps its dtype, a list becomes float64."""
+    """The value as an array. NumPy numbers and arrays keep their dtype; lists become float64."""
     if isinstance(value, np.generic):
         return np.asarray(value)
     return value if hasattr(value, "dtype") else np.asarray(value, dtype=np.float64)
@@ -27,14 +27,14 @@ def gradients(
     inputs: Sequence[Variable],
     weights: Sequence[Variable] | None = None,
 ) -> tuple[Variable, ...]:
-    """Differentiable gradients of weighted outputs, zeros where there is no dependence."""
+    """Differentiable gradients of weighted outputs; zeros if an input has no influence."""
     if weights is None:
         weights = [chainer.Variable(y.xp.ones_like(y.array)) for y in outputs]
     pairs = [(y, w) for y, w in zip(outputs, weights, strict=True) if y.creator_node is not None]
     found: Sequence[Variable | None] = [None] * len(inputs)
     if pairs:
         ys, ws = zip(*pairs, strict=True)
-        with exact_backward():  # of the function itself, robust layers in it or not
+        with exact_backward():  # the derivative of the function itself, also of robust layers
             found = chainer.grad(ys, inputs, ws, enable_double_backprop=True)
     return tuple(
         chainer.Variable(x.xp.zeros_like(x.array)) if g is None else g
@@ -45,10 +45,10 @@ def gradients(
 def closed(function: Callable[..., Sequence[Variable]], *inputs: Variable) -> tuple[Variable, ...]:
     """Apply ``function`` as a single node.
 
-    ``function`` maps Variables to a sequence of Variables and may call ``chainer.grad`` inside.
-    It sees fresh leaves, so partial derivatives taken inside it stay partial even where one input
-    depends on another outside (as x* depends on theta). The backward is the pullback of
-    ``function`` as a closed node again: right at every order.
+    ``function`` maps Variables to a sequence of Variables and may call ``chainer.grad`` inside. It
+    gets new leaf Variables. So partial derivatives inside it stay partial, even if an input depends
+    on another one outside (as x* depends on theta). The backward is the pullback of ``function``,
+    again as a closed node. So derivatives of every order are right.
     """
     outputs: tuple[Variable, ...] = _Closed(function).apply(inputs)
     return outputs

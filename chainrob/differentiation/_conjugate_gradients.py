@@ -1,4 +1,4 @@
-"""Linear systems with a positive definite matrix that is known by its products only."""
+"""Linear systems with a positive definite matrix of which only products are known."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _RESTARTS = 5
 
 @dataclasses.dataclass(frozen=True)
 class LinearSolve:
-    """What one linear system cost, and how well it is solved.
+    """The cost and the accuracy of the solution of one linear system.
 
     Attributes:
-        method: ``'dense'`` or ``'cg'``.
-        iterations: Products with the Hessian; 0 for a dense solve.
-        restarts: How often conjugate gradients began anew from the true residual.
-        residual: Norm of the true residual over that of the right-hand side.
-        condition_number: Largest over smallest eigenvalue: of the matrix for a dense solve; for
-            conjugate gradients an estimate from below for the preconditioned matrix, from the
-            coefficients of the iteration.
+        method: ``'dense'`` or ``'cg'`` (conjugate gradients).
+        iterations: Number of products with the Hessian; 0 for a dense solve.
+        restarts: Number of times that conjugate gradients restarted from the true residual.
+        residual: Norm of the true residual, relative to the norm of the right-hand side.
+        condition_number: Largest eigenvalue over smallest eigenvalue. A dense solve uses those of
+            the matrix. Conjugate gradients give a lower bound for the preconditioned matrix, from
+            the coefficients of the iteration.
     """
 
     method: str
@@ -40,11 +40,11 @@ class LinearSolve:
 
 
 class NegativeCurvatureError(ArithmeticError):
-    """A direction of no positive curvature turned up.
+    """The iteration found a direction whose curvature is not positive.
 
     Attributes:
-        partial: The solution so far, the right-hand side's own direction at the first step.
-        curvature: Of that direction.
+        partial: The solution so far; at the first step, the direction of the right-hand side.
+        curvature: The curvature of the direction found.
     """
 
     def __init__(self, message: str, partial: Array, curvature: float) -> None:
@@ -65,18 +65,19 @@ def conjugate_gradients(
 ) -> tuple[Array, LinearSolve]:
     """Solve H z = target for a positive definite H.
 
-    The residual of the recursion drifts away from the true one. So whenever the recursion is done
-    the true residual is taken, and the iteration begins anew from there while that helps.
+    The residual of the recursion drifts away from the true residual. So the true residual is
+    computed at the end of each recursion. The iteration restarts from it as long as this helps.
 
     Args:
-        product: z to H z.
+        product: A function that maps z to H z.
         target: Right-hand side.
-        precondition: Positive definite, about the inverse of H.
-        project: Onto the space in which the target and the solution lie; without it the rounding
-            outside of that space, where H says nothing, would take over in the end.
-        tolerance: Residual relative to the target that is aimed at. Default: 10 eps.
-        accept: Largest relative residual of an answer; None takes any. Default: sqrt(eps).
-        max_iterations: In all. Default: 10 times the unknowns, and 20.
+        precondition: A positive definite map, about the inverse of H.
+        project: The projection onto the space of the target and the solution. Outside this space
+            H gives no information. Without the projection, rounding errors would grow there.
+        tolerance: Aim for the residual relative to the target. Default: 10 eps.
+        accept: Largest relative residual of a solution. Default: sqrt(eps).
+        max_iterations: Largest number of products in total. Default: 10 times the number of
+            unknowns, plus 20.
 
     Returns:
         ``(z, LinearSolve)``.
@@ -152,13 +153,13 @@ def _run(
         bent = product(direction)
         bend = float(xp.vdot(direction, bent))
         if not bend > 0 and float(xp.linalg.norm(residual)) <= rounding:
-            return z, k, _condition(lengths, ratios)  # nothing but rounding is left
+            return z, k, _condition(lengths, ratios)  # the residual is only rounding
         if not bend > 0:
             curvature = bend / float(xp.vdot(direction, direction))
             started = bool((base + z != 0).any())
             raise NegativeCurvatureError(
-                f"conjugate gradients met a direction of curvature {curvature:.3g}: the Hessian is "
-                f"not positive definite",
+                f"conjugate gradients found a direction of curvature {curvature:.3g}: the Hessian "
+                f"is not positive definite",
                 base + z if started else direction,
                 curvature,
             )
@@ -176,7 +177,7 @@ def _run(
 
 
 def _condition(lengths: list[float], ratios: list[float]) -> float:
-    """Condition of the Lanczos matrix that the iteration has built on its way."""
+    """Condition number of the Lanczos matrix that the iteration has built."""
     if not lengths:
         return 1.0
     from scipy.linalg import eigh_tridiagonal

@@ -1,4 +1,4 @@
-"""Minima under bounds and linear equalities: an interior-point method, and the last digits."""
+"""Minima under bounds and linear equalities: an interior-point method, then Newton steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _ROUNDS = 50
 
 
 class Optimum(NamedTuple):
-    """A point with its active set; arrays (B, n), y (B, m), all in float64 but x.
+    """A point with its active set. Arrays are (B, n), y is (B, m); all but x are float64.
 
-    ``lower`` and ``upper`` are booleans: at that bound. ``pull`` is the gradient of the Lagrangian
-    in x without the bounds' part: zero at free coordinates, the bounds' multipliers elsewhere.
+    ``lower`` and ``upper`` are booleans: whether a coordinate is at that bound. ``pull`` is the
+    gradient in x of the Lagrangian without the bounds' part. It is zero at free coordinates. At the
+    others it is the multiplier of the bound.
     """
 
     x: Array
@@ -48,7 +49,11 @@ def minimize_constrained(
     max_iterations: int,
     solver_options: Mapping[str, Any] | None = None,
 ) -> tuple[Optimum, int]:
-    """Run a solver from x within the constraints; the optimum, and its iterations (-1: unknown)."""
+    """Run a solver from x under the constraints.
+
+    Returns:
+        tuple: The optimum, and the number of iterations (-1 if it is unknown).
+    """
     if callable(solver):
         return optimum_at(problem, own_solver(problem, x, solver), data, tolerance), -1
     name = solver.lower()
@@ -69,7 +74,7 @@ def minimize_constrained(
 
 
 def optimum_at(problem: Problem, x: Array, data: Sequence[Array], tolerance: float) -> Optimum:
-    """A point as it is: the bounds that it is at, within the tolerance, and the multipliers."""
+    """A given point, with the bounds that it is at (within the tolerance) and the multipliers."""
     hessian = problem.hessian(x)
     lower, upper, matrix, _ = data
     flat = x.reshape(lower.shape).astype(np.float64)
@@ -95,10 +100,10 @@ def _scale(xp: Any, flat: Array) -> Array:
 def _interior_point(
     problem: Problem, x: Array, data: Sequence[Array], tolerance: float, max_iterations: int
 ) -> tuple[Array, int]:
-    """Primal-dual interior point with backtracking on the barrier function, problem by problem.
+    """Primal-dual interior-point method with backtracking on the barrier function, per problem.
 
-    Nocedal and Wright, Numerical Optimization, chapter 19. The Hessian is made positive definite
-    by the moduli of its eigenvalues, so each step descends.
+    Nocedal and Wright, Numerical Optimization, chapter 19. The eigenvalues of the Hessian are
+    replaced by their absolute values, so it is positive definite and each step descends.
     """
     xp = chainer.backend.get_array_module(x)
     lower, upper, matrix, right = data
@@ -149,7 +154,7 @@ def _interior_point(
         system = system + stiff[:, :, None] * identity
         push = barrier / down * bounded_below - barrier / up * bounded_above
         pull = -(slope - push)
-        # Scaled to a unit diagonal, for the bounds' part grows without limit.
+        # Scale it to a unit diagonal, because the bounds' part grows without limit.
         weight = 1 / xp.sqrt(xp.diagonal(system, axis1=-2, axis2=-1))
         system = system * weight[:, :, None] * weight[:, None, :]
 
@@ -202,20 +207,20 @@ def _inside(xp: Any, flat: Array, lower: Array, upper: Array) -> Array:
 
 
 def _reach(xp: Any, gap: Array, step: Array) -> Array:
-    """The largest fraction of a step (at most 1) that leaves 0.5 % of every gap."""
+    """The largest fraction of a step, at most 1, that keeps at least 0.5 % of every gap."""
     with np.errstate(divide="ignore", invalid="ignore"):
         most = xp.where(step < 0, -0.995 * gap / step, 1.0)
     return xp.minimum(most.min(axis=-1), 1.0)
 
 
 def _polished(problem: Problem, x: Array, data: Sequence[Array], tolerance: float) -> Optimum:
-    """Newton steps with the active set held, which is corrected where a bound or a sign says so."""
+    """Newton steps with a fixed active set. Crossed bounds and wrong signs correct the set."""
     xp = chainer.backend.get_array_module(x)
     lower, upper, matrix, right = data
     hessian = problem.hessian(x)
     flat = x.reshape(lower.shape).astype(np.float64)
     guess = optimum_at(problem, x, data, 1e3 * tolerance)
-    # What the objective pushes away from its bound is not active, however near it lies.
+    # A coordinate that the objective pushes away from its bound is not active, even if it is near.
     weak = 1e-6 * (1 + abs(hessian.gradient).max())
     at_lower = guess.lower & (guess.pull > weak)
     at_upper = guess.upper & (guess.pull < -weak)
@@ -259,7 +264,7 @@ def _by_scipy(
     max_iterations: int,
     solver_options: Mapping[str, Any] | None,
 ) -> tuple[Array, int]:
-    """SciPy's methods with constraints; all problems of a batch are one to them."""
+    """SciPy's methods with constraints. They treat all problems of a batch as one problem."""
     import scipy.linalg
     from scipy.optimize import Bounds, LinearConstraint
 

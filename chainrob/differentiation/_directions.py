@@ -12,14 +12,14 @@ DIRECTIONS = ("rademacher", "gaussian")
 
 
 def check_directions(directions: str) -> str:
-    """Return the name of a distribution of directions, or say which there are."""
+    """Return the name of a distribution of directions; raise ValueError for an unknown one."""
     if directions not in DIRECTIONS:
         raise ValueError(f"directions must be one of {DIRECTIONS}, found {directions!r}")
     return directions
 
 
 def as_generator(seed: int | np.random.Generator | None) -> np.random.Generator:
-    """A generator from a seed; a generator goes on where it is."""
+    """A generator from a seed. A generator is returned unchanged, in its present state."""
     return np.random.default_rng(seed)
 
 

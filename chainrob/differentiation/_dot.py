@@ -1,4 +1,4 @@
-"""A recorded computation in Graphviz's language."""
+"""A recorded computation in the language of Graphviz."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["render_dot", "to_dot"]
 
 
 def to_dot(trace: Any, reverse: bool, numbers: Mapping[str, Sequence[str]]) -> str:
-    """Inputs as boxes, steps as ellipses, constants plain, the output with a double line."""
+    """The graph as text: boxes for inputs, ellipses for steps, a double line for the output.
+
+    Constants have no outline.
+    """
 
     def label(name: str) -> str:
         return _quote("\\n".join([f"{name} = {trace.expression(name)}", *numbers[name]]))
@@ -43,10 +46,10 @@ def _quote(text: str) -> str:
 
 
 def render_dot(text: str, path: str | Path) -> Path:
-    """Draw a graph by Graphviz; the ending of the path is the format.
+    """Draw a graph with Graphviz. The ending of the path sets the format.
 
     Raises:
-        RuntimeError: Graphviz is not installed, or fails.
+        RuntimeError: If Graphviz is not installed, or fails.
     """
     path = Path(path)
     program = shutil.which("dot")

@@ -1,4 +1,4 @@
-"""Points, step sizes and counted function values: what every derivative without backprop needs."""
+"""Points, step sizes and counted function values, for derivatives without backpropagation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Array = Any  # a NumPy or CuPy array
 
 @dataclasses.dataclass(frozen=True)
 class DifferenceInfo:
-    """What a derivative without backpropagation cost and how it was taken.
+    """The cost of a derivative without backpropagation, its step, and its convergence.
 
     Attributes:
         evaluations: Number of points at which the function was evaluated.
-        calls: Number of calls of the function; smaller than ``evaluations`` where one call takes
+        calls: Number of calls of the function. It is smaller than ``evaluations`` if one call takes
             many points (``vectorized=True``).
-        step: Step size, a number or one number a coordinate.
-        converged: False where an iterative estimate stopped short of its tolerance.
-        iterations: Iterations of such an estimate, 0 for the direct ones.
+        step: Step size, one number or one number per coordinate.
+        converged: False if an iterative estimate stopped before it reached its tolerance.
+        iterations: Iterations of such an estimate; 0 for direct estimates.
     """
 
     evaluations: int
@@ -36,7 +36,7 @@ class DifferenceInfo:
 
 
 def as_point(x: Any) -> tuple[Any, Array]:
-    """Return the array module and ``x`` as a finite floating-point array (integers as float64)."""
+    """The array module, and ``x`` as a finite floating-point array. Integers become float64."""
     if isinstance(x, chainer.Variable):
         x = x.array
     xp = chainer.backend.get_array_module(x)
@@ -53,10 +53,10 @@ def as_point(x: Any) -> tuple[Any, Array]:
 
 
 def as_step(xp: Any, x: Array, step: Any, power: float, *, scalar: bool = False) -> Array:
-    """Step sizes: ``step`` checked, or the rule ``eps ** power * max(1, |x|)`` of the dtype of x.
+    """Step sizes: the checked ``step``, or ``eps ** power * max(1, |x|)`` for the dtype of x.
 
-    The power balances truncation against cancellation: 1/2 where the error of truncation is O(h),
-    1/3 where it is O(h^2). With ``scalar`` one step serves all coordinates.
+    The power balances truncation and cancellation. It is 1/2 if the truncation error is O(h), and
+    1/3 if it is O(h^2). With ``scalar`` there is one step for all coordinates.
     """
     if step is None:
         size = xp.abs(x)
@@ -80,7 +80,7 @@ def as_step(xp: Any, x: Array, step: Any, power: float, *, scalar: bool = False)
 
 
 def representable(xp: Any, x: Array, step: Array) -> Array:
-    """The step that the floating-point sum x + step really takes; an error where it takes none."""
+    """The step that the floating-point sum x + step really takes. An error if it takes none."""
     taken = (x + step) - x
     if not bool((taken != 0).all()):
         raise ValueError(
@@ -92,7 +92,7 @@ def representable(xp: Any, x: Array, step: Array) -> Array:
 
 
 class Evaluator:
-    """Evaluate ``function`` at points of one shape, count, and refuse what is no real number."""
+    """Evaluates a function at points of one shape, counts, and requires finite real values."""
 
     def __init__(self, function: Callable[..., Any], x: Array, vectorized: bool = False) -> None:
         if not callable(function):
@@ -105,7 +105,7 @@ class Evaluator:
         self.calls = 0
 
     def __call__(self, points: Iterable[Array]) -> Array:
-        """Values at K points, stacked: shape (K,) + shape of one value."""
+        """The values at K points, stacked to shape (K,) + shape of one value."""
         if self._vectorized:
             stacked = self._xp.stack(list(points))
             values = self._call(stacked)
@@ -113,7 +113,7 @@ class Evaluator:
             if values.shape[:1] != (len(stacked),):
                 raise ValueError(
                     f"with vectorized=True the function gets points of shape {stacked.shape} and "
-                    f"must return one value a point, found shape {values.shape}"
+                    f"must return one value per point, found shape {values.shape}"
                 )
         else:
             each = []
@@ -149,6 +149,6 @@ class Evaluator:
         return value
 
     def info(self, step: Any, **more: Any) -> DifferenceInfo:
-        """The account so far."""
+        """The counts so far."""
         step = step[()] if getattr(step, "shape", None) == () else step
         return DifferenceInfo(self.evaluations, self.calls, step, **more)

@@ -1,6 +1,7 @@
-"""The derivatives of elementary operations as text: what a table of a trace shows, and their cost.
+"""The derivatives of elementary operations as text, for the tables of a trace, and their cost.
 
-In a formula ``{0}`` and ``{1}`` are the arguments, ``{y}`` is the result and ``{c}`` the constant.
+In a formula ``{0}`` and ``{1}`` are the arguments, ``{y}`` is the result, and ``{c}`` is the
+constant.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 __all__ = ["partials", "term"]
 
-# Node class -> for each argument the partial derivative and the operations that it takes.
+# Node class -> for each argument, the partial derivative and its number of operations.
 _TABLE: dict[str, tuple[tuple[str, int], ...]] = {
     "Identity": (("1", 0),),
     "Neg": (("-1", 0),),
@@ -54,11 +55,11 @@ _TABLE: dict[str, tuple[tuple[str, int], ...]] = {
 def partials(
     node: Any, inputs: Sequence[str], output: str, elementwise: bool, value: int
 ) -> list[tuple[str, int]]:
-    """Partial derivative of a step in each of its arguments, as (text, operations a number).
+    """Partial derivative of a step in each argument, as (text, operations per number).
 
-    An operation that is not in the table gets the symbol of its derivative, ``du3/du1``. It is
-    linear or bilinear as a rule (a sum, a product of matrices), so that a product with its
-    derivative costs what the operation costs: ``value``.
+    An operation that is not in the table gets the symbol of its derivative, such as ``du3/du1``.
+    Most such operations are linear or bilinear (a sum, a matrix product). So a product with the
+    derivative costs as much as the operation itself: ``value``.
     """
     name = type(node).__name__
     constant: Any = getattr(node, "value", None)
@@ -84,12 +85,12 @@ def _power(exponent: float, name: str) -> tuple[str, int]:
 
 
 def term(partial: str, factor: str, *, behind: bool) -> str:
-    """A partial derivative times the derivative that it is multiplied with.
+    """The product of a partial derivative and another derivative, as text.
 
     Args:
         partial: Text of the partial derivative.
-        factor: Name of the other factor.
-        behind: Whether the factor stands behind, as in the forward mode, or ahead.
+        factor: Name of the other derivative.
+        behind: Whether the factor comes last, as in forward mode, or first.
     """
     sign, partial = ("-", partial[1:]) if partial.startswith("-") else ("", partial)
     if partial == "1":
@@ -102,5 +103,5 @@ def term(partial: str, factor: str, *, behind: bool) -> str:
 
 
 def total(terms: Sequence[str]) -> str:
-    """A sum of terms, with minus signs where they belong."""
+    """A sum of terms as text, with minus signs instead of '+ -'."""
     return re.sub(r"\+ -", "- ", " + ".join(terms)) if terms else "0"

@@ -1,4 +1,4 @@
-"""Walks through the graph that Chainer has recorded: what a function depends on."""
+"""Walks through the graph that Chainer recorded, to find what a function depends on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["function_nodes", "require_dependence", "variable_nodes"]
 
 
 def function_nodes(y: Variable) -> Iterator[FunctionNode]:
-    """The function nodes that y comes from, each once; in no order that means anything."""
+    """The function nodes behind y, each once, in an arbitrary order."""
     seen: set[int] = set()
     pending = [y.creator_node]
     while pending:
@@ -24,9 +24,9 @@ def function_nodes(y: Variable) -> Iterator[FunctionNode]:
 
 
 def variable_nodes(y: Variable, stop: Sequence[Variable] = ()) -> dict[int, Any]:
-    """The nodes of the Variables that y comes from with a gradient, itself among them, by their id.
+    """The Variable nodes behind y that require a gradient, by their id; y's own node is included.
 
-    The walk takes the nodes of ``stop`` in and does not look behind them.
+    The walk includes the nodes of ``stop`` and does not go behind them.
     """
     ends = {id(one.node) for one in stop}
     found: dict[int, Any] = {}
@@ -42,14 +42,13 @@ def variable_nodes(y: Variable, stop: Sequence[Variable] = ()) -> dict[int, Any]
 
 
 def require_dependence(y: Variable, xs: Sequence[Variable]) -> None:
-    """Refuse y = f(xs) that does not depend on its arguments, for its derivative says nothing.
+    """Refuse y = f(xs) if it does not depend on its arguments: its derivatives would be zero.
 
-    The arguments are leaves, or identities of the Variables that a caller gave. A function that
-    reads such a Variable from elsewhere and not from its argument is refused as well, even where it
-    depends on others.
+    The arguments are leaves, or identities of the caller's Variables. A function that reads such a
+    Variable itself, instead of its argument, is refused too, even if it depends on other arguments.
 
     Raises:
-        ValueError: If that is so.
+        ValueError: If the function is refused.
     """
     reached = variable_nodes(y, xs)
     missing = [x for x in xs if id(x.node) not in reached]
@@ -61,14 +60,14 @@ def require_dependence(y: Variable, xs: Sequence[Variable]) -> None:
         if id(origin) in reached
     ]
     remedy = (
-        "write the function with its arguments; a model is made one by "
-        "chainrob.differentiation.functional(model)"
+        "use the arguments inside the function; chainrob.differentiation.functional(model) makes "
+        "such a function from a model"
     )
     if past:
         named = ", ".join(f"{one.name!r} of shape {one.shape}" for one in past)
         raise ValueError(
-            f"function does not use the arguments that it is given for {named}, but reads these "
-            f"Variables itself, so their derivatives would be zero: {remedy}"
+            f"function does not use its arguments for {named}, but reads these Variables itself, "
+            f"so their derivatives would be zero: {remedy}"
         )
     if missing and len(missing) == len(xs):
         raise ValueError(

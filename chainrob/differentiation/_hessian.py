@@ -1,4 +1,4 @@
-"""The Hessian of an objective at a point: products, curvatures, and linear solves with it."""
+"""The Hessian of an objective at a point: products, curvatures, and linear solves."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ PROBES = 32
 
 @dataclasses.dataclass(frozen=True)
 class LinearOptions:
-    """How linear systems with the Hessian are solved.
+    """Options for linear systems with the Hessian.
 
     Args:
-        method: ``'dense'``, ``'cg'`` or ``'auto'``: dense up to 128 unknowns a problem.
-        damping: Tikhonov term of the derivative's solves.
+        method: ``'dense'``, ``'cg'`` or ``'auto'``: dense up to 128 unknowns per problem.
+        damping: Tikhonov term in the solves of the derivative.
         preconditioner: None, ``'diagonal'``, or a callable v -> about H^-1 v.
-        tolerance: Relative residual that is aimed at; None is 10 eps.
+        tolerance: Aim for the relative residual; None is 10 eps.
     """
 
     method: str = "auto"
@@ -46,7 +46,7 @@ class LinearOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Curvature:
-    """Extreme eigenvalues (B,) on the tangent space; not ``exact`` where Lanczos found them."""
+    """Extreme eigenvalues (B,) on the tangent space. They are not ``exact`` if Lanczos was used."""
 
     smallest: Array
     largest: Array
@@ -54,27 +54,27 @@ class Curvature:
     weakest: Array | None = None
     """Directions (B, n) of the smallest eigenvalue, of length 1."""
     iterated: bool = False
-    """Whether inverse iteration was needed."""
+    """Whether inverse iteration found the smallest eigenvalue."""
 
     @property
     def condition_number(self) -> Array:
-        """Largest over smallest modulus; infinite for a Hessian that is singular or indefinite."""
+        """Largest over smallest absolute eigenvalue; infinite if singular or indefinite."""
         largest = np.maximum(abs(self.smallest), abs(self.largest))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.smallest > 0, largest / self.smallest, np.inf)
 
 
 class Hessian:
-    """H = d2f/dx2 at fixed x and parameters, all of it arrays.
+    """H = d2f/dx2 at fixed x and parameters, which are all arrays.
 
-    With ``batched`` the first axis of x counts B problems that know nothing of each other, so H is
-    a matrix of B blocks, of which n products give all columns. Else B = 1.
+    With ``batched`` the first axis of x counts B independent problems. So H has B diagonal blocks,
+    and n products give all columns of all blocks. Otherwise B = 1.
 
     Args:
         objective: ``objective(x, *parameters)``, a Variable of one number, or of (B,).
-        x: Array, the point.
-        parameters: Arrays.
-        options: How to solve.
+        x: The point, an array.
+        parameters: The parameters, arrays.
+        options: Options of the linear solves.
         batched: Whether there are B problems.
     """
 
@@ -122,19 +122,19 @@ class Hessian:
         return self._matrix
 
     def _norm(self) -> Array:
-        """An upper bound (B,) of all eigenvalues, 1 where they are zero."""
+        """An upper bound (B,) of all eigenvalues; 1 if all are zero."""
         bound = abs(self.matrix()).sum(axis=-1).max(axis=-1)
         return self.xp.where(bound > 0, bound, 1.0)
 
     def quotient(self, v: Array) -> float:
-        """Rayleigh's quotient of v (B, n)."""
+        """The Rayleigh quotient of v (B, n)."""
         v = v / self.xp.linalg.norm(v)
         return float(self.xp.vdot(v, self.product(v)))
 
     def curvature(self, tangent: Tangent | None = None) -> Curvature:
         """Extreme eigenvalues: exact for few unknowns, by Lanczos iteration for many.
 
-        Many problems that are solved by conjugate gradients are one problem to it.
+        The Lanczos iteration treats all problems of a batch as one problem.
         """
         tangent = tangent or whole_space(self.xp, self.problems, self.size)
         if not self.dense and self.size > LANCZOS_LIMIT:
@@ -142,7 +142,7 @@ class Hessian:
         matrix = self.matrix()
         top = matrix
         if not tangent.is_whole:
-            # What is not tangent gets an eigenvalue that is no extreme one, or none at all.
+            # Directions that are not tangent get eigenvalues that are not the extreme ones.
             projector = tangent.projector()
             rest = self._norm()[:, None, None] * (self.xp.eye(self.size) - projector)
             matrix = projector @ matrix @ projector
@@ -179,7 +179,7 @@ class Hessian:
                 )  # fmt: skip
             except ArpackNoConvergence:
                 return None
-            except ArpackError:  # the first product was zero
+            except ArpackError:  # the first product is zero
                 return 0.0, inside(start)
             return float(values[0]), inside(vectors[:, 0])
 
@@ -194,11 +194,11 @@ class Hessian:
         return Curvature(bottom[0] * ones, top[0] * ones, False, bottom[1], iterated)
 
     def _by_inverse_iteration(self, tangent: Tangent, v: Array) -> tuple[float, Array]:
-        """About the smallest eigenvalue where Lanczos' iteration is too slow: from above.
+        """An estimate of the smallest eigenvalue, from above, if the Lanczos iteration is too slow.
 
-        A system with a random right-hand side that conjugate gradients solve shows that H is
-        positive definite: with positive pivots the residual polynomial is 1 at 0 and larger on the
-        left, so what lies there of the right-hand side could not vanish.
+        If conjugate gradients solve a system with a random right-hand side, H is positive definite.
+        The reason: with positive pivots the residual polynomial is 1 at 0 and larger at negative
+        numbers. So a part of the right-hand side with negative eigenvalues could not vanish.
         """
         tolerance = max(1e-6, 100 * float(np.finfo(self.dtype).eps))
         for _ in range(5):
@@ -207,7 +207,7 @@ class Hessian:
             except NegativeCurvatureError as error:
                 return error.curvature, v
             except ArithmeticError:
-                return 0.0, v  # a flat direction, or one that no digits tell from it
+                return 0.0, v  # a direction that is flat up to rounding
             v = v / self.xp.linalg.norm(v)
             tolerance = 1e-2
         return self.quotient(v), v
@@ -228,7 +228,7 @@ class Hessian:
             limits = {"tolerance": self.options.tolerance, **limits}
             project = None if tangent.is_whole else tangent.project
             return conjugate_gradients(apply, v, precondition=lift, project=project, **limits)
-        # A dense solve is exact: it knows no tolerance.
+        # A dense solve is exact and needs no tolerance.
         matrix = self.matrix() + damping * xp.eye(self.size)
         if not tangent.is_whole:
             projector = tangent.projector()
@@ -264,7 +264,9 @@ class Hessian:
         return lambda v: tangent.project(lift(tangent.project(v)))
 
     def diagonal(self) -> Array:
-        """The diagonal (B, n), from products with vectors of random signs; exact if H is diagonal.
+        """An estimate of the diagonal (B, n) from products with vectors of random signs.
+
+        It is exact if H is diagonal.
 
         Bekas, Kokiopoulou and Saad, An estimator for the diagonal of a matrix (2007).
         """

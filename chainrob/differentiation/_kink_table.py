@@ -1,8 +1,8 @@
-"""Which operations have kinks, where, and the slopes on the two sides.
+"""The kinks of operations: their places, and the slopes on both sides.
 
-Every entry takes a function node and the arrays it was given, and returns the :class:`Sides` of its
-kinks or None. The slope of output in input is ``left`` just below the kink and ``right`` just above
-it. For two inputs "above" means that the first one grows.
+Every entry takes a function node and its input arrays. It returns the :class:`Sides` of the kinks,
+or None. The slope of the output in an input is ``left`` just below the kink and ``right`` just
+above it. For two inputs "above" means that the first one grows.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _serial = itertools.count()
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """The kinks that one node has met.
+    """The kinks at which one node was evaluated.
 
     Attributes:
-        text: What was met, for messages.
-        mask: Outputs that lie at a kink, of the shape ``expanded`` or one that broadcasts to it.
+        text: The kind of kink, for messages.
+        mask: The outputs that lie at a kink, in the shape ``expanded`` or one that broadcasts to
+            it.
         expanded: Shape to which the node's output gradient is reshaped before it is multiplied.
-        left: One array an input, the slope below; 0 where there is no kink.
-        right: Likewise above.
-        ties: For a maximum over many numbers: where the largest are, in place of left and right.
-        keeps: The node's own backward gives exactly 0 at its kinks, so the rest of it is kept.
+        left: For each input an array of the slopes below; 0 if there is no kink.
+        right: The same above.
+        ties: For a maximum over many numbers, the places of the largest ones and the axes. It
+            replaces left and right.
+        keeps: Whether the node's own backward is used at its kinks too, because it gives 0 there.
     """
 
     text: str
@@ -50,7 +52,7 @@ class Sides:
     serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
     def weights(self, index: int, choice: Choice) -> Array:
-        """Slopes at the kinks in one input: of the named side, or a random mixture of the two."""
+        """Slopes at the kinks in one input: those of the named side, or a random mixture."""
         xp = chainer.backend.get_array_module(self.mask)
         if self.ties is not None:
             where, axes = self.ties
@@ -58,18 +60,18 @@ class Sides:
         if isinstance(choice, str):
             mix: Any = {"left": 0.0, "middle": 0.5, "right": 1.0}[choice]
         else:
-            # One mixture a node and seed: both inputs and both modes of differentiation share it.
+            # One mixture per node and seed, for both inputs and both modes of differentiation.
             mix = xp.asarray(np.random.default_rng([choice, self.serial]).random(self.mask.shape))
         slope = self.left[index] + mix * (self.right[index] - self.left[index])
         return xp.where(self.mask, slope, 0)
 
 
 def _shares(xp: Any, where: Array, axes: tuple[int, ...], choice: Choice, serial: int) -> Array:
-    """Weights of the numbers that are equally large: they add up to 1 over the axes."""
+    """Weights of the equal largest numbers. They add up to 1 over the axes."""
     if choice == "middle":
         shares = where.astype(np.float64)
     elif isinstance(choice, str):
-        # The first of equals for 'right', the last for 'left', as for a maximum of two.
+        # The first of equal numbers for 'right', the last for 'left', as in a maximum of two.
         order = xp.arange(1, where.size + 1).reshape(where.shape)
         order = where * (where.size + 1 - order if choice == "right" else order)
         shares = (where & (order == order.max(axis=axes, keepdims=True))).astype(np.float64)
@@ -81,7 +83,7 @@ def _shares(xp: Any, where: Array, axes: tuple[int, ...], choice: Choice, serial
 
 
 def _at(text: str, mask: Array, *slopes: tuple[Any, Any], keeps: bool = False) -> Sides | None:
-    """Kinks of an operation on numbers: (left, right) for every input."""
+    """The kinks of an elementwise operation, from a pair (left, right) for each input."""
     if not bool(mask.any()):
         return None
     xp = chainer.backend.get_array_module(mask)
@@ -90,7 +92,7 @@ def _at(text: str, mask: Array, *slopes: tuple[Any, Any], keeps: bool = False) -
 
 
 def _ends(text: str, x: Array, low: Any, high: Any, slope: float = 1.0) -> Sides | None:
-    """A function that is flat, then rises, then is flat again."""
+    """The kinks of a function that is flat, then rises, and then is flat again."""
     at_low = x == low if low is not None else x != x
     at_high = x == high if high is not None else x != x
     xp = chainer.backend.get_array_module(x)
@@ -119,7 +121,7 @@ def _choice(text: str, low: float, high: float) -> Callable[..., Sides | None]:
 
 
 def _largest(text: str) -> Callable[..., Sides | None]:
-    """A maximum or minimum over axes: every one of the equals is a choice."""
+    """A maximum or minimum over axes. Each of the equal numbers is a possible choice."""
 
     def find(node: Any, data: Sequence[Array]) -> Sides | None:
         (x,) = data
@@ -139,7 +141,7 @@ def _absolute_error(node: Any, data: Sequence[Array]) -> Sides | None:
 
 
 def _mean_absolute_error(node: Any, data: Sequence[Array]) -> Sides | None:
-    """Chainer's loss, or ours: one number, or one a sample."""
+    """Chainer's loss or ours: one number, or one per sample."""
     y, t = data
     mask = y == t
     each = getattr(node, "reduce", "mean") == "no"

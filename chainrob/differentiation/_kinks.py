@@ -1,4 +1,4 @@
-"""Points where a function has no derivative: refused, or answered by a subgradient with a name."""
+"""Points without a derivative: they raise an error, or a named subgradient is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 Variable = Any
 _NAMES = ("left", "middle", "right")
-_SAME = 1000  # two answers are one if they differ by no more than so many roundings
+_SAME = 1000  # two derivatives count as equal if they differ by at most this many roundings
 
 _wanted: contextvars.ContextVar[str | None] = contextvars.ContextVar("wanted", default=None)
 _chosen: contextvars.ContextVar[Choice | None] = contextvars.ContextVar("chosen", default=None)
@@ -33,7 +33,7 @@ _chosen: contextvars.ContextVar[Choice | None] = contextvars.ContextVar("chosen"
 
 @contextmanager
 def subgradient(name: str) -> Iterator[None]:
-    r"""Inside, derivatives at kinks are the named subgradients instead of errors.
+    r"""Inside this context, a derivative at a kink is the named subgradient instead of an error.
 
     ==============================  ==========  ============  ===========
     at the kink of                  ``'left'``  ``'middle'``  ``'right'``
@@ -46,26 +46,28 @@ def subgradient(name: str) -> Iterator[None]:
     max of many equals              the last    equal parts   the first
     ==============================  ==========  ============  ===========
 
-    That is the slope below the kink, the mean of both slopes, and the slope above it: for one
-    number the limits of ``backward_difference``, ``central_difference`` and
-    ``forward_difference``. It holds for everything that differentiates Chainer functions here:
-    ``vjp``, ``jvp``, ``jacobian``, ``hessian``, ``hessian_vector_product`` and
-    ``EvaluationTrace.forward`` and ``reverse``.
+    The three names mean the slope below the kink, the mean of both slopes, and the slope above it.
+    For a function of one number these are the limits of ``backward_difference``,
+    ``central_difference`` and ``forward_difference``. The context applies to all functions here
+    that differentiate Chainer functions: ``vjp``, ``jvp``, ``jacobian``, ``hessian``,
+    ``hessian_vector_product``, ``EvaluationTrace.forward`` and ``EvaluationTrace.reverse``.
 
-    Outside, a kink is refused with a ValueError where it matters. It does not matter where every
-    choice of subgradients gives the same derivative, as for ``max(relu(x), 0)`` at x = -1.
+    Outside the context a kink raises ValueError if it matters. It does not matter if every choice
+    of subgradients gives the same derivative, as for ``max(relu(x), 0)`` at x = -1.
 
-    A named subgradient is put through the chain rule. The result is an element of the generalized
-    gradient of each operation, and of the whole function only where the chain rule is exact.
+    The chain rule uses the named subgradient. So the result uses an element of the generalized
+    gradient of each operation. It is an element of the generalized gradient of the whole function
+    only if the chain rule is exact.
 
-    Looked for in: absolute values and errors, maximum and minimum (of two and over axes), clip,
-    relu, leaky, clipped and parametric relu, ELU, hard sigmoid. Pooling takes the first of equals.
+    These operations are checked for kinks: absolute values and errors, maximum and minimum (of two
+    and over axes), clip, relu, leaky, clipped and parametric relu, ELU, and hard sigmoid. Pooling
+    takes the first of equal numbers.
 
     Args:
         name: ``'left'``, ``'middle'`` or ``'right'``.
 
     Raises:
-        ValueError: If the name is another one.
+        ValueError: If the name is unknown.
 
     Example:
         >>> import chainer.functions as F, numpy as np
@@ -89,9 +91,9 @@ def subgradient(name: str) -> Iterator[None]:
 
 
 class KinkHook(chainer.FunctionHook):
-    """Marks the nodes that are computed at a kink, so that their backward can be told what to do.
+    """Marks the nodes that are evaluated at a kink. Then their backward can use a subgradient.
 
-    Chainer frees the arrays that no backward needs, so a look at the finished graph comes too late.
+    Chainer frees the arrays that no backward needs. So the finished graph no longer shows kinks.
     """
 
     def __init__(self) -> None:
@@ -107,7 +109,7 @@ class KinkHook(chainer.FunctionHook):
 
 
 def _mark(node: Any, sides: Sides, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Let this node alone answer at its kinks as chosen."""
+    """Make the backward of this node use the chosen subgradient at its kinks."""
     own = node.backward
 
     def backward(indexes: tuple[int, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -119,7 +121,7 @@ def _mark(node: Any, sides: Sides, shapes: Sequence[tuple[int, ...]]) -> None:
         if not sides.keeps:
             rest = F.where(sides.mask.reshape(gy.shape), gy.xp.zeros_like(gy.array), gy)
         slopes = own(indexes, (rest,))
-        if len(slopes) != len(indexes):  # Chainer lets a node answer for all its inputs
+        if len(slopes) != len(indexes):  # Chainer allows gradients for all inputs of a node
             slopes = [slopes[i] for i in indexes]
         answers = []
         for i, slope in zip(indexes, slopes, strict=True):
@@ -132,10 +134,10 @@ def _mark(node: Any, sides: Sides, shapes: Sequence[tuple[int, ...]]) -> None:
 
 
 class _AtKink(chainer.FunctionNode):
-    """The part of a gradient that comes through kinks: linear in gy, for the side that is chosen.
+    """The part of a gradient that passes through kinks. It is linear in gy for the chosen side.
 
-    Its own backward chooses anew. So where a derivative of higher order depends on the choice that
-    was made below, two draws disagree and the kink is found.
+    Its own backward makes a new choice. So, if a derivative of higher order depends on an earlier
+    choice, two random choices give different results, and the kink is found.
     """
 
     def __init__(self, sides: Sides, index: int, shape: tuple[int, ...]) -> None:
@@ -166,10 +168,10 @@ class _AtKink(chainer.FunctionNode):
 def gradients_at_kinks(
     outputs: Sequence[Variable], inputs: Sequence[Variable], weights: Sequence[Variable], keep: bool
 ) -> list[Variable | None]:
-    """``chainer.grad`` that refuses a kink, or takes the subgradient asked for.
+    """As ``chainer.grad``, but a kink raises an error, or the requested subgradient is used.
 
     Raises:
-        ValueError: a kink is met whose derivative depends on the choice.
+        ValueError: If the result depends on the choice of a subgradient at a kink.
     """
 
     def run(choice: Choice | None) -> list[Variable | None]:
@@ -193,10 +195,10 @@ def gradients_at_kinks(
 
 
 def every_choice(nodes: Sequence[Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A table of derivatives by these nodes, refused where it depends on the choice at a kink.
+    """A table of derivatives by these nodes, if it does not depend on the choice at a kink.
 
     Raises:
-        ValueError: it does, and no subgradient is asked for.
+        ValueError: If the table depends on the choice, and no subgradient is requested.
     """
     met = [node.chainrob_sides.text for node in nodes if hasattr(node, "chainrob_sides")]
     name = _wanted.get()
@@ -214,7 +216,7 @@ def every_choice(nodes: Sequence[Any], run: Callable[[], dict[str, Any]]) -> dic
 
 @contextmanager
 def chosen(choice: Choice | None) -> Iterator[None]:
-    """Inside, marked nodes answer at their kinks by this choice."""
+    """Inside this context, marked nodes use this choice at their kinks."""
     token = _chosen.set(choice)
     try:
         yield
@@ -223,14 +225,14 @@ def chosen(choice: Choice | None) -> Iterator[None]:
 
 
 def kinks_of(y: Variable) -> list[str]:
-    """What kinks were met on the way to y."""
+    """The kinds of kinks in the computation of y."""
     return [
         node.chainrob_sides.text for node in function_nodes(y) if hasattr(node, "chainrob_sides")
     ]
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two gradients are equal but for rounding; NaN is equal to NaN."""
+    """Whether two gradients are equal up to rounding. NaN counts as equal to NaN."""
     xp = chainer.backend.get_array_module(one)
     finite = xp.isfinite(one) & xp.isfinite(other)
     size = xp.where(finite, xp.maximum(abs(one), abs(other)), 0)
@@ -241,16 +243,16 @@ def same(one: Any, other: Any) -> bool:
 def refuse(met: Sequence[str]) -> None:
     """Raise the error that names the kinks."""
     raise ValueError(
-        f"function is not differentiable there: {', '.join(dict.fromkeys(met))}; "
-        "chainrob.differentiation.subgradient('left', 'middle' or 'right') takes a subgradient"
+        f"function is not differentiable there: {', '.join(dict.fromkeys(met))}; to use a "
+        "subgradient, see chainrob.differentiation.subgradient('left', 'middle' or 'right')"
     )
 
 
 def require_finite(y: Variable, xs: Sequence[Variable], products: Sequence[Any]) -> None:
-    """Refuse derivatives that are not finite where inputs and output are.
+    """Refuse derivatives that are not finite although inputs and output are finite.
 
     Raises:
-        ValueError: there are such.
+        ValueError: If there are such derivatives.
     """
     arrays = [getattr(one, "array", one) for one in products]
     if all(bool(y.xp.isfinite(one).all()) for one in arrays):
@@ -258,5 +260,5 @@ def require_finite(y: Variable, xs: Sequence[Variable], products: Sequence[Any])
     if all(bool(y.xp.isfinite(one.array).all()) for one in (y, *xs)):
         raise ValueError(
             "function is not differentiable there (or its derivative overflows): inputs and output "
-            "are finite, the derivative is not"
+            "are finite, but the derivative is not"
         )

@@ -1,4 +1,4 @@
-"""The linear system of the implicit function theorem as a Chainer node, right at every order."""
+"""The linear system of the implicit function theorem as a Chainer node, right to every order."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class System:
 
     Args:
         objective: ``objective(x, *parameters)``.
-        options: Of the linear solves.
+        options: Options of the linear solves.
         batched: Whether the first axis of x counts problems.
-        free: Booleans (B, n): coordinates at no bound; None without constraints.
-        solves: A list that gets the record of every solve.
+        free: Booleans (B, n), true for coordinates at no bound; None without constraints.
+        solves: A list to which the record of every solve is added.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class System:
         self.solves = solves
 
     def flat(self, x: Any) -> tuple[int, int]:
-        """(B, n) of an x."""
+        """(B, n) for this x."""
         problems = len(x) if self.batched else 1
         return problems, x.size // problems
 
@@ -61,8 +61,8 @@ class System:
 
         Args:
             x: The minimum.
-            right: One of the shape of x; with constraints also (B, m), and one of the shape of x
-                whose entries at the bounds count.
+            right: A Variable of the shape of x. With constraints two more: one (B, m), and one of
+                the shape of x, of which only the entries at the bounds are used.
             matrix: A, (B, m, n); None without constraints.
             thetas: The parameters.
         """
@@ -74,7 +74,7 @@ class System:
     def apply_inverse(
         self, x: Array, right: Sequence[Array], matrix: Array | None, thetas: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """The same with arrays."""
+        """As ``solve``, with arrays."""
         hessian = Hessian(self.objective, x, thetas, self.options, self.batched)
         xp, damping = hessian.xp, self.options.damping
         shape = (hessian.problems, hessian.size)
@@ -106,7 +106,7 @@ class System:
         )
 
     def equality_multipliers(self, x: Variable, matrix: Variable, *thetas: Variable) -> Variable:
-        """The y of the equalities at a minimum, as a Variable of what it depends on."""
+        """The multipliers y of the equalities at a minimum, as a Variable in the graph."""
         problems, size = self.flat(x)
         free: Any = self.free
         if not matrix.shape[1]:
@@ -158,7 +158,7 @@ class _Solve(chainer.FunctionNode):
         def bilinear_slopes(
             w: Variable, v: Variable, x: Variable, *thetas: Variable
         ) -> tuple[Variable, ...]:
-            """d(w^T H v) / d(x, thetas), the damping dropping out."""
+            """d(w^T H v) / d(x, thetas). The damping is constant and has no part in it."""
             slope = gradients([system.objective(x, *thetas)], [x])
             product = gradients(slope, [x], [v])
             return gradients(product, [x, *thetas], [w])
@@ -169,13 +169,13 @@ class _Solve(chainer.FunctionNode):
             problems, size = system.flat(x)
             every.append(-outer(w[1], v[0], problems, size) - outer(v[1], w[0], problems, size))
         elif matrix is not None:
-            every.append(matrix)  # nobody asks
+            every.append(matrix)  # a placeholder: its gradient is not requested
         every.extend(-slope for slope in slopes[1:])
         return tuple(every[i] for i in indexes)
 
 
 def outer(dual: Variable, v: Variable, problems: int, size: int) -> Variable:
-    """y v^T for y (B, m) and v (B, n) of any shape: (B, m, n)."""
+    """y v^T, (B, m, n), for y (B, m) and a v of B n numbers in any shape."""
     count = dual.shape[1]
     left = F.broadcast_to(F.reshape(dual, (problems, count, 1)), (problems, count, size))
     right = F.broadcast_to(F.reshape(v, (problems, 1, size)), (problems, count, size))

@@ -1,4 +1,4 @@
-"""Ways to find a minimum: Newton's method here, SciPy's methods, or the user's own."""
+"""Ways to find a minimum: our Newton's method, SciPy's methods, or the user's own solver."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _FULL_HESSIAN = ("dogleg", "trust-exact")
 _NO_GRADIENT = ("nelder-mead", "powell", "cobyla", "cobyqa")
 _SCIPY = ("bfgs", "l-bfgs-b", "cg", "tnc", "slsqp", *_SECOND_ORDER, *_FULL_HESSIAN, *_NO_GRADIENT)
 
-# Newton's last digits take three or four steps among values that no longer fall.
+# In Newton's last three or four steps the values no longer fall.
 _PATIENCE = 20
 
 
 class Problem:
-    """The objective with its parameters held fixed: arrays in, arrays out, evaluations counted."""
+    """The objective with fixed parameters: a function of arrays that counts its evaluations."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Problem:
         return self.objective(x, *[chainer.Variable(p) for p in self.parameters])
 
     def values(self, x: Array) -> Array:
-        """One number a problem, (B,)."""
+        """One number per problem, (B,)."""
         with chainer.no_backprop_mode():
             return self.variable(chainer.Variable(x)).array.reshape(-1).astype(np.float64)
 
@@ -67,7 +67,7 @@ class Problem:
 
 
 def check_solver(solver: Any) -> None:
-    """Refuse what is neither callable nor the name of a method."""
+    """Refuse a solver that is neither callable nor the name of a method."""
     names = ("newton", *_SCIPY)
     if not callable(solver) and not (isinstance(solver, str) and solver.lower() in names):
         raise ValueError(f"solver must be callable or one of {names}, found {solver!r}")
@@ -81,7 +81,7 @@ def minimize(
     max_iterations: int,
     solver_options: Mapping[str, Any] | None = None,
 ) -> tuple[Array, int]:
-    """Run a solver from x; the place where it stopped, and its iterations (-1 if unknown)."""
+    """Run a solver from x. Returns its last point and its iterations (-1 if unknown)."""
     if callable(solver):
         return own_solver(problem, x, solver), -1
     if solver.lower() == "newton":
@@ -93,7 +93,7 @@ def minimize(
 
 
 def own_solver(problem: Problem, x: Array, solver: Callable[..., Any]) -> Array:
-    """What a user's solver returns, checked."""
+    """The result of a user's solver, checked."""
     found = solver(problem.variable, x.copy())
     found = getattr(found, "array", found)
     found = chainer.backend.get_array_module(x).asarray(found, dtype=x.dtype)
@@ -103,20 +103,20 @@ def own_solver(problem: Problem, x: Array, solver: Callable[..., Any]) -> Array:
 
 
 def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) -> tuple[Array, int]:
-    """Newton's method with a modified Hessian and backtracking, each problem by itself."""
+    """Newton's method with a modified Hessian and backtracking, separately for each problem."""
     xp = chainer.backend.get_array_module(x)
     eps = float(np.finfo(x.dtype).eps)
     count = len(x) if problem.batched else 1
     lowest = xp.full(count, math.inf)
     stalled = xp.zeros(count, int)
     active = xp.ones(count, bool)
-    horizon = max(1.0, float(abs(x).max())) / eps**2  # who is beyond has run away
+    horizon = max(1.0, float(abs(x).max())) / eps**2  # points beyond it run away
 
     def norms(rows: Array) -> Array:
         return xp.linalg.norm(rows.reshape(count, -1).astype(np.float64), axis=-1)
 
     def spread(numbers: Array) -> Array:
-        """One number a problem, over the shape of x."""
+        """One number per problem, spread over the shape of x."""
         full = numbers.reshape((count,) + (1,) * (x.ndim - 1)) if problem.batched else numbers[0]
         return xp.asarray(full, x.dtype)
 
@@ -127,13 +127,13 @@ def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) ->
         step = _descent_step(hessian)
         length = norms(step)
         active = active & xp.isfinite(length) & (scale <= horizon)
-        # Where the model is flat the full step would leave the region that it describes.
+        # If the quadratic model is flat, a full step leaves the region where the model is good.
         short = xp.minimum(1.0, 2 * scale / xp.maximum(length, 1e-300))
         step = xp.where(active[:, None], step * short[:, None], 0).astype(x.dtype)
         slope = (gradient * step).sum(axis=-1).astype(np.float64)
         step = step.reshape(x.shape)
         rounding = 10 * eps * abs(values)
-        # An objective that only tends to its infimum is flat to rounding in the end: there the
+        # An objective that only tends to its infimum becomes flat up to rounding. There the
         # gradient is noise, and the iteration would follow it until max_iterations.
         stalled = xp.where(values >= lowest - rounding, stalled + 1, 0)
         lowest = xp.minimum(lowest, values)
@@ -148,7 +148,7 @@ def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) ->
             new = problem.values(candidate)
             good = new <= values + 1e-4 * fraction * slope
             level = abs(new - values) <= rounding
-            if bool((waiting & ~good & level).any()):  # values no longer tell, gradients do
+            if bool((waiting & ~good & level).any()):  # values are equal: compare gradients
                 slopes = norms(problem.value_and_gradient(candidate)[1])
                 good = good | (level & (slopes < norms(gradient)))
             waiting = waiting & ~good
@@ -162,7 +162,7 @@ def newton(problem: Problem, x: Array, tolerance: float, max_iterations: int) ->
 
 
 def _descent_step(hessian: Hessian) -> Array:
-    """Newton's steps (B, n), with negative curvature turned round so that they always descend."""
+    """Newton's steps (B, n). The sign of negative curvature is reversed, so all steps descend."""
     xp = hessian.xp
     gradient = hessian.gradient
     if hessian.dense:
@@ -170,17 +170,20 @@ def _descent_step(hessian: Hessian) -> Array:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return -inverse(gradient.astype(np.float64)).astype(gradient.dtype)
     try:
-        # Far from the minimum a rough step is as good as an exact one.
+        # Far from the minimum an inexact step is as good as an exact one.
         largest = float(xp.linalg.norm(gradient))
         forcing = min(0.1, largest / (1 + float(abs(hessian.values).max())))
-        forcing = max(forcing, 1e-4)  # four digits a step to the end
+        forcing = max(forcing, 1e-4)  # at most four digits per step
         return hessian.solve(-gradient, tolerance=forcing, accept=math.inf)[0]
     except NegativeCurvatureError as error:
-        return error.partial  # the step so far descends
+        return error.partial  # the partial step descends
 
 
 def absolute(xp: Any, matrix: Array) -> Callable[[Array], Array]:
-    """v to |H|^-1 v for symmetric (B, n, n): by moduli of the eigenvalues, none of them zero."""
+    """The map of v to |H|^-1 v for symmetric H (B, n, n), from the absolute eigenvalues.
+
+    Eigenvalues near zero are raised to 1e-12 of the largest.
+    """
     values, vectors = xp.linalg.eigh(matrix)
     modulus = abs(values)
     modulus = xp.maximum(modulus, 1e-12 * modulus.max(axis=-1, keepdims=True))
@@ -200,7 +203,7 @@ def scipy_minimize(
     solver_options: Mapping[str, Any] | None = None,
     **constraints: Any,
 ) -> tuple[Array, int]:
-    """A method of scipy.optimize.minimize, in float64 outside and the dtype of x inside."""
+    """Run a method of scipy.optimize.minimize. SciPy uses float64, the objective the dtype of x."""
     import scipy.optimize
 
     xp = chainer.backend.get_array_module(x)

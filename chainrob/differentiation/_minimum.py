@@ -1,4 +1,4 @@
-"""Is this point a minimum? The measurements, the verdict, and what to do about it."""
+"""Measurements that decide whether a point is a minimum, the verdict, and its error message."""
 
 from __future__ import annotations
 
@@ -25,39 +25,41 @@ _INFINITE = math.inf
 
 @dataclasses.dataclass(frozen=True)
 class ArgminReport:
-    """What was measured at the point that a solver returned: how well its derivative is founded.
+    """The measurements at the point of a solver. They tell how reliable its derivative is.
 
-    Of a batch it tells the worst of the problems, measurement by measurement. Curvatures are those
-    without damping, along the active constraints.
+    For a batch, each measurement is that of the worst problem. Curvatures are measured without
+    damping, along the active constraints.
 
     Attributes:
-        verdict: ``'founded'``: an isolated minimum, with half of the digits of the dtype or more to
-            expect; ``'weak'``: one, but fewer digits; ``'refused'``: the derivative does not exist.
-        reasons: Why it is weak or refused, sentences.
-        digits: Decimal digits to expect of the derivative: from the conditioning and from the
+        verdict: ``'founded'``: an isolated minimum, whose derivative has at least half of the
+            digits of the dtype. ``'weak'``: an isolated minimum with fewer digits. ``'refused'``:
+            the derivative does not exist.
+        reasons: Why the verdict is weak or refused, as sentences.
+        digits: Decimal digits to expect of the derivative, from the condition number and from the
             distance to the stationary point.
-        value: Objective there; the sum of a batch.
-        residual: Stationarity residual, the Euclidean norm of the gradient in x along the active
+        value: Objective at the point; for a batch, the sum.
+        residual: Stationarity residual: the Euclidean norm of the gradient in x along the active
             constraints.
-        newton_step: Length of the Newton step from there, relative to max(1, |x|): how far away
-            the stationary point is that curvature promises. Infinite where there is none.
+        newton_step: Length of the Newton step from the point, relative to max(1, |x|). It estimates
+            the distance to the stationary point. Infinite if the curvature predicts none.
         smallest_curvature: Smallest eigenvalue of the Hessian.
-        largest_curvature: Largest one.
-        nearby_curvature: ``smallest_curvature`` at a point that ``tolerance`` cannot tell from x;
-            far from the one at x where the minimum is degenerate, as that of x**4.
-        condition_number: Their ratio; infinite for a Hessian that is singular or indefinite.
+        largest_curvature: Largest eigenvalue of the Hessian.
+        nearby_curvature: ``smallest_curvature`` at a point so near that ``tolerance`` cannot tell
+            it from x. At a degenerate minimum, such as that of x**4, the two are very different.
+        condition_number: Largest over smallest curvature; infinite if the Hessian is singular or
+            indefinite.
         violation: Largest violation of the constraints.
-        smallest_multiplier: Smallest multiplier of an active bound, relative to the gradient:
-            strict complementarity asks for a positive one. Infinite where none is active.
+        smallest_multiplier: Smallest multiplier of an active bound, relative to the gradient.
+            Strict complementarity requires a positive one. Infinite if no bound is active.
         active: Number of active bounds.
         tolerance: Bound on ``newton_step``.
         solver: Name of the solver.
-        iterations: Its iterations, -1 if unknown.
-        evaluations: Evaluations of the objective, the verification's among them.
+        iterations: Number of its iterations; -1 if unknown.
+        evaluations: Number of evaluations of the objective, including those of the verification.
         linear_solver: ``'dense'`` or ``'cg'``.
-        damping: Tikhonov term of the derivative's linear solves, 0 unless asked for.
-        problems: Number of problems in the batch, 1 without one.
-        solves: A record of every linear solve of a derivative, as it happens.
+        damping: Tikhonov term in the linear solves of the derivative; the default is 0.
+        problems: Number of problems in the batch; 1 without a batch.
+        solves: Records of the linear solves of derivatives. Each solve adds its own.
     """
 
     verdict: str
@@ -84,7 +86,7 @@ class ArgminReport:
 
 
 class NotAMinimumError(ArithmeticError):
-    """The point is no isolated minimum, so its derivative does not exist.
+    """The point is not an isolated minimum, so its derivative does not exist.
 
     Attributes:
         report: The measurements, an :class:`ArgminReport`.
@@ -108,7 +110,7 @@ def measure(
     optimum: Optimum | None = None,
     data: Sequence[Array] = (),
 ) -> ArgminReport:
-    """Residual, curvature and conditioning at x, and what they mean."""
+    """Measure residual, curvature and condition number at x, and judge them."""
     hessian = problem.hessian(x)
     xp = hessian.xp
     shape = (hessian.problems, hessian.size)
@@ -147,7 +149,7 @@ def measure(
     if not reasons and digits < 0.5 * -math.log10(np.finfo(x.dtype).eps):
         verdict = "weak"
         reasons = (
-            f"about {digits:.0f} digits are left of the derivative: conditioning {condition:.1e}, "
+            f"the derivative has only about {digits:.0f} digits: condition number {condition:.1e}, "
             f"relative Newton step {float(np.max(steps)):.1e}",
         )
     return ArgminReport(
@@ -181,23 +183,23 @@ def verify(report: ArgminReport) -> None:
     hint = ""
     if report.linear_solver == "cg" and report.smallest_curvature == 0:
         hint = (
-            " Conjugate gradients cannot tell a flat direction from bad conditioning: "
-            "preconditioner='diagonal' or linear_solver='dense' may."
+            " Conjugate gradients cannot tell a flat direction from bad conditioning: try "
+            "preconditioner='diagonal' or linear_solver='dense'."
         )
     raise NotAMinimumError(
         f"argmin: {'; '.join(report.reasons)}. Measured: stationarity residual "
         f"{report.residual:.3g}, smallest curvature {report.smallest_curvature:.3g}, "
-        f"conditioning {report.condition_number:.3g}, objective {report.value:.6g}. "
-        f"Remedy: run the solver longer (or widen tolerance=... where fewer digits will do), start "
-        f"it elsewhere, or, if the objective has no isolated minimum there, give it one with a "
-        f"term that grows, such as c * sum(x**2).{hint}",
+        f"condition number {report.condition_number:.3g}, objective {report.value:.6g}. "
+        f"Remedy: run the solver longer (or increase tolerance if fewer digits are enough), start "
+        f"it elsewhere, or, if the objective has no isolated minimum there, add a growing term, "
+        f"such as c * sum(x**2).{hint}",
         report,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Limits:
-    """What the constraints say of one problem."""
+    """The state of the constraints of one problem."""
 
     violation: float = 0.0
     multiplier: float = _INFINITE
@@ -235,7 +237,7 @@ def _faults(
     dtype: Any, tolerance: float, value: float, residual: float, step: float, smallest: float,
     nearby: float, condition: float, largest_x: float, limits: _Limits, follows: bool,
 ) -> list[str]:  # fmt: skip
-    """Why one problem's point is no isolated minimum; nothing if it is one."""
+    """The reasons why a point of one problem is not an isolated minimum; empty if it is."""
     eps = float(np.finfo(dtype).eps)
     if not (math.isfinite(value) and math.isfinite(residual)):
         return ["the objective or its gradient is not finite"]
@@ -247,13 +249,13 @@ def _faults(
     if limits.multiplier < -tolerance:
         faults.append(
             f"an active bound has a multiplier of the wrong sign, {limits.multiplier:.3g} of the "
-            f"largest: the objective falls into the inside"
+            f"largest: the objective decreases away from the bound"
         )
     elif limits.multiplier <= tolerance or limits.slack <= tolerance:
         faults.append(
-            f"strict complementarity fails: a bound is touched without force (multiplier "
-            f"{limits.multiplier:.3g}, smallest slack {limits.slack:.3g}), so that x moves "
-            f"differently to either side"
+            f"strict complementarity fails: x is at a bound or near it without a force on it "
+            f"(multiplier {limits.multiplier:.3g}, smallest slack {limits.slack:.3g}), so the "
+            f"derivatives from the two sides differ"
         )
     if math.isnan(smallest):
         return [*faults, "the smallest curvature could not be found: the Lanczos iteration failed"]
@@ -270,15 +272,15 @@ def _faults(
         )
     if not follows:
         faults.append(
-            "the gradient is lost in rounding: a small step does not change it as the smallest "
-            "curvature promises"
+            "the gradient is lost in rounding: a small step does not change it as much as the "
+            "smallest curvature predicts"
         )
     if smallest * size <= eps * abs(value):
         faults.append("the objective is flat to rounding in some direction")
     if condition > 0.01 / eps:
         faults.append(
-            f"the Hessian is singular to two digits in {np.dtype(dtype)} "
-            f"(conditioning above {0.01 / eps:.1e})"
+            f"the Hessian is singular up to two digits in {np.dtype(dtype)} "
+            f"(condition number above {0.01 / eps:.1e})"
         )
     if not step <= tolerance:
         faults.append(
@@ -289,7 +291,7 @@ def _faults(
 
 
 def _collected(judged: list[list[str]]) -> tuple[str, ...]:
-    """The faults of a batch in one list: those of the first bad problem, and how many there are."""
+    """The faults of the first bad problem of a batch, with the number of bad problems."""
     bad = [k for k, faults in enumerate(judged) if faults]
     if not bad:
         return ()
@@ -306,7 +308,7 @@ def _collected(judged: list[list[str]]) -> tuple[str, ...]:
 def _newton_steps(
     hessian: Hessian, tangent: Tangent, smallest: Array, residuals: Array, scale: Array
 ) -> Array:
-    """Relative Newton steps (B,); infinite where the curvature promises no stationary point."""
+    """Relative Newton steps (B,); infinite if the curvature predicts no stationary point."""
     xp = hessian.xp
     steps = np.full(len(residuals), _INFINITE)
     good = smallest > 0
@@ -324,10 +326,10 @@ def _follows(
     problem: Problem, x: Array, hessian: Hessian, curvature: Curvature, tolerance: float,
     scale: Array,
 ) -> Array:  # fmt: skip
-    """Whether the gradient changes along the weakest direction (B,), as it does at a minimum.
+    """Whether the gradient changes along the weakest direction (B,), as it must at a minimum.
 
-    Where an objective only tends to its infimum, as softplus(-x), the terms of the gradient cancel
-    to an exact zero in the end, while the curvature is a product and stays positive.
+    Some objectives only tend to their infimum, such as softplus(-x). Far out the terms of their
+    gradient cancel to an exact zero. The curvature is a product and stays positive.
     """
     count = len(curvature.smallest)
     if curvature.weakest is None:
@@ -335,7 +337,7 @@ def _follows(
     xp, eps = hessian.xp, float(np.finfo(x.dtype).eps)
     rounding = eps * np.where(curvature.smallest > 0, curvature.condition_number, 1.0)
     relative = np.maximum(tolerance, 100 * rounding)
-    asked = (curvature.smallest > 0) & (relative < 1e-2)  # beyond, rounding alone could hide it
+    asked = (curvature.smallest > 0) & (relative < 1e-2)  # larger: rounding could hide it
     lengths = xp.asarray(np.where(asked, relative, 0.0) * scale)[:, None]
     unit = curvature.weakest / xp.linalg.norm(curvature.weakest, axis=-1, keepdims=True).clip(
         1e-300
@@ -352,7 +354,7 @@ def _follows(
 
 
 def _displacement(xp: Any, flat: Array, tolerance: float) -> Array:
-    """Steps of length tolerance times scale, in a direction that no axis is special to."""
+    """Steps of length tolerance times scale, in a random direction."""
     direction = np.random.default_rng(0).normal(size=flat.shape)
     direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
     lengths = xp.maximum(1.0, xp.linalg.norm(flat.astype(np.float64), axis=-1))[:, None]

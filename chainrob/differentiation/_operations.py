@@ -1,5 +1,6 @@
-"""How many arithmetic operations a computation takes: one an addition, a product or an elementary
-function of numbers.
+"""The number of arithmetic operations of a computation.
+
+An addition, a product or an elementary function of numbers is one operation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["graph_operations", "operations"]
 
 Shape = tuple[int, ...]
 
-# They move numbers and compute none.
+# These functions move numbers and compute nothing.
 _MOVES = frozenset(
     (
         *("Identity", "Reshape", "Transpose", "BroadcastTo", "Concat", "SplitAxis", "Stack"),
@@ -40,8 +41,9 @@ def graph_operations(outputs: Sequence[Any], excluding: Sequence[Any] = ()) -> i
 def operations(node: Any) -> int:
     """Operations of one function node, from the shapes of its inputs and outputs.
 
-    A product of matrices counts a product and an addition for each pair of numbers, a sum one
-    addition a number, a normalization four operations a number, and everything else one a number.
+    A matrix product counts a product and an addition for each pair of numbers. A sum counts one
+    addition per number, a normalization four operations per number. Everything else counts one
+    operation per number.
     """
     given = [one.shape for one in node.inputs]
     made = [one.shape for one in (reference() for reference in node.outputs) if one is not None]
@@ -60,15 +62,15 @@ def operations(node: Any) -> int:
 
 
 def _product(name: str, given: Sequence[Shape], made: Shape) -> int:
-    """2 x the numbers that come out x the length that is summed over, and a bias."""
-    # Sizes m k, k n and m n of the matrices have k = sqrt(m k  k n / (m n)).
+    """2 x the numbers in the result x the length of the sum, and one addition for a bias."""
+    # For matrices of sizes m k, k n and m n, k = sqrt(m k  k n / (m n)).
     each = prod if name == "TensorDot" else lambda shape: prod(shape[-2:])
     inner = round(sqrt(each(given[0]) * each(given[1]) / max(each(made), 1)))
     return prod(made) * (2 * inner + (len(given) > 2))
 
 
 def _convolution(name: str, given: Sequence[Shape], made: Shape) -> int:
-    """2 x the positions of the smaller image x the weights."""
+    """2 x the positions of the smaller image x the number of weights."""
     if "GradW" in name:  # x and gy make gW
         weights, images = made, given[:2]
     else:

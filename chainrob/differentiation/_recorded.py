@@ -1,4 +1,4 @@
-"""What an evaluation trace is made of: steps, their costs, and the recorder that sees them."""
+"""The parts of an evaluation trace: its steps, their costs, and the recorder of the steps."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class OperationCounts:
-    """Arithmetic operations: additions, products, elementary functions, each one a number.
+    """Numbers of arithmetic operations: additions, products and elementary functions of numbers.
 
     Attributes:
-        evaluation: For the values.
-        forward: For the derivatives along one direction, the values given. A gradient in n inputs
-            takes n such sweeps.
-        reverse: For the derivatives of one output in everything, the values given.
+        evaluation: Operations for the values.
+        forward: Operations for the derivatives along one direction, when the values are known. A
+            gradient in n inputs takes n such sweeps.
+        reverse: Operations for the derivatives of one output in all values, when the values are
+            known.
     """
 
     evaluation: int
@@ -45,8 +46,8 @@ class Step:
 
     Attributes:
         name: ``u1``, ``u2``, ...
-        expression: What was computed from which names.
-        inputs: Names of the arguments; a constant is written out as its value.
+        expression: The operation with the names of its arguments.
+        inputs: Names of the arguments. A constant is given by its value.
         rank: Length of the longest path from the inputs.
         partials: Partial derivative in each argument, as text: ``cos(u2)``.
         operations: Arithmetic operations that the step takes in each mode.
@@ -61,7 +62,7 @@ class Step:
 
 
 class Recorder(chainer.FunctionHook):
-    """Keeps the nodes in the order in which they were computed, and the arrays they were given."""
+    """Keeps the nodes in the order of their computation, with their input arrays."""
 
     name = "chainrob.evaluation_trace"
 
@@ -73,13 +74,13 @@ class Recorder(chainer.FunctionHook):
 
 
 def ancestors(output: Any, calls: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """The recorded calls that the output comes from, in their order."""
+    """The recorded calls behind the output, in their order."""
     needed = {id(node) for node in function_nodes(output)}
     return [call for call in calls if id(call[0]) in needed]
 
 
 def node_backward(node: Any, indexes: list[int], weights: tuple[Any, ...]) -> Any:
-    """A node's own backward; Chainer lets it answer for all inputs instead of those asked for."""
+    """A node's own backward. Chainer lets a node return the gradients of all its inputs."""
     pulled = node.backward(tuple(indexes), weights)
     if len(pulled) == len(node.inputs):
         return [pulled[i] for i in indexes]
@@ -95,11 +96,11 @@ def as_text(label: str, inputs: tuple[str, ...]) -> str:
 
 
 def count(moving: list[tuple[str, int]], value: int, size: int) -> OperationCounts:
-    """Operations of a step whose moving arguments have these partial derivatives."""
+    """Operations of a step, from the partial derivatives in its arguments that are no constants."""
     products = 0
     for text, each in moving:
         if text.startswith("(d"):
-            products += each  # all of it: the derivative and the product with it
+            products += each  # includes the product with the derivative
         else:
             products += size * (each + (text not in ("1", "-1")))
     return OperationCounts(value, products + size * (len(moving) - 1), products)

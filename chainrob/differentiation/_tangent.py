@@ -20,7 +20,7 @@ class Tangent:
     free.
 
     Args:
-        free: Booleans (B, n): coordinates at no bound.
+        free: Booleans (B, n), true for coordinates at no bound.
         matrix: A, (B, m, n), float64; m may be 0.
     """
 
@@ -46,7 +46,7 @@ class Tangent:
         return (self._inverse @ (self._reduced @ r[..., None]))[..., 0]
 
     def project(self, v: Array) -> Array:
-        """v (B, n) on the tangent space, in its dtype."""
+        """The projection of v (B, n) onto the tangent space, in the dtype of v."""
         if self.is_whole:
             return v
         v = v * self.free
@@ -55,7 +55,7 @@ class Tangent:
         return v
 
     def projector(self) -> Array:
-        """The same as matrices (B, n, n)."""
+        """The projection as matrices (B, n, n)."""
         unit = self.xp.eye(self.free.shape[-1]) * self.free[:, :, None]
         if self.matrix.shape[1]:
             unit = unit - self._reduced.swapaxes(-1, -2) @ self._inverse @ self._reduced
@@ -63,5 +63,5 @@ class Tangent:
 
 
 def whole_space(xp: Any, problems: int, size: int) -> Tangent:
-    """The tangent space of no constraints."""
+    """The tangent space without constraints."""
     return Tangent(xp.ones((problems, size), bool), xp.zeros((problems, 0, size)))

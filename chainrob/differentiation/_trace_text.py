@@ -12,17 +12,17 @@ from chainrob.differentiation._formulas import term, total
 __all__ = ["everything", "formula", "node_numbers", "table"]
 
 MARKS = {"evaluation": "", "forward": "'", "reverse": "~"}
-"""What stands behind the name of a value: nothing, a tangent's dot, an adjoint's bar."""
+"""The sign after the name of a value: none, a tangent's dot, or an adjoint's bar."""
 
 
 def _check_mode(mode: str) -> None:
-    """Raise ValueError for a mode that there is not."""
+    """Raise ValueError for an unknown mode."""
     if mode not in MARKS:
         raise ValueError(f"mode must be 'evaluation', 'forward' or 'reverse', found {mode!r}")
 
 
 def numbers(trace: Any, mode: str, arguments: Sequence[Any], **options: Any) -> Mapping[str, Any]:
-    """Name to number in one of the modes."""
+    """The number of each name in one of the modes."""
     _check_mode(mode)
     if mode == "evaluation":
         values: Mapping[str, Any] = trace.values
@@ -32,7 +32,7 @@ def numbers(trace: Any, mode: str, arguments: Sequence[Any], **options: Any) -> 
 
 
 def formula(trace: Any, name: str, mode: str) -> str:
-    """Right-hand side of the line of ``name``."""
+    """The right-hand side of the line of ``name``."""
     _check_mode(mode)
     if mode == "evaluation":
         return str(trace.expression(name))
@@ -61,7 +61,7 @@ def formula(trace: Any, name: str, mode: str) -> str:
 
 
 def table(trace: Any, mode: str, arguments: Sequence[Any], digits: int, rounded: bool) -> str:
-    """Name, formula and number of every value."""
+    """The name, the formula and the number of every value."""
     options = {"digits": digits} if rounded and mode != "evaluation" else {}
     values = numbers(trace, mode, arguments, **options)
     mark = MARKS[mode]
@@ -73,7 +73,7 @@ def table(trace: Any, mode: str, arguments: Sequence[Any], digits: int, rounded:
 
 
 def everything(trace: Any) -> str:
-    """All tables, and what they cost."""
+    """All tables, and their numbers of operations."""
     parts = ["Evaluation", trace.table()]
     try:
         for k, name in enumerate(trace.inputs):
@@ -81,15 +81,15 @@ def everything(trace: Any) -> str:
             parts += ["", f"Forward mode, derivatives in {trace.expression(name)} ({name})"]
             parts.append(trace.table("forward", *tangents))
         parts += ["", "Reverse mode, derivatives of y", trace.table("reverse")]
-    except ValueError as error:  # the values are known where the derivatives are not
-        parts.append(f"There are none: {error}")
+    except ValueError as error:  # there are values, but no derivatives
+        parts.append(f"There are no derivatives: {error}")
     counts = trace.operations()
     return "\n".join(
         [
             *parts,
             "",
-            f"Operations: evaluation {counts.evaluation}, forward mode {counts.forward} a "
-            f"direction, reverse mode {counts.reverse} in all",
+            f"Operations: evaluation {counts.evaluation}, forward mode {counts.forward} per "
+            f"direction, reverse mode {counts.reverse} in total",
         ]
     )
 

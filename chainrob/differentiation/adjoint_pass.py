@@ -82,7 +82,7 @@ class LinearNode:
         ]
 
     def directions(self, given: Any) -> list[Array]:
-        """Directions of the parameters, zeros where there are none."""
+        """Directions of the parameters; zeros if none are given."""
         parameters = self.arguments[self.n_states :]
         if given is None:
             return [one.xp.zeros_like(one.array) for one in parameters]
@@ -99,7 +99,7 @@ class LinearNode:
         return [one.xp.asarray(v, one.dtype) for one, v in zip(parameters, arrays, strict=True)]
 
     def forget(self) -> None:
-        """Let the graph go."""
+        """Free the graph."""
         self.outputs, self.arguments, self.pulled = (), [], []
 
 
@@ -249,7 +249,7 @@ def _single(node: Node) -> tuple[str]:
 
 
 def _units(state: Array) -> Iterator[Array]:
-    """Unit error vectors: for each number of a sample's state, 1 there in every sample."""
+    """Unit error vectors: one for each number of a state, with a 1 there in every sample."""
     xp = chainer.backend.get_array_module(state)
     for j in range(prod(state.shape[1:])):
         unit = xp.zeros((len(state), prod(state.shape[1:])), state.dtype)

@@ -141,7 +141,7 @@ def argmin(
         data=arrays,
     )
     verify(report)
-    if batched:  # at the start the problems may have had no influence on each other
+    if batched:  # check again here: at the start, the problems may seem independent
         with chainer.force_backprop_mode():
             there = chainer.Variable(x)
             _check_apart(problem.variable(there), there)
@@ -196,7 +196,7 @@ def argmin_report(
 
 
 class _Argmin(chainer.FunctionNode):
-    """Inputs: lower, upper, A and b where there are constraints; then the parameters."""
+    """x* as a node. Inputs: lower, upper, A and b if there are constraints; then the parameters."""
 
     def __init__(
         self, problem: Problem, minimizer: Any, optimum: Optimum | None, report: ArgminReport
@@ -251,7 +251,7 @@ class _Argmin(chainer.FunctionNode):
         matrix: Variable,
         thetas: Sequence[Variable],
     ) -> Variable:
-        """The gradient in lower (0), upper (1), A (2) or b (3)."""
+        """The gradient in one part of the constraints: lower (0), upper (1), A (2) or b (3)."""
         optimum: Any = self._optimum
         problems, size = self._system.flat(x)
         if index < 2:
@@ -316,7 +316,7 @@ def _array_like(value: Any) -> Any:
 def _check_objective(
     objective: Objective, start: Any, thetas: Sequence[Variable], batched: bool
 ) -> None:
-    """One evaluation: numbers that depend on x, and on nothing with a gradient but thetas."""
+    """Evaluate once: the numbers must depend on x, and, besides x, only on constants and thetas."""
     if not callable(objective):
         raise TypeError(f"objective must be callable, found {type(objective).__name__}")
     with chainer.force_backprop_mode():
@@ -343,7 +343,7 @@ def _check_objective(
         if key in passed:
             raise ValueError(
                 f"objective reads {what} itself, which is among the parameters, instead of its "
-                f"argument: use the arguments inside; for a model, "
+                f"argument: use the arguments inside the objective; for a model, "
                 f"chainrob.differentiation.functional(model) makes such a function"
             )
         raise ValueError(
@@ -351,7 +351,7 @@ def _check_objective(
             f"be lost: pass it in parameters, or use its .array if it is a constant"
         )
     if id(x.node) not in reached:
-        raise ValueError("objective must depend on x, found that it does not")
+        raise ValueError("objective must depend on x, found a constant")
     with chainer.no_backprop_mode():
         again = objective(*own).array.astype(np.float64)
     once = value.array.astype(np.float64)

@@ -84,7 +84,9 @@ class ArgminLayer(chainer.Link):
         with self.init_scope():
             for name, value in (parameters or {}).items():
                 if hasattr(self, name):
-                    raise ValueError(f"parameters must not be named {name!r}: a link has that")
+                    raise ValueError(
+                        f"parameters must not be named {name!r}: a link has this attribute"
+                    )
                 setattr(self, name, chainer.Parameter(np.asarray(value)))
 
     def forward(self, *inputs: Any) -> Variable:

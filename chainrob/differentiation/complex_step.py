@@ -125,6 +125,6 @@ def _imaginary(function: Callable[..., Any], point: Any, xp: Any) -> Any:
     if isinstance(value, AnalyticArray):
         return value.sealed.imag
     if isinstance(value, chainer.Variable) or np.iscomplexobj(value):
-        raise NotAnalyticError("function must return what it computes from its argument by NumPy")
+        raise NotAnalyticError("function must return a value computed from its argument with NumPy")
     # The array refuses all conversions, so a plain number cannot depend on the point.
     return xp.zeros_like(xp.asarray(value, dtype=point.real.dtype))

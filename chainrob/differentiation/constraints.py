@@ -63,7 +63,7 @@ class LinearEqualities(Constraint):
     .. math:: A \, x = b
 
     Args:
-        matrix: A, (m, n) for x of n numbers in all (a problem), or (B, m, n); its rows are
+        matrix: A, (m, n) if x (or x of one problem) has n numbers, or (B, m, n). Its rows must be
             independent.
         right: b, (m,) or (B, m).
     """
@@ -82,7 +82,7 @@ def standard_form(
 
     Raises:
         TypeError: If something is not a constraint.
-        ValueError: If shapes do not fit, bounds cross, two boxes are given, or rows depend.
+        ValueError: If shapes do not fit, bounds cross, there are two boxes, or rows are dependent.
     """
     given = constraints if isinstance(constraints, (tuple, list)) else (constraints,)
     given = [one for one in given if one is not None]
@@ -128,7 +128,7 @@ def standard_form(
             )
     if len(boxes) > 1:
         raise ValueError(
-            f"constraints must hold one Box or Simplex at most, found {len(boxes)}; join the bounds"
+            f"constraints must hold at most one Box or Simplex, found {len(boxes)}; join the bounds"
         )
     lower, upper = _bounds(boxes[0] if boxes else Box(), shape, like, (problems, size))
     empty = (np.zeros((problems, 0, size)), np.zeros((problems, 0)))
@@ -151,16 +151,16 @@ def _bounds(
                 f"{name} must broadcast to the shape {shape} of x, found {bound.shape}"
             ) from error
         if bool(like.xp.isnan(bound.array).any()):
-            raise ValueError(f"{name} must not be NaN")
+            raise ValueError(f"{name} must not be NaN, found NaN")
     if not bool((ends[0].array < ends[1].array).all()):
-        raise ValueError("lower must be smaller than upper everywhere, found that it is not")
+        raise ValueError("lower must be smaller than upper everywhere, found lower >= upper")
     return ends[0], ends[1]
 
 
 def _check_rows(matrix: Any, right: Any) -> None:
     host = chainer.backends.cuda.to_cpu(matrix).astype(np.float64)
     if not (np.isfinite(host).all() and np.isfinite(chainer.backends.cuda.to_cpu(right)).all()):
-        raise ValueError("matrix and right of the equalities must be finite")
+        raise ValueError("matrix and right of the equalities must be finite, found NaN or infinity")
     if host.shape[1]:
         values = np.linalg.svd(host, compute_uv=False)
         if host.shape[1] > host.shape[2] or (values[:, -1] <= 1e-10 * values[:, 0]).any():

@@ -149,7 +149,7 @@ class DeepFunction:
                 one.forget()
         end = time.process_time()
         for name, state in states.items():
-            if name not in errors:  # the loss does not depend on it
+            if name not in errors:  # the loss does not depend on this state
                 errors[name] = chainer.backend.get_array_module(state).zeros_like(state)
         seconds = (middle - start, end - middle)
         return AdjointPass(self.nodes, states, errors, gradients, losses.array, seconds)

@@ -13,7 +13,7 @@ from chainrob.differentiation.finite_differences import Convention, check_conven
 
 __all__ = ["directional_derivative"]
 
-# Left and right end of the difference in units of the step, and the power of eps in its rule.
+# Left and right end of the difference in units of the step, and the power of eps in the step.
 _SCHEMES = {"central": (-1, 1, 1 / 3), "forward": (0, 1, 1 / 2), "backward": (-1, 0, 1 / 2)}
 
 
@@ -90,7 +90,7 @@ def directional_derivative(
         t = (t / length).astype(x.dtype)
     moving = direction != 0
     if bool(moving.any()):
-        # Entries far below the rest may be lost in rounding, but not the largest.
+        # Entries much smaller than the rest may be lost in rounding, but the largest must not.
         leading = abs(direction) == length
         representable(xp, x[leading], (t * direction)[leading])
     evaluate = Evaluator(function, x)

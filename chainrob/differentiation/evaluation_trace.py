@@ -48,9 +48,7 @@ class EvaluationTrace:
         self.steps: tuple[Step, ...] = ()
         self._nodes: list[Any] = []
         nodes = [node for node, _ in calls]
-        for node in sorted(
-            nodes, key=lambda node: node.rank
-        ):  # stable sort: keeps the order within a rank
+        for node in sorted(nodes, key=lambda node: node.rank):  # stable: keeps the order in a rank
             self._add(node, data)
         if id(output.node) not in self._labels:
             raise ValueError("function must compute its result from its inputs")
@@ -136,14 +134,14 @@ class EvaluationTrace:
         return table
 
     def _push(self, node: Any, table: dict[str, Any]) -> dict[str, Any]:
-        """The tangents of a node's outputs: its own backward, which is linear, transposed."""
+        """The tangents of a node's outputs. Its own backward is linear; they are its transpose."""
         names = self._output_names(node)
         weights = tuple(
             None if name is None else chainer.Variable(np.ones_like(self._arrays[name]))
             for name in names
         )
-        # Constants take part with a tangent of zero: the gradients of some of Chainer's nodes
-        # (maximum's) can be differentiated only all at once.
+        # Constants get a zero tangent, because some of Chainer's nodes (maximum) have gradients
+        # that can only be differentiated together.
         indexes = list(range(len(node.inputs)))
         with chainer.force_backprop_mode():
             pulled = _recorded.node_backward(node, indexes, weights)
@@ -170,7 +168,7 @@ class EvaluationTrace:
         The sum runs over all steps that use u_j, also distant ones.
 
         Args:
-            adjoint: That of the output. Default: ones.
+            adjoint: The adjoint of the output. Default: ones.
             digits: As for :meth:`forward`.
 
         Returns:
@@ -220,7 +218,7 @@ class EvaluationTrace:
         for node in reversed(self._nodes):
             names = self._output_names(node)
             for name in names:
-                if name is not None:  # all its uses have been visited
+                if name is not None:  # all uses of this value have been visited
                     table[name] = _recorded.rounded(table[name], digits)
             weights = tuple(
                 None if name is None else chainer.Variable(table[name]) for name in names

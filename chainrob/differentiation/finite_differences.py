@@ -15,7 +15,7 @@ __all__ = ["backward_difference", "central_difference", "forward_difference"]
 Array = Any
 
 Convention = Literal["half-width", "width"]
-"""The step of a central difference: half the distance of its two points, or the distance."""
+"""The step of a central difference: half the distance of its two points, or their distance."""
 
 
 def forward_difference(
@@ -134,7 +134,7 @@ def check_convention(convention: str) -> None:
 
 
 def _divided(step: Any, factor: int) -> Any:
-    """The step divided, where it is a number or numbers; what is none is refused further on."""
+    """The step divided by a factor. A step that is not a number is refused later."""
     try:
         return step if factor == 1 else np.divide(step, factor)
     except TypeError:
@@ -150,7 +150,7 @@ def _difference(
     elementwise: bool,
     return_info: bool,
 ) -> Any:
-    """(f(x + right h) - f(x + left h)) / ((right - left) h), one coordinate after the other."""
+    """(f(x + right h) - f(x + left h)) / ((right - left) h), one coordinate after another."""
     right, left = sides
     xp, x = as_point(x)
     h = as_step(xp, x, step, 1 / 3 if right and left else 1 / 2)

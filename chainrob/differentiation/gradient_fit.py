@@ -149,12 +149,12 @@ def _plane(
     """Weighted least squares of minimum norm: slopes, and the height, which is free or 0."""
     middle: Any = 0.0
     height: Any = 0.0
-    if free:  # a plane of free height goes through the means, and its height has no norm
+    if free:  # the plane goes through the means, and its height does not count in the norm
         middle = weights @ offsets / weights.sum()
         height = weights @ targets / weights.sum()
     root = xp.sqrt(weights)
     design = (offsets - middle) * root[:, None]
-    # The rank is that of the offsets, whatever the weights: below it is rounding.
+    # The rank is that of the offsets, for all weights. Smaller singular values are rounding.
     cut = 4 * max(design.shape) * float(np.finfo(np.float64).eps)
     slopes = xp.linalg.pinv(design, rcond=cut) @ ((targets - height) * root)
     return slopes, height - middle @ slopes if free else height
@@ -179,17 +179,17 @@ def _robust_fit(
             best, best_length = position, length
         if length <= 1e-9 * float(xp.linalg.norm(position)) or length == 0:
             break
-        # With jumps (medians, selections) the steps must shrink, or they circle around the root.
+        # If the estimate jumps (medians, selections), full steps would circle around the root.
         position = position + move * min(1.0, 30.0 / iterations)
     converged = best_length <= 1e-3 * float(xp.linalg.norm(best)) or best_length == 0
-    # The plane through the fitted values: exact, and of minimum norm where it is not unique.
+    # The plane through the fitted values is exact. If it is not unique, it has minimum norm.
     slopes, _ = _plane(xp, offsets, rows @ best, xp.ones(len(offsets)), free)
     return slopes, iterations, converged
 
 
 def _huber_fit(xp: Any, offsets: Array, targets: Array, free: bool) -> tuple[Array, int, bool]:
     """Iteratively reweighted least squares with Huber's weights."""
-    # From zero, not from least squares: outliers would inflate the first scale otherwise.
+    # Start from zero and not from least squares, where outliers would inflate the first scale.
     slopes, height = xp.zeros(offsets.shape[1]), 0.0
     iterations, change = 0, np.inf
     while iterations < 200:

@@ -269,7 +269,7 @@ def _ones(like: Variable) -> Variable:
 def _grad(
     outputs: Sequence[Variable], inputs: Sequence[Variable], weights: Sequence[Variable], keep: bool
 ) -> list[Variable]:
-    """chainer.grad, with zeros where an output does not depend on an input."""
+    """As ``chainer.grad``, with zeros for inputs that the outputs do not depend on."""
     reached = [(y, w) for y, w in zip(outputs, weights, strict=True) if y.creator_node is not None]
     if not reached:
         return [chainer.Variable(x.xp.zeros_like(x.array)) for x in inputs]
@@ -294,7 +294,7 @@ def _pullback(y: Variable, xs: Sequence[Variable]) -> tuple[Variable, list[Varia
 def _basis(like: Variable) -> Any:
     """Unit arrays of one shape, one after the other."""
     for j in range(like.size):
-        # Not zeros_like: it would keep a transposed layout, of which reshape makes a copy.
+        # Not zeros_like, which would keep a transposed layout. Then reshape would make a copy.
         unit = like.xp.zeros(like.shape, like.dtype)
         unit.reshape(-1)[j] = 1
         yield chainer.Variable(unit)

@@ -68,14 +68,14 @@ class Node:
                 f"node {self.name!r}: function must be callable, found "
                 f"{type(self.function).__name__}"
             )
-        given: Any = self.inputs  # one name may come as itself
+        given: Any = self.inputs  # a single name may be given without a tuple
         inputs = (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "outputs", tuple(self.outputs) or (self.name,))
         if self.is_link and not (self.parameters is None and self.adjoint is None):
             raise ValueError(f"node {self.name!r}: a link has its own parameters and adjoint")
         if self.tangent is not None and self.adjoint is None:
-            raise ValueError(f"node {self.name!r}: a tangent goes with an adjoint")
+            raise ValueError(f"node {self.name!r}: a tangent goes with an adjoint, found none")
 
     @property
     def is_link(self) -> bool:
@@ -158,7 +158,7 @@ class _GivenAdjoint(chainer.FunctionNode):
         self.node, self.n_states = given.node, given.n_states
 
     def _split(self, arrays: Sequence[Array]) -> tuple[Any, Any, Any]:
-        """z, theta and epsilon as the node's functions take them."""
+        """z, theta and epsilon in the form that the node's functions take."""
         n_outputs = len(self.node.outputs)
         z, epsilon = arrays[: self.n_states], arrays[len(arrays) - n_outputs :]
         theta = arrays[self.n_states : len(arrays) - n_outputs]
@@ -196,7 +196,7 @@ class _GivenAdjoint(chainer.FunctionNode):
         if min(indexes) < first or self.node.tangent is None:
             raise NotImplementedError(
                 f"node {self.node.name!r} has an adjoint function of arrays: forward propagation "
-                "needs its tangent=, and second derivatives are not known"
+                "needs its tangent=, and there are no second derivatives"
             )
         moves = [
             _zeros(like) if gy is None else gy.array

@@ -1,4 +1,4 @@
-"""The gradients of single samples, for any Chain, as operators and never as an N x D array."""
+"""Per-sample gradients of any Chain, as operators. There is never an N x D array."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def per_sample_gradients(
     if rest:
         operators.update(_one_by_one(model, loss, inputs, t, rest))
     if not operators:
-        raise ValueError("loss must depend on the parameters of the model, found that it does not")
+        raise ValueError("loss must depend on the parameters of the model, found no dependence")
     counts = {name: one.n_samples for name, one in operators.items()}
     if set(counts.values()) != {len(t)}:
         raise ValueError(
@@ -253,7 +253,7 @@ def _slopes(
     parameters: Mapping[str, chainer.Parameter],
     reduction: str | None = None,
 ) -> dict[str, Array]:
-    """Gradients of the loss by name, without parameters that it does not depend on."""
+    """Gradients of the loss by name, only for parameters that it depends on."""
     with chainer.force_backprop_mode():
         y = model(*inputs)
         value = loss(y, t)

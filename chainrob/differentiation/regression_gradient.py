@@ -39,7 +39,7 @@ def regression_gradient(
     this is the pseudo-inverse of the perturbations applied to the differences f(x + h u_k) - f(x).
     ``fit_gradient`` does the same with given points and values.
 
-    For noisy functions the fit averages the noise. For functions with outliers use
+    If the function is noisy, the fit averages the noise. If it has outliers, use
     ``loss='huber'`` (reweighted least squares, scale by the median absolute deviation) or a
     ``robustifier``. The robustifier aggregates the perturbations' gradients of the squared loss, in
     coordinates with an orthonormal design. The estimate moves along this aggregate until it

@@ -1,4 +1,4 @@
-"""The other derivative of an argmin: through the iterations of gradient descent."""
+"""The derivative of an argmin through the iterations of gradient descent."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def unrolled_argmin(
 
     with chainer.force_backprop_mode():
         for k in range(steps):
-            # One node per step: its graph is not kept, but built again when it is needed.
+            # One node per step. Its graph is not stored but built again in the backward pass.
             (down,) = closed(slope, x, *thetas)
             x, previous = x - rate * down + momentum * (x - previous), x
             if k < forgotten:
                 x, previous = chainer.Variable(x.array), chainer.Variable(previous.array)
             if not bool(x.xp.isfinite(x.array).all()):
                 raise ValueError(
-                    f"the iteration must stay finite, found that it does not at step {k + 1}: "
+                    f"the iteration must stay finite, found infinity or NaN at step {k + 1}: "
                     f"choose a smaller rate than {rate!r}"
                 )
     return x
@@ -167,8 +167,8 @@ def compare_derivatives(
     """Compare the implicit and the unrolled derivative of an argmin.
 
     At an isolated minimum they agree, to more digits with more steps. If they keep differing, the
-    derivative does not exist. Packages that return one all the same give different results, which
-    depend on their solver, start and regularization.
+    derivative does not exist. Packages that still return one give different results, which depend
+    on their solver, start and regularization.
 
     Args:
         objective: As for :func:`argmin`; in float64, few enough unknowns for a Hessian matrix.
@@ -253,7 +253,7 @@ def _unverified(
 
 
 def _slopes(x: Variable, thetas: Sequence[Variable], weights: Array) -> tuple[Array, ...]:
-    """Gradients of sum(weights * x), zeros where there is no dependence."""
+    """Gradients of sum(weights * x); zeros for parameters without influence."""
     found: Sequence[Any] = [None] * len(thetas)
     if x.creator_node is not None:
         found = chainer.grad([x], thetas, [chainer.Variable(weights)])

@@ -1,7 +1,7 @@
-"""Robust training on many machines: ChainerMN over MPI, with the estimate that one process makes.
+"""Robust training on many machines with ChainerMN over MPI. The estimate is that of one process.
 
-Import this package by name: it needs mpi4py and an MPI, which ``pip install 'chainrob[mpi]'``
-brings. The lines of a ChainerMN program that change::
+Import this package by name. It needs mpi4py and an MPI; ``pip install 'chainrob[mpi]'`` installs
+both. These lines of a ChainerMN program change::
 
     comm = chainrob.distributed.create_communicator('naive')         # or 'flat', 'pure_nccl'
     chainrob.distributed.distribute(model, comm)                     # one estimate over all ranks
@@ -11,7 +11,7 @@ brings. The lines of a ChainerMN program that change::
     with chainrob.distributed.abort_on_exception(comm):
         trainer.run()
 
-``chainermn.scatter_dataset`` and ``chainermn.create_multi_node_evaluator`` are used as ever.
+``chainermn.scatter_dataset`` and ``chainermn.create_multi_node_evaluator`` work as before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_CHAINER = {
     "create_multi_node_checkpointer": "checkpoint",
     "create_multi_node_optimizer": "optimizer",
 }
-"""What needs Chainer, which the operators and robustifiers of many ranks do without."""
+"""Names whose modules need Chainer. The operators and robustifiers of many ranks do not."""
 
 __all__ = [
     "CountingComm",
@@ -53,17 +53,17 @@ def __getattr__(name: str) -> Any:
 
 
 def create_communicator(name: str = "naive", mpi_comm: Any = None, **options: Any) -> Any:
-    """A communicator of ChainerMN, or what is missing for one.
+    """Create a communicator of ChainerMN.
 
     Args:
-        name: ``'naive'`` (CPU, any MPI), ``'flat'`` (GPU, an MPI that knows of CUDA) or
-            ``'pure_nccl'`` (GPU, NCCL).
-        mpi_comm: a communicator of mpi4py, or a ``CountingComm``; None is all ranks that mpiexec
+        name: ``'naive'`` (CPU, any MPI), ``'flat'`` (GPU, a CUDA-aware MPI) or ``'pure_nccl'``
+            (GPU, NCCL).
+        mpi_comm: A communicator of mpi4py, or a ``CountingComm``; None is all ranks that mpiexec
             started.
-        options: as for ``chainermn.create_communicator``.
+        options: As for ``chainermn.create_communicator``.
 
     Raises:
-        ImportError: mpi4py or an MPI is missing.
+        ImportError: If mpi4py or an MPI is missing. The message says how to install them.
 
     Example:
         >>> import chainrob.distributed
@@ -72,10 +72,10 @@ def create_communicator(name: str = "naive", mpi_comm: Any = None, **options: An
     """
     try:
         from mpi4py import MPI  # noqa: F401
-    except (ImportError, RuntimeError) as error:  # mpi4py raises the latter where it finds no MPI
+    except (ImportError, RuntimeError) as error:  # mpi4py raises RuntimeError if it finds no MPI
         raise ImportError(
-            f"chainrob.distributed needs mpi4py and an MPI ({error}): pip install 'chainrob[mpi]', "
-            f"or mpi4py alone beside the MPI of a cluster"
+            f"chainrob.distributed needs mpi4py and an MPI ({error}): pip install 'chainrob[mpi]' "
+            f"installs both; on a cluster that has an MPI, install mpi4py alone"
         ) from error
     import chainermn
 

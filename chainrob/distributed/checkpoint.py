@@ -1,4 +1,4 @@
-"""ChainerMN's checkpointer, for runs that go on with more, fewer or other ranks."""
+"""ChainerMN's checkpointer, for runs that continue with more, fewer or other ranks."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ def create_multi_node_checkpointer(
     gc_interval: int = 5,
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """ChainerMN's checkpointer (same files, same use), which loses nothing when a rank is lost.
+    """ChainerMN's checkpointer, with the same files and use. A lost rank costs no checkpoint.
 
-    Extend the trainer with it and call ``maybe_load(trainer)`` before ``run()``. Beyond
-    ChainerMN's:
+    Extend the trainer with it and call ``maybe_load(trainer)`` before ``run()``. It differs from
+    ChainerMN's checkpointer in three points:
 
-    - The run may go on with another number of ranks, and on machines that hold no file: with
-      ``GlobalBatchIterator`` the state of a run is the same on all ranks, and ranks without a file
-      are sent that of rank 0. (Iterators of ranks' own parts of the data need as many ranks as
-      before, and all of their files.)
-    - The states of NumPy's and Python's random number generators are saved too; ranks that are new
-      get streams of their own.
-    - When an exception ends the run the files stay; ChainerMN removes them. They are removed when
-      the run is complete.
+    - The run may continue with another number of ranks, and on machines without any file. With
+      ``GlobalBatchIterator`` the state of a run is the same on all ranks, so rank 0 sends its file
+      to ranks that have none. (If each rank iterates over its own part of the data, the run needs
+      as many ranks as before, and all of their files.)
+    - The states of NumPy's and Python's random number generators are saved too. New ranks get their
+      own streams.
+    - If an exception ends the run, the files remain. (ChainerMN removes them.) They are removed
+      when the run is complete.
 
     Args:
-        name: of the run, without a full stop.
-        comm: a communicator of ChainerMN.
-        cp_interval: how many checkpoints to keep at least.
-        gc_interval: as in ChainerMN.
-        path: the folder; None is that of the trainer.
+        name: Name of the run, without a full stop.
+        comm: A communicator of ChainerMN.
+        cp_interval: Least number of checkpoints to keep.
+        gc_interval: As in ChainerMN.
+        path: The folder; None is that of the trainer.
 
     Raises:
-        ValueError: a name with a full stop, by which ChainerMN takes file names apart; from
-            ``maybe_load``: files of another number of ranks, with iterators that cannot go on so.
+        ValueError: If the name has a full stop, which ChainerMN uses to split file names.
+            ``maybe_load`` raises it if the files are those of another number of ranks, and the
+            iterators cannot continue with them.
 
     Example:
         >>> import chainrob.distributed
@@ -66,7 +67,7 @@ def create_multi_node_checkpointer(
 
 
 class _Elastic:
-    """What is different from ChainerMN's checkpointer."""
+    """The differences from ChainerMN's checkpointer."""
 
     name: str
     comm: Any
@@ -74,7 +75,7 @@ class _Elastic:
     files: list[str]
 
     def finalize(self) -> None:
-        # The trainer calls this in a `finally` clause, whether or not an exception is on its way.
+        # The trainer calls this in a `finally` clause, so also while an exception is raised.
         if sys.exc_info()[0] is None:
             super().finalize()  # type: ignore[misc]
 
@@ -96,12 +97,12 @@ class _Elastic:
         serializer("random", np.frombuffer(json.dumps(state).encode(), np.uint8))
 
     def maybe_load(self, trainer: Any, optimizer: Any = None, path: Any = None) -> None:
-        """Load the newest checkpoint that can be gone on from, if there is one; collective.
+        """Load the newest checkpoint that this run can continue from, if any. All ranks call it.
 
         Args:
-            trainer: set up as for the run that was interrupted, its extensions included.
-            optimizer: not needed; as in ChainerMN.
-            path: the folder; None is that of the trainer.
+            trainer: A trainer that is set up like that of the interrupted run, with its extensions.
+            optimizer: Not needed; ChainerMN's method has it too.
+            path: The folder; None is that of the trainer.
         """
         if self.path is None:
             self.path = trainer.out if path is None else os.fspath(path)
@@ -119,7 +120,7 @@ class _Elastic:
         rank = self.comm.rank
         source = rank if rank in sources else min(sources)
         content = self._fetch(source, iteration, mine, everywhere)
-        # A file of another rank than 0 lacks what only rank 0 keeps, such as logs.
+        # Only the file of rank 0 has the logs and whatever else rank 0 alone keeps.
         chainer.serializers.load_npz(io.BytesIO(content), trainer, strict=source in (0, rank))
 
     def _at_hand(self) -> set[tuple[int, int]]:
@@ -132,20 +133,20 @@ class _Elastic:
         return {(rank, iteration) for _, rank, iteration in found}
 
     def _newest(self, files: set[tuple[int, int]], same_on_all: bool) -> int | None:
-        """The newest iteration from which this number of ranks can go on."""
+        """The newest iteration from which this number of ranks can continue."""
         size = self.comm.size
         of = {i: {r for r, j in files if j == i} for i in sorted({i for _, i in files})}
         if same_on_all:
-            # Rank 0 is wanted for its logs; without any file of it, any other will do.
+            # Prefer a file of rank 0, which has the logs. If there is none, use any other.
             return max([i for i, ranks in of.items() if 0 in ranks] or of)
         complete = [i for i, ranks in of.items() if ranks >= set(range(size))]
         newest = complete[-1] if complete else None
         held = max(of.values(), key=len)
         if newest is None or not of[newest] <= set(range(size)):
             raise ValueError(
-                f"the checkpoints {self.name!r} in {self.path} are of ranks {sorted(held)}, and "
-                f"this run has {size} ranks with a part of the data each: start it with as many "
-                f"ranks as before, or use chainrob.distributed.GlobalBatchIterator"
+                f"the checkpoints {self.name!r} in {self.path} are of ranks {sorted(held)}, but "
+                f"this run has {size} ranks, each with its own part of the data: start it with as "
+                f"many ranks as before, or use chainrob.distributed.GlobalBatchIterator"
             )
         return newest
 
@@ -156,7 +157,7 @@ class _Elastic:
         mine: set[tuple[int, int]],
         everywhere: list[set[tuple[int, int]]],
     ) -> bytes:
-        """The bytes of a rank's file, sent by a rank that has it where this one has not."""
+        """The bytes of a rank's file. If this rank does not have it, another rank sends it."""
         mpi = self.comm.mpi_comm
         missing = None if (source, iteration) in mine else source
         content = b""

@@ -1,10 +1,10 @@
-"""An array whose sample axis is distributed over ranks, on which a robustifier's own formula runs.
+"""An array with its sample axis distributed over ranks, for a robustifier's own formula.
 
-``reduce(values)`` of a coordinate-wise robustifier is written in array operations along the sample
-axis. Here each of them is answered over all ranks together: sums and means by adding up, medians
-and partitions by distributed selection, everything else entry by entry on what each rank holds. So
-moments, truncated sums, fixed-point iterations and order statistics are distributed without a
-second copy of any formula, and no value leaves its rank.
+A coordinate-wise robustifier writes ``reduce(values)`` in array operations along the sample axis.
+Here these operations run over all ranks together. Sums and means add up the ranks' parts. Medians
+and partitions use a distributed selection. All other operations work entry by entry on the values
+of each rank. So moments, truncated sums, fixed-point iterations and order statistics need no second
+formula, and no value leaves its rank.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class NotDistributableError(TypeError):
 
 
 class DistributedValues(NDArrayOperatorsMixin):
-    """Values (*R, N, d), of which this rank holds (*R, n, d).
+    """Values (*R, N, d). This rank holds (*R, n, d) of them.
 
-    Results that still have a sample axis are distributed as well; those without it (or where it has
-    length 1) are ordinary arrays, the same on all ranks.
+    Results with a sample axis are distributed too. Results without it, or with a sample axis of
+    length 1, are ordinary arrays, the same on all ranks.
 
     Args:
-        local: this rank's values.
-        partition: how the samples are split over the ranks.
+        local: This rank's values.
+        partition: The split of the samples over the ranks.
     """
 
     def __init__(self, local: Array, partition: Partition) -> None:
@@ -68,7 +68,7 @@ class DistributedValues(NDArrayOperatorsMixin):
         raise NotDistributableError(f"distributed values cannot be indexed, found {index!r}")
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise NotDistributableError("distributed values are no array in one place")
+        raise NotDistributableError("distributed values cannot become one array")
 
     # -- along the sample axis
 
@@ -97,7 +97,7 @@ class DistributedValues(NDArrayOperatorsMixin):
         return (self == 0).sum(axis, np.int64, keepdims) == 0
 
     def order_statistics(self, *ks: int) -> list[Array]:
-        """The values of rank k, from 0: one (*R, 1, d) each."""
+        """For each k, from 0, the k-th smallest values: (*R, 1, d)."""
         found = order_statistics(self.local, ks, self.partition.total, self.partition.ranks)
         return [one[..., None, :] for one in found]
 
@@ -123,7 +123,7 @@ class DistributedValues(NDArrayOperatorsMixin):
         return answer(*args, **options)
 
     def _aligned(self, other: Any) -> Any:
-        """What of another operand belongs to this rank's samples."""
+        """The part of another operand that belongs to this rank's samples."""
         if isinstance(other, DistributedValues):
             return other.local
         if getattr(other, "ndim", 0) >= 2 and other.shape[-2] == self.partition.total > 1:
@@ -139,7 +139,7 @@ class DistributedValues(NDArrayOperatorsMixin):
 
 
 class _Ordered:
-    """What ``partition`` and ``sort`` answer with: values by rank, found when asked for."""
+    """The result of ``partition`` and ``sort``. It selects values only when they are indexed."""
 
     def __init__(self, values: DistributedValues) -> None:
         self.values = values
@@ -156,7 +156,9 @@ class _Ordered:
         if isinstance(chosen, int | np.integer):
             return self.values.order_statistics(range(total)[int(chosen)])[0][..., 0, :]
         if not isinstance(chosen, slice):
-            raise NotDistributableError(f"ordered values: a rank or a slice, found {chosen!r}")
+            raise NotDistributableError(
+                f"ordered values: the index must be a number or a slice, found {chosen!r}"
+            )
         start, stop, step = chosen.indices(total)
         if step != 1 or stop <= start:
             raise NotDistributableError(f"ordered values: a slice must be like a:b, found {chosen}")
@@ -169,7 +171,7 @@ class _Ordered:
 
 
 class _Between:
-    """The values of rank ``start`` to ``stop`` - 1 of every coordinate."""
+    """The sorted values ``start`` to ``stop`` - 1 of every coordinate."""
 
     def __init__(self, values: DistributedValues, start: int, stop: int) -> None:
         self.values, self.start, self.stop = values, start, stop
@@ -183,7 +185,7 @@ class _Between:
         low, high = values.order_statistics(self.start, self.stop - 1)
         inside = (values > low) & (values < high)
         middle = _where(inside, values, np.zeros((), self.dtype)).sum(-2, dtype, keepdims=True)
-        # Of the values that tie at an end, so many belong to the range.
+        # The numbers of values in the range that equal its ends.
         at_low = (values <= low).sum(-2, np.int64, keepdims=True) - self.start
         at_high = self.stop - (values < high).sum(-2, np.int64, keepdims=True)
         ends = low * at_low.astype(low.dtype) + high * at_high.astype(low.dtype)
@@ -226,7 +228,7 @@ def _take(ordered: Any, indices: Any, axis: Any = None) -> Array:
 
 
 def _local(name: str) -> Callable[..., DistributedValues]:
-    """A function of NumPy that treats every entry by itself."""
+    """A NumPy function that works entry by entry."""
 
     def answer(values: Any, *args: Any, **options: Any) -> DistributedValues:
         if not isinstance(values, DistributedValues):
@@ -259,4 +261,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         for name in ("clip", "zeros_like", "ones_like", "full_like", "nan_to_num")
     },
 }
-"""NumPy's functions, ufuncs apart, that robustifiers use on values with a sample axis."""
+"""The NumPy functions, besides ufuncs, that robustifiers use on values with a sample axis."""

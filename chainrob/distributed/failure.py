@@ -1,4 +1,4 @@
-"""A rank that fails ends the run of all."""
+"""A failure on one rank ends the run on all ranks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ __all__ = ["abort_on_exception"]
 def abort_on_exception(comm: Any = None) -> Iterator[None]:
     """End all ranks when an exception leaves this block on one of them.
 
-    A rank that stops with an exception leaves the others waiting for its messages, for ever.
-    Here its traceback and one line that says which rank failed are printed and MPI is told to end
-    the run: mpiexec stops all ranks within seconds, with exit status 1. (A rank that is killed, by
-    a signal or for want of memory, is noticed by mpiexec itself.) On one rank alone, exceptions
-    pass through.
+    Without it, the other ranks would wait forever for messages of the failed rank. The block prints
+    the traceback and one line that names the failed rank. Then it tells MPI to end the run, and
+    mpiexec stops all ranks within seconds, with exit status 1. (If a signal or a lack of memory
+    kills a rank, mpiexec itself notices it.) If there is only one rank, exceptions pass through.
 
     Args:
         comm: A communicator of ChainerMN or mpi4py; None is all ranks that mpiexec started.
@@ -44,11 +43,11 @@ def abort_on_exception(comm: Any = None) -> Iterator[None]:
         print(
             f"\nchainrob: rank {mpi.rank} of {mpi.size} (process {os.getpid()} on "
             f"{socket.gethostname()}) failed with {type(error).__name__}: {error}\n"
-            "chainrob: all ranks are stopped; start again to go on from the last checkpoint",
+            "chainrob: all ranks are stopped; start again to continue from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
         sys.stdout.flush()
-        time.sleep(1.0)  # launchers drop what they have not forwarded when all ranks are stopped
+        time.sleep(1.0)  # when ranks stop, launchers drop output that they have not yet forwarded
         mpi.Abort(1)
         raise

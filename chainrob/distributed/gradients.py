@@ -26,35 +26,38 @@ Exchange = Literal["auto", "factors", "reductions"]
 EXCHANGES: tuple[str, ...] = get_args(Exchange)
 
 WORTH = 256
-"""So many allreduces of the gradient may the exchange of factors send before reductions are taken:
-selection in rounds costs far more time than its bytes (measured in ``benchmarks/scaling.py``)."""
+"""Factors are exchanged if this takes at most as much traffic as this many allreduces of the
+gradient. Reductions send less, but their selection in rounds takes far more time than its bytes
+(measured in ``benchmarks/scaling.py``)."""
 
 FEW = 1 << 16
-"""Numbers that are sent in less time than a reduction's messages, tens of them, are under way."""
+"""Up to this many numbers, factors are always exchanged: they are sent faster than the tens of
+messages of a reduction."""
 
 MOST = 1 << 28
-"""Numbers that a rank is willing to hold of other ranks' factors (1 GiB in float32)."""
+"""The most numbers of other ranks' factors that a rank holds (1 GiB in float32)."""
 
 NO_ROWS = -(2**20)
-"""Stands for the exponent of a rank without samples: it has no say."""
+"""The exponent of a rank without samples, below all others, so that it does not matter."""
 
 
 class DistributedGradients(SampleGradients):
-    """The N rows of all ranks, in the order of the ranks, of which each rank holds its own.
+    """The N rows of all ranks, in the order of the ranks. Each rank holds its own rows.
 
-    It answers what every operator answers, with the same arrays on all ranks; each question is
-    collective. Weighted sums and moments are one or two allreduces of the parameter's size. For
-    Gram matrices and, with ``exchange='factors'``, for coordinate-wise reductions the ranks
-    exchange inputs and output gradients of the layer, and each does its share of the work. With
-    ``exchange='reductions'`` coordinate-wise reductions move sums and counts only. Sample gradients
-    themselves move only where nothing smaller is known of them, a tile at a time, and for plain
-    functions of the rows.
+    All methods are collective: all ranks call them, and get the same arrays. Weighted sums and
+    moments take one or two allreduces of the parameter's size. For Gram matrices the ranks exchange
+    inputs and output gradients of the layer (its factors), and each rank does its share of the
+    work. Coordinate-wise reductions do the same with ``exchange='factors'``. With
+    ``exchange='reductions'`` they send sums and counts only. Sample gradients themselves are sent
+    only if they have no smaller form, a tile at a time, or if the robustifier is a plain function
+    of the rows.
 
     Args:
-        local: the operator of this rank's samples; there may be none.
-        partition: how the samples are split over the ranks.
-        exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors unless they are more than
-            256 allreduces of the gradient would send, or 2^28 numbers.
+        local: The operator of this rank's samples, possibly without samples.
+        partition: The split of the samples over the ranks.
+        exchange: ``'factors'``, ``'reductions'``, or ``'auto'``: factors, unless they take more
+            traffic than 256 allreduces of the gradient, or more than 2^28 numbers.
+        exponent: The rows are 2^-exponent times those of ``local``.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class DistributedGradients(SampleGradients):
         self.local = local
         self.partition = partition
         self.exchange = exchange
-        self.exponent = exponent  # the rows are 2^-exponent times those of `local`
+        self.exponent = exponent
         self.ranks = partition.ranks
         self.replicas = local.replicas
         self.n_samples = partition.total
@@ -79,11 +82,11 @@ class DistributedGradients(SampleGradients):
     def xp(self) -> Any:
         return self.local.xp
 
-    # -- linear questions: what each rank holds, added up
+    # -- linear operations: the sum of the ranks' results
 
     def weighted_sum(self, weights: Array) -> Array:
-        # All ranks computed the weights from the same numbers. Processors of different make may
-        # still round differently, and a choice that hangs by a bit must be the same for all.
+        # All ranks computed the weights from the same numbers. Different processors may still round
+        # differently, and a choice that depends on the last bit must be the same on all ranks.
         return self._added_up(self.partition.mine(self.ranks.broadcast(weights)))
 
     def mean(self) -> Array:
@@ -91,14 +94,14 @@ class DistributedGradients(SampleGradients):
         weights = self.xp.full((*self.replicas, n_local), 1.0 / self.n_samples, self.compute_dtype)
         return self._added_up(weights)
 
-    # -- Gram matrices: everybody's samples at some coordinates, or at all
+    # -- Gram matrices: the samples of all ranks at some coordinates, or at all coordinates
 
     def gram(self) -> Array:
         return self._gram("gram")
 
     def centered_gram(self) -> Array:
-        # Each rank may center its coordinates on another row: together that is still one common
-        # translation of all rows.
+        # Each rank may center its coordinates on a different row. Together this is still one
+        # common translation of all rows.
         return self._gram("centered_gram")
 
     def _gram(self, question: str) -> Array:
@@ -120,16 +123,16 @@ class DistributedGradients(SampleGradients):
         layer = self.local.as_layer()
         if layer is not self.local and squares is None and not reduction.by_replica:
             return self._over(layer).reduce(reduction, dtype)
-        # Squares are added up where all values of a coordinate are in one place.
+        # Squares need all values of a coordinate in one place.
         if squares is None and not self._by_factors():
             try:
                 return self._reduce_distributed(reduction, dtype)
             except (TypeError, AttributeError, IndexError):
-                # The formula asks for more than distributed values can do. It fails on all ranks
-                # alike. A mistake in the formula itself will show again below.
+                # The formula needs more than distributed values can do. It fails on all ranks
+                # alike. If the formula itself is wrong, it fails again below.
                 pass
         if self.local.sparse:
-            # Few of its coordinates are not zero, and the operator of all rows knows which.
+            # Most of its coordinates are zero, and the operator of all rows knows which.
             return self._scaled(self.gathered()).reduce(reduction, dtype, squares)
         out = self.xp.empty((*self.replicas, *self.shape), dtype or self.dtype)
         lead = (slice(None),) * len(self.replicas)
@@ -165,7 +168,7 @@ class DistributedGradients(SampleGradients):
     # -- all rows
 
     def gathered(self) -> SampleGradients:
-        """The operator of all samples on every rank, without the scale of this one."""
+        """The operator of all samples, on every rank, without the exponent of this operator."""
         if self._gathered is None:
             self._gathered = gather(self.local, self.partition)
         return self._gathered
@@ -185,7 +188,7 @@ class DistributedGradients(SampleGradients):
         xp = self.xp
         chosen = np.asarray(rows if xp is np else rows.get())
         if np.any(np.diff(chosen) <= 0):
-            # Rows stay where they are; another order or a repetition is a combination of rows.
+            # Rows stay on their ranks. Another order or a repetition is a combination of rows.
             matrix = np.eye(self.n_samples)[chosen]
             return self.mix(xp.asarray(matrix))
         partition, mine = self.partition.take(chosen)
@@ -224,7 +227,7 @@ class DistributedGradients(SampleGradients):
     # -- inside
 
     def _added_up(self, weights: Array) -> Array:
-        """The weighted sum of all ranks' rows, from the weights of this rank's."""
+        """The weighted sum of the rows of all ranks, from the weights of this rank's rows."""
         part = self.xp.zeros((*self.replicas, *self.shape), self.compute_dtype)
         if self.local.n_samples:
             part = self._scaled(self.local).weighted_sum(weights)
@@ -247,6 +250,6 @@ class DistributedGradients(SampleGradients):
 def distributed_gradients(
     local: SampleGradients, partition: Partition, exchange: Exchange = "auto"
 ) -> SampleGradients:
-    """The operator of all ranks' rows; joined parameters are distributed one by one."""
+    """The operator of the rows of all ranks. Joined parameters are distributed one by one."""
     found = local.each(lambda part: DistributedGradients(part, partition, exchange))
     return Joined(found) if isinstance(found, tuple) else found

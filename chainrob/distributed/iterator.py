@@ -1,4 +1,4 @@
-"""Batches that are the same whatever the number of ranks."""
+"""Batches that are the same for every number of ranks."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["GlobalBatchIterator"]
 
 
 class GlobalBatchIterator(chainer.iterators.SerialIterator):
-    """An iterator over global batches, of which each rank takes its own run of samples.
+    """An iterator over global batches. Each rank takes its own consecutive part of a batch.
 
-    All ranks go through the data set in one common order, which follows from the seed alone. So
-    with robust links that ``distribute`` made one over all ranks, training on P ranks takes the
-    steps of training on one, and a run that was interrupted goes on with another number of ranks as
-    if nothing had happened. (``chainermn.scatter_dataset`` deals out the data set instead, and what
-    makes up a batch depends on the number of ranks.)
+    All ranks go through the data set in one common order, which depends only on the seed. So, if
+    ``distribute`` made the links robust over all ranks, training on P ranks takes the same steps as
+    training on one. An interrupted run continues the same way with another number of ranks.
+    (``chainermn.scatter_dataset`` gives each rank a part of the data set instead, and then the
+    batches depend on the number of ranks.)
 
     Args:
-        dataset: the whole data set, on every rank; only the rank's own samples are read from it.
-        batch_size (int): Samples in the batch of all ranks together, at least one a rank.
+        dataset: The whole data set, on every rank. Each rank reads only its own samples.
+        batch_size: Samples in the batch of all ranks together, at least one per rank.
         comm: A communicator of ChainerMN or mpi4py.
-        repeat (bool): Whether to start again at the end.
-        seed (int or None): Of the order; None goes through the data set as it is.
+        repeat: Whether to start again at the end.
+        seed: Seed of the order; None keeps the order of the data set.
 
     Raises:
-        ValueError: fewer samples in a batch than ranks.
+        ValueError: If a batch has fewer samples than there are ranks.
 
     Example:
         >>> import chainrob, chainrob.distributed
@@ -64,7 +64,7 @@ class GlobalBatchIterator(chainer.iterators.SerialIterator):
         )
 
     def __next__(self) -> list[Any]:
-        """The samples of the next global batch that are this rank's."""
+        """The samples of the next global batch that belong to this rank."""
         batch = super().__next__()
         start = len(batch) * self._rank // self._size
         stop = len(batch) * (self._rank + 1) // self._size

@@ -1,4 +1,4 @@
-"""ChainerMN's multi-node optimizer, for robust links and for ranks that may lie."""
+"""ChainerMN's multi-node optimizer, for robust links and for ranks that may send anything."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ def create_multi_node_optimizer(
     attack: Callable[[Array], Array] | None = None,
     zero_fill: bool = True,
 ) -> Any:
-    r"""ChainerMN's multi-node optimizer, which knows of robust gradients.
+    r"""ChainerMN's multi-node optimizer, adapted to robust gradients.
 
-    Without ``robustifier`` it is ChainerMN's: gradients are averaged over the ranks by the
-    communicator, except those of links that ``distribute`` made robust over all ranks. These are
-    the same everywhere already and are not sent again. (A parameter that a plain link uses as well
-    is averaged.)
+    Without ``robustifier`` it is ChainerMN's: the communicator averages gradients over the ranks.
+    Links that ``distribute`` made robust over all ranks are an exception. Their gradients are the
+    same on all ranks already and are not sent again. (A parameter that a plain link also uses is
+    averaged.)
 
     With ``robustifier`` nothing is averaged. The gradient of the whole model on rank p is row p,
 
-    .. math:: \hat g = R(g_1, \dots, g_P),
+    .. math:: \hat g = R(g_1, \dots, g_P).
 
-    so up to as many ranks as R can bear may send anything, NaN included: bad data, bad hardware, a
-    bad program. Every rank gets all rows and estimates for itself, so a rank decides over its own
-    row and nothing else, as long as MPI delivers what was sent. That takes P - 1 gradients of
-    traffic a rank and P of memory.
+    As many ranks as R tolerates may send anything, even NaN, because of bad data, bad hardware or a
+    bad program. Every rank gets all rows and computes the estimate itself. So a rank has influence
+    on its own row only, as long as MPI delivers what was sent. A rank sends P - 1 gradients and
+    stores P of them.
 
-    ``setup`` sends rank 0's parameters to all; so, other than in ChainerMN, the first update (and
-    the first after a resume) is an update like the others. Parameters without a shape at that time
-    are sent at their first update, which is then skipped.
+    ``setup`` sends the parameters of rank 0 to all ranks. So, unlike in ChainerMN, the first update
+    (and the first after a resume) is a normal update. Parameters without a shape at that time are
+    sent at their first update, which is then skipped.
 
     Args:
-        optimizer: a Chainer optimizer.
-        comm: a communicator of ChainerMN.
-        robustifier: a Robustifier or any callable (P, D) -> (D,), or None.
-        attack: for studies: what becomes of the rows (P, D) on their way, the same function on
-            all ranks; it may change its argument.
-        zero_fill: whether gradients that are None count as zeros.
+        optimizer: A Chainer optimizer.
+        comm: A communicator of ChainerMN.
+        robustifier: A Robustifier or any callable (P, D) -> (D,), or None.
+        attack: For studies: a function that corrupts the rows (P, D), the same on all ranks. It may
+            change its argument.
+        zero_fill: Whether gradients that are None count as zeros.
 
     Returns:
-        the multi-node optimizer; call its ``setup(model)``.
+        The multi-node optimizer; call its ``setup(model)``.
 
     Raises:
-        ValueError: an attack without a robustifier.
-        TypeError: a robustifier that is distributed itself.
+        ValueError: If there is an attack without a robustifier.
+        TypeError: If the robustifier is itself distributed.
 
     Example:
         >>> import numpy as np, chainrob, chainrob.distributed
@@ -74,9 +74,12 @@ def create_multi_node_optimizer(
     from chainermn import optimizers  # needs mpi4py, so not at the top
 
     if attack is not None and robustifier is None:
-        raise ValueError("attack: needs a robustifier, found None")
+        raise ValueError("attack needs a robustifier, found None")
     if isinstance(robustifier, Distributed):
-        raise TypeError(f"robustifier must be one of the rows of the ranks, found {robustifier!r}")
+        raise TypeError(
+            f"robustifier must not be distributed: it estimates from the rows of the ranks, found "
+            f"{robustifier!r}"
+        )
     own: _Communicator = (
         _PlainGradients(comm) if robustifier is None else _RankRows(comm, robustifier, attack)
     )
@@ -88,12 +91,12 @@ class _SendsAtSetup:
     def setup(self, link: chainer.Link) -> Any:
         self.actual_optimizer.setup(link)  # type: ignore[attr-defined]
         self.communicator.bcast_data(link)  # type: ignore[attr-defined]
-        self.is_changed(link)  # type: ignore[attr-defined]  # remembers what has been sent
+        self.is_changed(link)  # type: ignore[attr-defined]  # remembers the parameters sent
         return self
 
 
 class _Communicator:
-    """A communicator of ChainerMN with another way to join the gradients of the ranks."""
+    """A communicator of ChainerMN that joins the gradients of the ranks in another way."""
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
@@ -103,7 +106,7 @@ class _Communicator:
 
 
 class _PlainGradients(_Communicator):
-    """Averages what is not robust over all ranks already."""
+    """Averages all gradients except those that are robust over all ranks already."""
 
     def multi_node_mean_grad(self, model: chainer.Link, zero_fill: bool = False) -> None:
         plain = _PlainParameters(model)
@@ -112,7 +115,7 @@ class _PlainGradients(_Communicator):
 
 
 class _PlainParameters:
-    """The part of a link's interface that communicators ask for, for some of its parameters."""
+    """Some parameters of a link, with the part of its interface that communicators use."""
 
     def __init__(self, model: chainer.Link) -> None:
         plain: set[int] = set()
@@ -127,7 +130,7 @@ class _PlainParameters:
 
 
 class _RankRows(_Communicator):
-    """Puts the estimate from all ranks' gradients, one row a rank, in the place of the average."""
+    """Replaces the average by the estimate from the gradients of all ranks, one row per rank."""
 
     def __init__(
         self,

@@ -18,14 +18,15 @@ __all__ = ["Partition", "Ranks", "ranks_of"]
 class Ranks:
     """The ranks of a communicator.
 
-    Arrays of a GPU are staged through the host's memory, so every MPI and every communicator of
-    ChainerMN will do. NCCL carries what ChainerMN itself sends: the averages of plain gradients.
+    Arrays of a GPU are copied through the memory of the host, so this works with every MPI and
+    every communicator of ChainerMN. NCCL sends only ChainerMN's own messages: the averages of plain
+    gradients.
 
     Args:
-        comm: a communicator of ChainerMN or of mpi4py.
+        comm: A communicator of ChainerMN or of mpi4py.
 
     Raises:
-        TypeError: something else.
+        TypeError: If ``comm`` is neither.
     """
 
     def __init__(self, comm: Any) -> None:
@@ -36,7 +37,7 @@ class Ranks:
         self.size: int = self.mpi.size
 
     def allreduce(self, array: Array, operation: Literal["sum", "max"] = "sum") -> Array:
-        """The sum or the maximum over the ranks, entry by entry: the same bits on all of them."""
+        """The sum or the maximum over the ranks, entry by entry, with the same bits on all."""
         from mpi4py import MPI
 
         total = np.array(to_host(array), order="C")
@@ -50,19 +51,19 @@ class Ranks:
         return int(self.allreduce(np.array([not flag], np.int8), "max")[0]) == 0
 
     def broadcast(self, array: Array) -> Array:
-        """The array of rank 0, for all."""
+        """The array of rank 0, on all ranks."""
         sent = np.array(to_host(array), order="C")
         if sent.size:
             self.mpi.Bcast(sent, root=0)
         return array_module(array).asarray(sent)
 
     def gather(self, array: Array, counts: Sequence[int], axis: int) -> Array:
-        """The arrays of all ranks, one after the other along an axis, for all.
+        """The arrays of all ranks, concatenated along an axis, on all ranks.
 
         Args:
-            array: this rank's part; the other axes are the same on all ranks.
-            counts: lengths of the parts along the axis, rank by rank.
-            axis: negative, counted from the last.
+            array: This rank's part. Its other axes are the same on all ranks.
+            counts: Lengths of the parts along the axis, rank by rank.
+            axis: The axis, negative, counted from the last.
         """
         from mpi4py import MPI
 
@@ -77,14 +78,14 @@ class Ranks:
     def transpose(
         self, array: Array, counts: Sequence[int], axis: int, columns: Sequence[int], along: int
     ) -> Array:
-        """From this rank's samples at all columns to all samples at this rank's columns.
+        """Exchange this rank's samples at all columns for all samples at this rank's columns.
 
         Args:
-            array: this rank's part, with ``counts[rank]`` samples along ``axis``.
-            counts: samples of the ranks.
-            axis: the axis of the samples, negative.
-            columns: how many columns along the axis ``along`` become whose.
-            along: negative.
+            array: This rank's part, with ``counts[rank]`` samples along ``axis``.
+            counts: Number of samples on each rank.
+            axis: The axis of the samples, negative.
+            columns: Number of columns that each rank gets.
+            along: The axis of the columns, negative.
         """
         from mpi4py import MPI
 
@@ -104,17 +105,17 @@ class Ranks:
 
 
 def ranks_of(comm: Any) -> Ranks:
-    """The ranks of a communicator; ranks of another kind, as PyTorch's, as they are."""
+    """The ranks of a communicator. An argument that is ``Ranks`` already is returned itself."""
     return comm if isinstance(comm, Ranks) else Ranks(comm)
 
 
 class Partition:
-    """How N samples are split over the ranks, in the order of the ranks.
+    """The split of N samples over the ranks, in the order of the ranks.
 
     Args:
-        ranks: the ranks.
-        counts: samples of each.
-        finite: whether all rows of all ranks are known to be finite; None where nobody has looked.
+        ranks: The ranks.
+        counts: Number of samples on each rank.
+        finite: Whether all rows of all ranks are known to be finite; None if not checked.
     """
 
     def __init__(self, ranks: Ranks, counts: Sequence[int], finite: bool | None = None) -> None:
@@ -127,11 +128,11 @@ class Partition:
 
     @property
     def largest(self) -> int:
-        """The rank with most samples."""
+        """The rank with the most samples."""
         return self.counts.index(max(self.counts))
 
     def mine(self, array: Array) -> Array:
-        """Of (..., N): the entries of this rank's samples."""
+        """The entries of an array (..., N) that belong to this rank's samples."""
         return array[..., self.start : self.stop]
 
     def take(self, rows: np.ndarray) -> tuple[Partition, np.ndarray]:
@@ -142,6 +143,6 @@ class Partition:
         return Partition(self.ranks, counts.tolist()), local
 
     def even(self, extent: int) -> list[int]:
-        """``extent`` coordinates dealt out to the ranks, as evenly as it goes."""
+        """Numbers of coordinates for the ranks, as equal as possible, ``extent`` in total."""
         edges = [extent * rank // self.ranks.size for rank in range(self.ranks.size + 1)]
         return [stop - start for start, stop in pairwise(edges)]

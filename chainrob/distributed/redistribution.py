@@ -1,9 +1,9 @@
-"""Moving what sample gradients are made of between ranks, instead of the gradients.
+"""Send the factors of sample gradients between ranks, instead of the gradients.
 
-A layer's rows are known from its inputs and output gradients. ``gather`` gives every rank those of
-all samples. ``shares`` gives every rank all samples at its own share of the coordinates: of two
-factors the smaller is gathered and the larger transposed, and each rank then works on its share
-with the very operators of one process.
+The inputs and output gradients of a layer determine its rows. ``gather`` gives every rank these
+factors for all samples. ``shares`` gives every rank all samples at its own share of the
+coordinates: it gathers the smaller of two factors and transposes the larger one. Each rank then
+works on its share with the same operators as a single process.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ class Share:
 
     part: SampleGradients
     index: Index
-    """Where the block lies in the parameter."""
+    """The place of the block in the parameter."""
     counts: list[int]
-    """How the block is dealt out to the ranks."""
+    """For each rank, how much of the block it has."""
     axis: int
-    """The axis, negative, of an estimate of ``part`` along which it is dealt out."""
+    """The axis of an estimate of ``part`` along which the block is split; negative."""
 
 
 def gather(local: SampleGradients, partition: Partition) -> SampleGradients:
     """The operator of all samples, on every rank.
 
     Args:
-        local: the operator of this rank's samples.
-        partition: how the samples are split over the ranks.
+        local: The operator of this rank's samples.
+        partition: The split of the samples over the ranks.
     """
     gathered = partition.ranks.gather
     return local.map_factors(lambda one, axis: gathered(one, partition.counts, axis - one.ndim))
 
 
 def gathered_layer(local: SampleGradients, partition: Partition) -> SampleGradients:
-    """As ``gather``, of joined parameters too; a bias stays that of its weights."""
+    """As ``gather``, also for joined parameters. A bias still shares the factors of its weights."""
     whole: dict[int, Any] = {}
 
     def gathered(part: SampleGradients) -> SampleGradients:
@@ -69,17 +69,17 @@ def gathered_layer(local: SampleGradients, partition: Partition) -> SampleGradie
 
 
 def gathered_numbers(local: SampleGradients, partition: Partition) -> float:
-    """How many numbers a rank sends, on average, for ``gather``."""
+    """The average number of numbers that a rank sends for ``gather``."""
     ring = partition.total * (partition.ranks.size - 1) / partition.ranks.size
     return ring * local.numbers_per_sample()
 
 
 def shares(local: SampleGradients, partition: Partition) -> Iterator[Share]:
-    """The rank's shares of the coordinates, with all samples, block by block.
+    """The shares of the coordinates that this rank has, with all samples, block by block.
 
     Args:
-        local: the operator of this rank's samples.
-        partition: how the samples are split over the ranks.
+        local: The operator of this rank's samples.
+        partition: The split of the samples over the ranks.
     """
     factors = local.outer_factors
     if factors is not None and _factors_are_smaller(local, partition):
@@ -101,7 +101,7 @@ def shares(local: SampleGradients, partition: Partition) -> Iterator[Share]:
 
 
 def shared_numbers(local: SampleGradients, partition: Partition) -> float:
-    """How many numbers a rank sends, on average, for ``shares``."""
+    """The average number of numbers that a rank sends for ``shares``."""
     size = partition.ranks.size
     rows = partition.total * prod(local.replicas) * local.size * (size - 1) / size**2
     return min(rows, _factor_numbers(local, partition))
@@ -120,10 +120,10 @@ def _factors_are_smaller(local: SampleGradients, partition: Partition) -> bool:
 
 
 def common_tiles(local: SampleGradients, partition: Partition) -> Iterator[tuple[Index, Array]]:
-    """The rank's rows, a tile of coordinates at a time; the tiles are the same on all ranks.
+    """The rows of this rank, a tile of coordinates at a time. All ranks have the same tiles.
 
-    An operator chooses its tiles by its number of rows, so all ranks pretend to have as many as the
-    one that has most.
+    An operator chooses its tiles by its number of rows. So all ranks fill up their rows to the
+    largest number of rows on any rank.
     """
     ranks, most = partition.ranks, max(partition.counts)
     count = local.n_samples
@@ -142,5 +142,5 @@ def common_tiles(local: SampleGradients, partition: Partition) -> Iterator[tuple
 
 
 def _per_sample(array: Any) -> int:
-    """Numbers of one sample in (*R, N, S, K)."""
+    """How many numbers an array (*R, N, S, K) has for one sample."""
     return prod(array.shape[:-3]) * prod(array.shape[-2:])

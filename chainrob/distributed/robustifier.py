@@ -1,4 +1,4 @@
-"""A robustifier that sees the samples of all ranks."""
+"""A robustifier that uses the samples of all ranks."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ class Distributed(Robustifier):
 
     .. math:: \hat g = R(g_1, \dots, g_N), \qquad N = \sum_p n_p
 
-    Every rank calls it with its own n_p rows (0 is allowed) and gets the estimate that one process
-    would compute from all of them, one after the other in the order of the ranks. Rows stay where
-    they are: see ``DistributedGradients`` for what is sent. Calls are collective: all ranks must
-    make the same ones in the same order.
+    Every rank calls it with its own n_p rows (0 is allowed). It gets the estimate that one process
+    would compute from all rows, in the order of the ranks. Rows stay on their ranks;
+    ``DistributedGradients`` describes what is sent. Calls are collective: all ranks must make the
+    same calls in the same order.
 
-    Two are equal where robustifier, communicator and exchange are. A communicator cannot leave its
-    process, so a pickle holds the robustifier alone.
+    Two objects are equal if robustifier, communicator and exchange are equal. A communicator cannot
+    leave its process, so a pickle holds only the robustifier.
 
     Args:
-        robustifier: a Robustifier (a whole pipeline, not a part of one), or any callable (N, D) ->
-            (D,), which is given all rows on every rank.
-        comm: a communicator of ChainerMN or mpi4py, or a ``Ranks``.
-        exchange: what coordinate-wise robustifiers send: ``'factors'`` (inputs and output gradients
-            of the layer, which grows with N), ``'reductions'`` (sums and counts a coordinate,
-            which does not, but takes longer by far until N is very large), or ``'auto'``, the one
-            that should be faster.
+        robustifier: A Robustifier (a whole pipeline, not a part of one), or any callable (N, D) ->
+            (D,), which gets all rows on every rank.
+        comm: A communicator of ChainerMN or mpi4py, or a ``Ranks``.
+        exchange: What coordinate-wise robustifiers send. ``'factors'``: inputs and output gradients
+            of the layer; the traffic grows with N. ``'reductions'``: sums and counts of each
+            coordinate; the traffic does not grow with N, but this is much slower unless N is very
+            large. ``'auto'``: the one that should be faster.
 
     Raises:
-        TypeError: a robustifier that cannot be called, or no communicator.
-        ValueError: an unknown exchange; at the call: ranks that differ in robustifier, shape or
-            dtype.
+        TypeError: If the robustifier cannot be called, or ``comm`` is not a communicator.
+        ValueError: If the exchange is unknown; at a call, if the ranks differ in robustifier, shape
+            or dtype.
 
     Example:
         >>> import numpy as np, chainrob, chainrob.distributed
@@ -84,8 +84,8 @@ class Distributed(Robustifier):
         object.__setattr__(self, "nonfinite", robustifier.nonfinite)
 
     def estimate(self, gradients: Array | SampleGradients, watch: bool = False) -> Estimate:
-        """As ``Robustifier.estimate``; the weights are those of this rank's samples among all,
-        (*R, n_p). If one rank watches, all do.
+        """As ``Robustifier.estimate``. The weights are those of this rank's samples, (*R, n_p). If
+        one rank watches, all ranks do.
         """
         operator = as_operator(gradients)
         partition, watch = self._partition(operator, watch)
@@ -100,7 +100,7 @@ class Distributed(Robustifier):
         )
 
     def count_samples(self, n_local: int) -> int:
-        """How many samples all ranks have together; collective."""
+        """The number of samples on all ranks together. The call is collective."""
         return int(ranks_of(self.comm).allreduce(np.array([n_local]))[0])
 
     def of(self, robustifier: Callable[[Any], Any]) -> Distributed:
@@ -114,15 +114,15 @@ class Distributed(Robustifier):
         )
 
     def _partition(self, operator: SampleGradients, watch: bool) -> tuple[Partition, bool]:
-        """Who has how many samples, once all ranks agree on what they are doing; and whether one of
-        them watches.
+        """The split of the samples, and whether any rank watches. Checks that all ranks do the
+        same.
         """
         ranks = ranks_of(self.comm)
         shapes: list[Any] = []
         operator.each(lambda one: shapes.append((one.replicas, one.shape, str(one.dtype))))
         what = re.sub(r" at 0x[0-9a-f]+", "", repr(self.robustifier))  # addresses of functions
         task = f"{what} by {self.exchange} of {shapes}"
-        # Whether all rows are finite will be asked next: the answer costs no message of its own.
+        # The next question is whether all rows are finite. So the answer is sent along here.
         looks = self.nonfinite != "propagate"
         finite = looks and (operator.n_samples == 0 or operator.all_finite())
         table = np.zeros((1, 4), np.int64)
@@ -164,16 +164,16 @@ class Distributed(Robustifier):
 def distribute(model: chainer.Link, comm: Any, *, exchange: Exchange = "auto") -> chainer.Link:
     """Let the robust links of a model estimate from the samples of all ranks.
 
-    Links without a robustifier stay plain: ``create_multi_node_optimizer`` averages their gradients
-    as ever. A link whose robustifier is distributed already gets the new communicator.
+    Links without a robustifier stay plain: ``create_multi_node_optimizer`` averages their
+    gradients. If a link's robustifier is distributed already, it gets the new communicator.
 
     Args:
-        model: a link; it and all links below.
-        comm: a communicator of ChainerMN or mpi4py.
-        exchange: see ``Distributed``.
+        model: A link. It is changed, with all links below it.
+        comm: A communicator of ChainerMN or mpi4py.
+        exchange: See ``Distributed``.
 
     Returns:
-        chainer.Link: the model.
+        chainer.Link: The model.
 
     Example:
         >>> import chainrob, chainrob.distributed
@@ -190,7 +190,7 @@ def distribute(model: chainer.Link, comm: Any, *, exchange: Exchange = "auto") -
 
 
 def undistribute(model: chainer.Link) -> chainer.Link:
-    """Give the links of a model back the robustifiers of one process; returns the model."""
+    """Give the links of a model their robustifiers of one process back. Returns the model."""
     for link in model.links():
         if isinstance(getattr(link, "robustifier", None), Distributed):
             link.robustifier = link.robustifier.robustifier
@@ -198,7 +198,7 @@ def undistribute(model: chainer.Link) -> chainer.Link:
 
 
 def _looks_at_factors(robustifier: Any) -> bool:
-    """Whether a robustifier, or one inside it, judges inputs and output gradients by themselves."""
+    """Whether a robustifier, or one inside it, looks at inputs and output gradients separately."""
     if isinstance(robustifier, tuple):
         return any(map(_looks_at_factors, robustifier))
     if not isinstance(robustifier, Robustifier):

@@ -1,4 +1,4 @@
-"""Order statistics of values that are distributed over ranks, without moving a value."""
+"""Order statistics of values that are distributed over ranks. No value is sent."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ __all__ = ["largest", "order_statistics"]
 
 
 def order_statistics(values: Array, ks: Sequence[int], total: int, ranks: Ranks) -> list[Array]:
-    r"""The values of rank k (from 0) along the sample axis, over all ranks together, exactly.
+    r"""The k-th smallest values (k from 0) along the sample axis, over all MPI ranks, exactly.
 
-    Bisection on the integers that floating point numbers are when their bits are read in order:
+    The bits of floating-point numbers can be read as integers in the same order. The method is a
+    bisection on these integers:
 
     .. math:: x_{(k)} = \min\{m : \#\{i : x_i \le m\} > k\}
 
-    Every round adds up one count a coordinate over the ranks, and coordinates whose bracket holds
-    a single value drop out, so that some 10 to 30 rounds are needed, and never more than there are
-    bits. Zero is tried first: behind ReLU it is by far the most frequent value.
+    Every round adds up one count per coordinate over the ranks. A coordinate is finished when its
+    bracket holds a single value. So about 10 to 30 rounds are needed, and never more than there are
+    bits. Zero is tried first, because after a ReLU it is by far the most frequent value.
 
     Args:
-        values: this rank's values (*R, n, d), float32 or float64.
-        ks: the ranks wanted, each below ``total``.
-        total: samples on all ranks.
-        ranks: the ranks.
+        values: This rank's values (*R, n, d), float32 or float64.
+        ks: The wanted k, each below ``total``.
+        total: Number of samples on all ranks.
+        ranks: The MPI ranks.
 
     Returns:
-        one (*R, d) for each k; NaN where a value is NaN.
+        One array (*R, d) for each k; NaN if any value of the coordinate is NaN.
     """
     xp = array_module(values)
     dtype = values.dtype
@@ -54,7 +55,7 @@ def order_statistics(values: Array, ks: Sequence[int], total: int, ranks: Ranks)
 
 
 def largest(values: Array, ranks: Ranks) -> Array:
-    """The largest value of every coordinate over all ranks, NaN where there is one: (*R, d)."""
+    """The largest value (*R, d) of every coordinate over all ranks, or NaN if any is NaN."""
     xp = array_module(values)
     lowest = np.iinfo(_integer(values.dtype)).min
     keys = xp.where(xp.isnan(values), ~_integer(values.dtype).type(lowest), _ordered(values))
@@ -62,7 +63,7 @@ def largest(values: Array, ranks: Ranks) -> Array:
 
 
 class _Bracket:
-    """For each k and column, keys [low, high] that hold the answer."""
+    """For each k and column, an interval of keys [low, high] that contains the answer."""
 
     def __init__(self, keys: Array, low: Array, high: Array, ks: Sequence[int], total: int) -> None:
         self.xp = array_module(keys)
@@ -70,7 +71,7 @@ class _Bracket:
         self.low = self.xp.stack([low] * len(ks))
         self.high = self.xp.stack([high] * len(ks))
         self.k = self.xp.asarray(np.asarray(ks)[:, None])
-        # How many keys lie below low, and how many up to high.
+        # The numbers of keys below low, and of keys up to high.
         self.below = self.xp.zeros(self.low.shape, np.int64)
         self.up_to = self.xp.full(self.low.shape, total, np.int64)
         self.count_type = np.int16 if total < 2**15 else np.int32 if total < 2**31 else np.int64
@@ -132,7 +133,7 @@ def _ordered(values: Array) -> Array:
 
 
 def _floating(keys: Array, dtype: np.dtype) -> Array:
-    """The numbers of ordered integers; the transformation is its own inverse."""
+    """The floating point numbers of ordered integers. The transformation is its own inverse."""
     integer = keys.dtype
     bits = keys ^ ((keys >> (8 * integer.itemsize - 1)) & np.iinfo(integer).max)
     return array_module(keys).ascontiguousarray(bits).view(dtype)

@@ -1,4 +1,4 @@
-"""How much a program sends: a communicator that counts."""
+"""A communicator that counts how much a program sends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["CountingComm", "Traffic"]
 
 @dataclass
 class Traffic:
-    """What one rank has sent.
+    """The traffic of one rank.
 
     Attributes:
-        calls: number of collective operations.
-        payload: bytes that were handed to MPI.
-        sent: bytes that leave this rank with the algorithms that move least: a ring for allgather,
-            reduce-scatter and allgather for allreduce (2 (P - 1) / P of the payload), direct
-            messages for alltoall, scatter and allgather for broadcast.
+        calls: Number of collective operations.
+        payload: Bytes that were passed to MPI.
+        sent: Bytes that leave this rank, if MPI uses the algorithms with the least traffic: a ring
+            for allgather; reduce-scatter and allgather for allreduce (2 (P - 1) / P of the
+            payload); direct messages for alltoall; scatter and allgather for broadcast.
     """
 
     calls: int = 0
@@ -36,7 +36,7 @@ class Traffic:
 
 
 class CountingComm:
-    """An mpi4py communicator that counts what goes through it, ChainerMN's own traffic included.
+    """An mpi4py communicator that counts its traffic, including that of ChainerMN.
 
     Args:
         mpi_comm: A communicator of mpi4py; None is all ranks that mpiexec started.
@@ -65,7 +65,7 @@ class CountingComm:
         return getattr(self._comm, name)
 
     def reset(self) -> None:
-        """Start to count anew."""
+        """Set the counts to zero."""
         self.traffic = Traffic()
 
     @property

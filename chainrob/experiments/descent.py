@@ -25,9 +25,9 @@ def descend(
     Args:
         optimizer: An optimizer that is set up with the model.
         updates: The number of the last update.
-        forward: Scores before update ``time`` + 1, from ``time``.
-        backward: Back-propagates the loss of ``(time, scores)``.
-        begin: Number of updates done before.
+        forward: A function of ``time`` that returns the scores after ``time`` updates.
+        backward: A function of ``(time, scores)`` that back-propagates their loss.
+        begin: Number of updates that were done before.
         observe: Called with ``(time, scores)`` before each update, and once more at the end.
         updated: Called with the number of updates after each of them.
 
@@ -66,7 +66,7 @@ def start_backward(losses: chainer.Variable, points: int | None = None) -> None:
     differently for each number.
 
     Args:
-        losses: One per point, in any shape.
+        losses: One loss per point, in any shape.
         points: Number of points in one replica's batch; None is the length of the first axis.
     """
     losses.grad = losses.xp.full_like(losses.array, 1 / (points or len(losses)))

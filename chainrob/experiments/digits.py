@@ -20,7 +20,7 @@ from chainrob.datasets import random_split
 from chainrob.datasets.contamination import flip_labels
 from chainrob.experiments.files import prepare_folder, write_json
 from chainrob.experiments.options import add_settings, given, made
-from chainrob.experiments.robustifier_texts import GRAMMAR, parse_layers
+from chainrob.experiments.robustifier_texts import LAYERS_HELP, parse_layers
 from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import versions
 
@@ -36,14 +36,13 @@ class DigitsSettings:
     """Settings of a run.
 
     Args:
-        epochs: passes over the training data.
-        batch_size: samples in one step, on all ranks together.
-        hidden: units of each of the two hidden layers.
-        learning_rate: step of SGD with momentum 0.9.
-        flips: share of the training labels that are flipped to a wrong class.
-        robustifier: LAYER=ROBUSTIFIER, read by
-            ``chainrob.experiments.robustifier_texts.parse_layers``.
-        seed: seed of split, flips, initial weights and order.
+        epochs: Passes over the training data.
+        batch_size: Samples in one step, on all ranks together.
+        hidden: Units of each of the two hidden layers.
+        learning_rate: Step of SGD with momentum 0.9.
+        flips: Share of the training labels that are flipped to a wrong class.
+        robustifier: LAYER=ROBUSTIFIER (see below); may be repeated.
+        seed: Seed of the split, the flips, the initial weights and the order of the data.
     """
 
     epochs: int = 30
@@ -71,32 +70,45 @@ class DigitsSettings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob digits``."""
+    parser.usage = "%(prog)s [options]"
     parser.description = (
-        "Train a network with two hidden layers on scikit-learn's 8 x 8 digits, some of whose "
-        "training labels are wrong, and test it on clean ones. With --distributed, under mpiexec, "
-        "the batch is split over the ranks, and the steps are those of one process. Writes log, "
-        "model.npz and summary.json."
+        "Train a network with two hidden layers on scikit-learn's 8 x 8 digits. Some training "
+        "labels are wrong; the test digits are clean. With --distributed, under mpiexec, each "
+        "batch is split over the ranks, and the steps are the same as with one process. Writes "
+        "log, model.npz and summary.json."
     )
     parser.epilog = (
-        "A robustifier is given as LAYER=ROBUSTIFIER: LAYER is l1, l2, l3 or all, ROBUSTIFIER is "
-        f"none (the plain sum), {GRAMMAR}"
+        f"{LAYERS_HELP}\nexamples:\n"
+        '  chainrob digits --flips 0.3 --robustifier "all=trimmed_mean:fraction=0.3"\n'
+        "  mpiexec -n 4 chainrob digits --distributed"
     )
     add_settings(parser, DigitsSettings, _OFFERED, repeated=["robustifier"])
     add = parser.add_argument
     add(
         "--distributed",
         action="store_true",
-        help="run on all ranks that mpiexec started: mpiexec -n 4 chainrob digits --distributed",
+        help="run on all ranks that mpiexec started",
     )
     add(
         "--communicator",
         choices=("naive", "flat", "pure_nccl"),
         default="naive",
-        help="ChainerMN's communicator (default: %(default)s; flat and pure_nccl use a GPU a rank)",
+        help="ChainerMN's communicator (default: %(default)s; the others use one GPU per rank)",
     )
-    add("--out", default="results/digits", metavar="FOLDER", help="default: %(default)s")
-    add("--resume", action="store_true", help="go on from the last checkpoint in --out, if any")
-    add("--checkpoint-every", type=int, default=25, metavar="N", help="iterations (default: 25)")
+    add(
+        "--out",
+        default="results/digits",
+        metavar="FOLDER",
+        help="folder of the results (default: %(default)s)",
+    )
+    add("--resume", action="store_true", help="continue from the last checkpoint in --out, if any")
+    add(
+        "--checkpoint-every",
+        type=int,
+        default=25,
+        metavar="N",
+        help="iterations between two checkpoints (default: 25)",
+    )
     add("--quiet", action="store_true", help="do not print the progress")
 
 
@@ -278,7 +290,7 @@ def _communicator(name: str) -> Any:
 
 @contextmanager
 def _all_ranks(comm: Any) -> Iterator[None]:
-    """What goes wrong on one rank ends all of them."""
+    """Inside, an exception on one rank ends the run on all ranks."""
     if comm is None:
         yield
         return

@@ -82,8 +82,8 @@ class Run:
         Args:
             function: The function that computes a job.
             jobs: The jobs.
-            unit: What the progress counts; a job counts ``job.size``.
-            stepwise: Compute in this process, and let the function advance the bar itself, by its
+            unit: Name of the unit of the progress. A job counts as ``job.size`` units.
+            stepwise: Compute in this process. The function advances the bar itself, with its
                 keyword ``advance``.
         """
         total = round(sum(job.size for job in jobs))
@@ -119,8 +119,8 @@ class Run:
         said = (
             "Every random number follows from the seed. On the same BLAS kernel a second run gives "
             "the same CSV files, bit by bit. On another processor BLAS rounds differently, and "
-            "trials drift apart. All intervals are bootstrap intervals, by percentiles expanded "
-            "for few trials."
+            "trials drift apart. All intervals are percentile bootstrap intervals. For few trials "
+            "they are widened."
         )
         cells = [
             [name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]

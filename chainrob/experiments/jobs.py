@@ -140,7 +140,8 @@ def _begin(stop: Any) -> None:
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:
-        # A worker holds the pipe that it reads work from open itself, so it would wait forever.
+        # A worker also holds the other end of the pipe that it reads jobs from. So it would wait
+        # forever after the parent's end.
         while not stop.wait(0.5):
             if parent is not None and not parent.is_alive():
                 break

@@ -14,6 +14,8 @@ __all__ = ["add_run_options", "add_settings", "described", "given", "made"]
 
 T = TypeVar("T")
 
+_MOST_SHOWN = 8
+
 
 def add_settings(
     parser: argparse.ArgumentParser,
@@ -25,7 +27,7 @@ def add_settings(
 ) -> None:
     """Add one option per field, with its type from the annotation and its help from the docstring.
 
-    Options that are not given are None, so that ``given`` can find those that are.
+    An option that is not on the command line is None. So ``given`` can find the others.
 
     Args:
         parser: Where to add them.
@@ -48,7 +50,7 @@ def add_settings(
     defaults = settings() if defaults is None else defaults
     for name in names:
         hint, value = hints[name], getattr(defaults, name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = " ".join(_shortened(value)) if isinstance(value, tuple) else value
         text = f"{texts[name]} (default: {'empty' if shown in ('', None) else shown})"
         options: dict[str, Any] = {"help": text.replace("%", "%%")}
         if get_origin(hint) is tuple and name in repeated:
@@ -63,6 +65,12 @@ def add_settings(
         else:
             options |= {"type": hint, "metavar": "N" if hint is int else "X"}
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _shortened(values: tuple[Any, ...]) -> list[str]:
+    """The values as text. Of many values only the first three and the last one are shown."""
+    texts = [str(value) for value in values]
+    return texts if len(texts) <= _MOST_SHOWN else [*texts[:3], "...", texts[-1]]
 
 
 def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
@@ -80,7 +88,7 @@ def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> 
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """The options among these that were given, by name."""
+    """Those of the named options that are on the command line, by name."""
     found = {name: getattr(args, name) for name in names}
     return {
         name: tuple(value) if isinstance(value, list) else value
@@ -90,7 +98,7 @@ def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def made(make: Callable[..., T], *arguments: Any, **fields: Any) -> T:
-    """Make settings; an error in them is the user's to correct.
+    """Make settings. An error in them becomes a UsageError, because the user can correct it.
 
     Raises:
         UsageError: ``make`` raises ValueError or TypeError.
@@ -108,7 +116,7 @@ def described(settings: type) -> Mapping[str, str]:
         >>> from chainrob.experiments.iris import IrisSettings
         >>> from chainrob.experiments.options import described
         >>> described(IrisSettings)["seed"]
-        'trial t depends on (seed, t) alone'
+        'seed of all random numbers'
     """
     text = inspect.getdoc(settings) or ""
     section = re.search(r"^Args:\n((?:    .*\n|\n)+)", text + "\n", re.M)

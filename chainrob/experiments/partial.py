@@ -23,8 +23,8 @@ class PartialResults:
 
     Args:
         folder: Folder of the run's results; it exists.
-        settings: What the results depend on, as JSON can hold it.
-        resume: Continue from the parts in the folder; otherwise start anew.
+        settings: What the results depend on, in values that JSON can hold.
+        resume: Continue from the parts in the folder; otherwise remove them and start again.
 
     Raises:
         UsageError: On ``resume``, if the parts were made with other settings or cannot be read.
@@ -71,7 +71,8 @@ class PartialResults:
             result: NDArray[Any] = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UsageError(
-                f"{file} is damaged ({error}); remove it and resume again to have that part redone"
+                f"{file} is damaged ({error}); remove it and resume again, and that part is "
+                "computed again"
             ) from error
         return result
 
@@ -80,10 +81,10 @@ class PartialResults:
         return sum(not file.name.startswith(".") for file in self._folder.glob("*.npy"))
 
     def remove(self) -> None:
-        """Remove all parts: the run is complete, or starts anew."""
+        """Remove all parts: the run is complete, or starts again."""
         if not self._folder.exists():
             return
-        # Renamed first, so that a kill cannot leave parts without their settings.
+        # Rename it first, so that a kill cannot leave parts without their settings.
         removed = self._folder.with_name(".partial-removed")
         shutil.rmtree(removed, ignore_errors=True)
         os.replace(self._folder, removed)
@@ -96,11 +97,11 @@ def check_same_settings(
     """Raise UsageError if the settings differ from the kept ones; name the differences.
 
     Args:
-        kept: As read from JSON.
-        settings: The settings now.
-        folder: For the message.
+        kept: The settings of the earlier run, as read from JSON.
+        settings: The settings of this run.
+        folder: Folder to name in the message.
     """
-    # Through JSON and back, so that a tuple equals the list that it was written as.
+    # Convert to JSON and back, because JSON turns a tuple into a list.
     now = json.loads(json.dumps(settings))
     changed = [
         f"{key} was {json.dumps(kept.get(key))}, now {json.dumps(now.get(key))}"
@@ -110,5 +111,5 @@ def check_same_settings(
     if changed:
         raise UsageError(
             f"cannot resume in {os.fspath(folder)}: {'; '.join(changed)} "
-            "(use the same settings, another --out, or no --resume to start anew)"
+            "(use the same settings, another --out, or no --resume to start again)"
         )

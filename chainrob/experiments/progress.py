@@ -11,14 +11,14 @@ from tqdm import tqdm
 __all__ = ["LineProgress", "progress_bar", "skip"]
 
 SECONDS = 60.0
-"""Between two lines, where nobody asked for progress."""
+"""Time between two lines if the user did not ask for progress."""
 
 SECONDS_IF_ASKED = 10.0
-"""Between two lines with ``--progress``."""
+"""Time between two lines with ``--progress``."""
 
 
 class LineProgress:
-    """The part of tqdm that the runs use, with a line now and then in place of a bar.
+    """A substitute for tqdm, with the methods that runs use. It prints a line now and then.
 
     Args:
         total: How many units there are.
@@ -55,7 +55,7 @@ class LineProgress:
             self._print(now)
 
     def refresh(self) -> None:
-        """Nothing to draw again."""
+        """Do nothing: there is no bar to draw again."""
 
     def _print(self, now: float) -> None:
         elapsed, done = now - self._begun, self.n - self.initial
@@ -68,7 +68,7 @@ class LineProgress:
 
 
 def progress_bar(total: int, unit: str, show: bool | None = None) -> Any:
-    """A bar with the remaining time, on standard error; lines where that is no terminal.
+    """A bar with the remaining time, on standard error; without a terminal, lines instead.
 
     Args:
         total: How many units there are.

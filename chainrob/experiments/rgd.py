@@ -37,13 +37,14 @@ class RgdSettings:
         n: Points in a data set.
         d: Parameters.
         iterations: Updates.
-        step: Of the gradient descent.
-        start: All trials start at one point, uniform within so much of the optimum.
+        step: Step size of the gradient descent.
+        start: All trials start at one point. Each of its coordinates is uniform within +-start of
+            the optimum's.
         sigma: Standard deviation of the normal noise.
         log_sigma: Standard deviation of the logarithm of the log-normal noise, which is
             centered at its mean.
         delta: Confidence parameter of the M-estimator.
-        seed: Of everything.
+        seed: Seed of all random numbers.
 
     Raises:
         ValueError: If a number is out of range.
@@ -75,7 +76,7 @@ class RgdSettings:
 
 @dataclass(frozen=True, eq=False)
 class RgdResults:
-    """Excess risks, from (noise, method) to an array (trials, iterations + 1)."""
+    """Excess risks: for each (noise, method) an array (trials, iterations + 1)."""
 
     settings: RgdSettings
     excess_risk: dict[tuple[str, str], Array]
@@ -83,8 +84,8 @@ class RgdResults:
     def final(self) -> dict[str, dict[str, Any]]:
         """Last excess risk by noise and method: mean, 95% interval, standard deviation.
 
-        Under ``robust - mean`` stands the paired difference of the two methods, whose interval
-        tells whether one is better on the same data.
+        ``robust - mean`` is the paired difference of the two methods. Its interval tells whether
+        one of them is better on the same data.
         """
         final: dict[str, dict[str, Any]] = {}
         for noise in NOISES:
@@ -104,17 +105,17 @@ class RgdResults:
 def run_rgd(
     settings: RgdSettings | None = None, out: str | os.PathLike[str] | None = None
 ) -> RgdResults:
-    r"""Descend the squared loss by the mean gradient, the true one, and a robust estimate.
+    r"""Gradient descent on the squared loss with the mean, the true, and a robust gradient.
 
     .. math:: y = x^\top w^* + \varepsilon, \quad x \sim N(0, I_d), \qquad
         R(w) - R(w^*) = \tfrac12 \|w - w^*\|^2
 
     with :math:`w^* = (1, \dots, 1)` and the loss :math:`\tfrac12 (y - x^\top w)^2`. The robust
-    gradient is that of ``chainrob.links.Linear`` with ``MEstimator``; all trials of both methods
+    gradient is that of ``chainrob.links.Linear`` with ``MEstimator``. All trials of both methods
     are trained in one graph. The oracle knows the gradient of the risk, w - w*.
 
     Args:
-        settings: None is as published.
+        settings: The settings; None takes the published ones.
         out: Folder for ``rgd.csv``, ``rgd.json`` and the figure ``rgd``.
 
     Returns:
@@ -131,8 +132,8 @@ def run_rgd(
 
     References:
         M. J. Holland and K. Ikeda, Efficient learning with robust gradient descent, Machine
-        Learning 108, 2019, section on controlled tests, and the authors' demonstration program,
-        whose start, inputs and delta are used here.
+        Learning 108, 2019, section on controlled tests. Start, inputs and delta are those of the
+        authors' demonstration program.
     """
     settings = settings or RgdSettings()
     the_run = Run(asdict(settings), out)
@@ -174,7 +175,7 @@ def _data(settings: RgdSettings, noise: str, rng: np.random.Generator) -> tuple[
 def _descend(settings: RgdSettings, x: Array, epsilon: Array, start: Array) -> dict[str, Array]:
     """w - w* after every update, (trials, iterations + 1, d), by method.
 
-    The parameters trained are w - w* themselves: with responses epsilon the gradients are the same.
+    The trained parameters are w - w*. With epsilon as the responses, the gradients are the same.
     """
     methods = {"mean": None, "robust": MEstimator(delta=settings.delta)}
     models = []
@@ -190,7 +191,7 @@ def _descend(settings: RgdSettings, x: Array, epsilon: Array, start: Array) -> d
     passed = [W.array[:, 0].copy()]
 
     def backward(_: int, y: chainer.Variable) -> None:
-        y.grad = (y.array - targets) / settings.n  # of the mean over samples of half the square
+        y.grad = (y.array - targets) / settings.n  # the loss is the mean of half the squares
         y.backward()
 
     descend(

@@ -7,19 +7,22 @@ from typing import Any
 
 from chainrob import robustifiers
 
-__all__ = ["GRAMMAR", "parse_layers", "parse_robustifier"]
+__all__ = ["LAYERS_HELP", "parse_layers", "parse_robustifier"]
 
 Maker = Callable[..., Any]
 
-GRAMMAR = "NAME, NAME:PARAMETER=VALUE,..., 'NAME(PARAMETER=VALUE, ...)' or 'A >> B'"
-"""For help texts: the forms that ``chainrob.robustifiers.grammar`` explains."""
+LAYERS_HELP = (
+    "A robustifier is given as LAYER=ROBUSTIFIER. LAYER is l1, l2, l3 or all. ROBUSTIFIER is none "
+    "(the plain sum), NAME, NAME:PARAMETER=VALUE,..., 'NAME(PARAMETER=VALUE, ...)' or 'A >> B'."
+)
+"""For help texts. ``chainrob.robustifiers.grammar`` explains the forms of a robustifier."""
 
 
 def parse_robustifier(text: str, extra: dict[str, Maker] | None = None) -> Any:
     """The robustifier that a text names, or None for ``'none'`` (the plain sum).
 
-    Unless the text says otherwise, non-finite rows are propagated. So a diverging trial is seen to
-    diverge, and the other trials go on.
+    Unless the text says otherwise, non-finite rows are propagated. So a diverging trial shows that
+    it diverges, and the other trials continue.
 
     Args:
         text: In the grammar of ``chainrob.robustifiers.grammar``, or ``none``.

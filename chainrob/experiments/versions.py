@@ -1,4 +1,4 @@
-"""What a result was computed with."""
+"""The software and hardware that computed a result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor and how many there are, for the record of a duration.
+    """Name and number of the processors, to be recorded beside a duration.
 
     Example:
         >>> from chainrob.experiments.versions import machine
@@ -54,8 +54,8 @@ def machine() -> str:
 def blas() -> list[str]:
     """The BLAS libraries that are loaded, with the kernel that each has chosen for the processor.
 
-    Kernels sum in different orders, so their results differ in the last digits, and what a trial
-    makes of those digits may differ visibly.
+    Kernels sum in different orders, so their results differ in the last digits. During a trial
+    such differences may grow until they are visible.
 
     Example:
         >>> import numpy

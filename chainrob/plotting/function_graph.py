@@ -54,7 +54,7 @@ def chainer_graph(
     paths: list[list[Any]] = [list(edge) for edge in edges]
     layers: list[list[Any]] = _layers(list(nodes), edges)
     depths = {node: depth for depth, layer in enumerate(layers) for node in layer}
-    for path in paths:  # an edge that passes a layer gets its own place there
+    for path in paths:  # an edge that passes through a layer gets its own place there
         tail, head = path[0], path[-1]
         between: list[Any] = [
             (tail, head, depth) for depth in range(depths[tail] + 1, depths[head])
@@ -140,7 +140,7 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def _layers(nodes: list[Any], edges: Iterable[tuple[Any, Any]]) -> list[list[Any]]:
-    """Nodes by their distance from the end: an input stands just above its first use."""
+    """Nodes by their distance from the end. So an input is just above its first use."""
     below: dict[Any, list[Any]] = {node: [] for node in nodes}
     for tail, head in edges:
         below[tail].append(head)

@@ -18,12 +18,12 @@ def computation_graph(
     r"""Draw the graph of an ``EvaluationTrace`` without Graphviz, left to right by rank.
 
     Args:
-        trace (chainrob.differentiation.EvaluationTrace): The trace to draw.
-        mode (str): The content of a node. ``'evaluation'``: its value. ``'forward'``: its value and
+        trace: The ``chainrob.differentiation.EvaluationTrace`` to draw.
+        mode: The content of a node. ``'evaluation'``: its value. ``'forward'``: its value and
             its tangent; the arguments are the tangents. ``'reverse'``: its value and its adjoint,
-            with arrows that run backwards.
+            with reversed arrows.
         arguments: Arguments of that mode.
-        ax (matplotlib.axes.Axes or None): Where to draw.
+        ax: Where to draw.
 
     Returns:
         matplotlib.axes.Axes: The graph.
@@ -82,7 +82,7 @@ def computation_graph(
 
 
 def _subscripted(text: str) -> str:
-    """Indices below the line: u-1 would read as a difference. An adjoint has a bar."""
+    """Write indices as subscripts, because u-1 reads as a difference. Adjoints get a bar."""
     text = re.sub(r"\bu(-?\d+)~", r"ū\1", text)
     digits = str.maketrans("-0123456789", "₋₀₁₂₃₄₅₆₇₈₉")
     return re.sub(r"\b([uxū])(-?\d+)\b", lambda m: m[1] + m[2].translate(digits), text)

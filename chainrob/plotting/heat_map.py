@@ -28,7 +28,7 @@ def heat_map(
         values: Shape (rows, columns); NaN cells are left white.
         rows, columns: Their names.
         intervals: Shape (2, rows, columns), written below the numbers.
-        darkest: Values from this one on have the darkest shade; None takes the largest value.
+        darkest: The value from which on the shade is darkest; None takes the largest value.
         ax: Where to draw.
 
     Returns:

@@ -31,7 +31,7 @@ def influence_curve(
 
     Args:
         robustifiers: One or several robustifiers, or a mapping from labels to them; any callables.
-        at: The places z; None goes from -10 to 10.
+        at: The places z; None takes places from -10 to 10.
         sample: The other rows, (n, d); None is 50 normal scores.
         ax: Where to draw.
 
@@ -66,7 +66,7 @@ def breakdown_curve(
 
     Args:
         robustifiers: One or several robustifiers, or a mapping from labels to them; any callables.
-        counts: Numbers of bad rows; None takes all up to half of the rows.
+        counts: Numbers of bad rows; None takes all numbers up to half of the rows.
         sample: The rows, (n, d); None is 50 normal scores.
         ax: Where to draw.
 

@@ -1,4 +1,4 @@
-"""Numbers with intervals, one below the other."""
+"""Means with intervals, one row below another."""
 
 from __future__ import annotations
 

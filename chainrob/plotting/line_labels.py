@@ -61,10 +61,10 @@ def label_ends(ax: Axes, fontsize: float = 8.0) -> Axes:
 
 
 def _apart(places: np.ndarray, gap: float) -> np.ndarray:
-    """The places, moved as little as needed to be ``gap`` apart, in the same order.
+    """Move places as little as needed to be at least ``gap`` apart, in the same order.
 
-    Least squares under the constraint, by pooling neighbors (isotonic regression of the places
-    minus multiples of the gap).
+    The solution is least squares under this constraint: an isotonic regression, by pooling
+    neighbors, of the places minus multiples of the gap.
     """
     order = np.argsort(places, kind="stable")
     groups: list[list[float]] = []  # sum and number of the shifted places in a group

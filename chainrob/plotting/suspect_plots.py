@@ -28,7 +28,7 @@ def suspects(
             ``relative()``. 1 is the weight in a plain mean.
         ranking: Numbers of the samples, the most suspect first; None ranks
             by weight and leaves out NaN, the weight of a sample that was never seen.
-        truth: Numbers of samples that are known to be bad; they are marked.
+        truth: Numbers of samples that are known to be bad. They are marked.
         layers: The weights in single layers, drawn as points.
         ax: Where to draw.
 

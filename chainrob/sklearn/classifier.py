@@ -59,16 +59,16 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
             pass that makes the estimate (``benchmarks/watching.py`` measures the cost).
 
     Attributes:
-        classes_ (array): The classes.
-        suspects_ (array): Row numbers of the training data, the most suspect sample first, as
+        classes_: The classes.
+        suspects_: Row numbers of the training data, the most suspect sample first, as
             ranked by ``chainrob.training.WeightAverages``. Held-out samples are left out. Empty
             without a robustifier. After ``partial_fit`` the rows are those of the last call.
-        sample_weights_ (array): Mean effective weight of every sample, (n,); 1 in a plain mean, NaN
+        sample_weights_: Mean effective weight of every sample, (n,); 1 in a plain mean, NaN
             for samples without a weight.
-        relative_weights_ (array): The relative weights that ``suspects_`` is sorted by, (n,).
-        sample_losses_ (array): Mean loss of every sample over the epochs, (n,), NaN for held-out
+        relative_weights_: The relative weights that ``suspects_`` is sorted by, (n,).
+        sample_losses_: Mean loss of every sample over the epochs, (n,), NaN for held-out
             samples. ``np.argsort(-sample_losses_)`` finds wrong labels better than the weights do.
-        model_ (chainer.Chain): The network.
+        model_: The network.
         coefs_, intercepts_ (lists of arrays): The network's weights and biases.
         loss_, loss_curve_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_,
         n_features_in_, feature_names_in_: As in scikit-learn.

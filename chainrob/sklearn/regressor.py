@@ -35,7 +35,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
     Attributes:
         suspects_, sample_weights_, relative_weights_, model_, coefs_, intercepts_ and so on: As in
             ``RobustMLPClassifier``.
-        n_outputs_ (int): Numbers in one response.
+        n_outputs_: Numbers in one response.
 
     Raises:
         ValueError: In ``fit``: a parameter is out of range, the data cannot be used, or the weights

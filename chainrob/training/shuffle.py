@@ -25,7 +25,7 @@ class SeededShuffle(OrderSampler):
     holds. So runs with any iterator can be repeated and resume exactly.
 
     Args:
-        seed (int): Not negative.
+        seed: Not negative.
 
     Raises:
         ValueError: The seed is negative.

@@ -55,11 +55,11 @@ class Snapshot(chainer.training.Extension):
     Not included: cuRAND's state (dropout on a GPU) and dynamic loss scales.
 
     Args:
-        keep (int or None): How many of the newest files to keep, at least 1; None keeps all.
-        prefix (str): What the files' names start with.
+        keep: How many of the newest files to keep, at least 1; None keeps all.
+        prefix: What the files' names start with.
         generators: Further ``numpy.random.Generator`` or ``RandomState`` objects that the run uses,
             for example in a dataset's transformation; always in the same order.
-        exact (bool): Refuse iterators with which a resumed run would differ: those that read ahead
+        exact: Refuse iterators with which a resumed run would differ: those that read ahead
             and shuffle from a random stream. False accepts them.
 
     Raises:
@@ -220,7 +220,7 @@ def resume(trainer: Any, file: str | os.PathLike[str] | None = None) -> Path | N
 
     Args:
         trainer: A ``chainer.training.Trainer``, set up as for the run that was interrupted.
-        file (path or None): The file to load; None takes the newest in ``trainer.out`` and skips
+        file: The file to load; None takes the newest in ``trainer.out`` and skips
             damaged files with a warning.
 
     Returns:

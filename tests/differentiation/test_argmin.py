@@ -90,7 +90,7 @@ def test_no_minimum_is_refused(case, dtype, solver):
     report, message = caught.value.report, str(caught.value)
     assert f"stationarity residual {report.residual:.3g}" in message
     assert f"smallest curvature {report.smallest_curvature:.3g}" in message
-    assert f"conditioning {report.condition_number:.3g}" in message
+    assert f"condition number {report.condition_number:.3g}" in message
     assert pickle.loads(pickle.dumps(caught.value)).report == report
     if solver == "newton":
         assert report.iterations < 100  # it does not chase rounding noise

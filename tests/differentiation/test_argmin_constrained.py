@@ -351,7 +351,7 @@ def test_dtypes(dtype):
         (Box(np.zeros(3)), ValueError, r"lower must broadcast to the shape \(2,\)"),
         (Box(np.nan), ValueError, "lower must not be NaN"),
         (Simplex(-1.0), ValueError, "total of the simplex must be positive"),
-        ([Box(0, 1), Simplex()], ValueError, "one Box or Simplex at most, found 2"),
+        ([Box(0, 1), Simplex()], ValueError, "at most one Box or Simplex, found 2"),
         (LinearEqualities(np.ones((1, 3)), [1.0]), ValueError, r"matrix must have shape \(m, 2\)"),
         (LinearEqualities(np.ones((1, 2)), [1.0, 2]), ValueError, r"right must have shape \(1,\)"),
         (LinearEqualities(np.ones((2, 2)), [1.0, 1]), ValueError, "must be independent"),

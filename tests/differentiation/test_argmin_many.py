@@ -211,7 +211,7 @@ def test_verdicts():
     weak = argmin_report(lambda x, t: F.sum(stretch * (x - t) ** 2), np.ones(2), np.ones(2))
     assert weak.verdict == "weak"
     assert 4 < weak.digits < 6
-    assert "conditioning 1.0e+11" in weak.reasons[0]
+    assert "condition number 1.0e+11" in weak.reasons[0]
     bad = argmin_report(lambda x, t: F.sum((x - t) ** 2), np.zeros(2), np.ones(2))
     assert bad.verdict == "refused"
     assert bad.residual == pytest.approx(8**0.5)

@@ -44,8 +44,8 @@ def sign_flip(honest: ArrayLike, f: int, *, scale: float = 1.0, seed: Seed = 0) 
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, a scale that is not positive.
-        TypeError: honest is not floating point, f is not an integer.
+        ValueError: If f is negative, honest is empty or not (H, D), or scale is not positive.
+        TypeError: If honest is not floating point, or f is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import sign_flip
@@ -83,8 +83,8 @@ def inner_product_manipulation(honest: ArrayLike, f: int, *, epsilon: float = 0.
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, epsilon not positive.
-        TypeError: honest is not floating point, f is not an integer.
+        ValueError: If f is negative, honest is empty or not (H, D), or epsilon is not positive.
+        TypeError: If honest is not floating point, or f is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import inner_product_manipulation
@@ -123,9 +123,9 @@ def a_little_is_enough(honest: ArrayLike, f: int, *, z: float | None = None) -> 
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative or, without z, not below half; honest not (H, D) or empty; z not
-            finite.
-        TypeError: honest is not floating point, f is not an integer.
+        ValueError: If f is negative or, without z, not below half; if honest is empty or not
+            (H, D); or if z is not finite.
+        TypeError: If honest is not floating point, or f is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import a_little_is_enough
@@ -169,8 +169,9 @@ def mimic(honest: ArrayLike, f: int, *, target: int | None = None) -> Rows:
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D), empty or not finite, target out of range.
-        TypeError: honest is not floating point, f or target is not an integer.
+        ValueError: If f is negative, honest is empty, not (H, D) or not finite, or target is out of
+            range.
+        TypeError: If honest is not floating point, or f or target is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import mimic
@@ -210,8 +211,8 @@ def infinity(honest: ArrayLike, f: int, *, value: float = np.inf) -> Rows:
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty.
-        TypeError: honest is not floating point, f is not an integer.
+        ValueError: If f is negative, or honest is empty or not (H, D).
+        TypeError: If honest is not floating point, or f is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import infinity
@@ -235,19 +236,20 @@ def gaussian(
     .. math:: a_{jk} \sim \mathcal N(\mu, \sigma^2)
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; only shape and dtype matter.
-        f (int): Number of attackers, at least 0.
-        mean (float): mu, finite.
-        deviation (float): sigma, positive and finite; the default is the paper's, and far from
+        honest: Honest gradients, (H, D), floating point; only shape and dtype matter.
+        f: Number of attackers, at least 0.
+        mean: mu, finite.
+        deviation: sigma, positive and finite; the default is the paper's, and far from
             every honest gradient.
-        seed (int or numpy.random.SeedSequence): The same seed gives the same noise.
+        seed: The same seed gives the same noise.
 
     Returns:
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, mean not finite, deviation not positive.
-        TypeError: honest is not floating point, f is not an integer.
+        ValueError: If f is negative, honest is empty or not (H, D), mean is not finite, or
+            deviation is not positive.
+        TypeError: If honest is not floating point, or f is not an integer.
 
     Example:
         >>> from chainrob.datasets.contamination import gaussian

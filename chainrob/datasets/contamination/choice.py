@@ -34,6 +34,6 @@ def choose_rows(n: int, share: float, seed: int | np.random.SeedSequence) -> NDA
         raise ValueError(f"share must be between 0 and 1, found {share}")
     if n < 0:
         raise ValueError(f"n must not be negative, found {n}")
-    # A hair above one half, so that 0.145 * 100 counts as 14.5 in spite of its rounding error.
+    # Slightly more than one half, so that 0.145 * 100 counts as 14.5 despite its rounding error.
     count = min(n, int(np.floor(share * n + 0.5 + 1e-9)))
     return np.sort(np.random.default_rng(seed).permutation(n)[:count])

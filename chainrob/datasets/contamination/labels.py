@@ -25,9 +25,9 @@ def flip_labels(
 
     .. math:: \tilde t_i = (t_i + k_i) \bmod C
 
-    with k_i uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely) or k_i = 1
+    k_i is uniform on 1 .. C - 1 (``'symmetric'``: every wrong class is equally likely), or 1
     (``'pairwise'``: every class is mistaken only for its neighbor). A flipped label is always
-    wrong, so exactly the share asked for is corrupted.
+    wrong, so exactly the given share is corrupted.
 
     Args:
         t: Labels 0 .. C - 1, integers, shape (n,); not changed.
@@ -40,9 +40,9 @@ def flip_labels(
         Contaminated: ``data`` as t, and ``rows``.
 
     Raises:
-        ValueError: An unknown kind, fewer than two classes, a label outside 0 .. C - 1, a share
-            outside [0, 1], a wrong shape.
-        TypeError: t does not hold integers.
+        ValueError: If the kind is unknown, there are fewer than two classes, a label is outside
+            0 .. C - 1, the share is outside [0, 1], or the shape is wrong.
+        TypeError: If t does not hold integers.
 
     Example:
         >>> from chainrob.datasets.contamination import flip_labels
@@ -81,8 +81,9 @@ def flip_labels_by_class(t: ArrayLike, transition: ArrayLike, *, seed: Seed) -> 
         Contaminated: ``data`` as t, and ``rows``, those whose label changed.
 
     Raises:
-        ValueError: T is no transition matrix, a label outside 0 .. C - 1, a wrong shape.
-        TypeError: t does not hold integers.
+        ValueError: If T is not a transition matrix, a label is outside 0 .. C - 1, or the shape is
+            wrong.
+        TypeError: If t does not hold integers.
 
     Example:
         >>> from chainrob.datasets.contamination import flip_labels_by_class

@@ -35,14 +35,14 @@ def add_heavy_tailed_noise(
 
     .. math:: \tilde x_{ij} = x_{ij} + c\, \sigma_j\, \varepsilon_{ij}
 
-    with sigma_j the standard deviation of feature j over all rows before the noise (1 where it is
-    0), c = ``scale``, and independent draws epsilon of
+    sigma_j is the standard deviation of feature j over all rows before the noise (set to 1 if it is
+    0), and c is ``scale``. The epsilon_ij are independent draws from one of these distributions:
 
-    - ``'student_t'``: Student's t with ``tail`` degrees of freedom; moments below ``tail`` exist.
-    - ``'lognormal'``: exp(tail * z), z standard normal; all moments exist, the tail is heavier the
-      larger ``tail`` is.
-    - ``'pareto'``: u^(-1 / tail) - 1, u uniform: Lomax, the Pareto distribution started at 0;
-      moments below ``tail`` exist.
+    - ``'student_t'``: Student's t with ``tail`` degrees of freedom. Moments below ``tail`` exist.
+    - ``'lognormal'``: exp(tail * z), z standard normal. All moments exist. A larger ``tail`` gives
+      a heavier tail.
+    - ``'pareto'``: u^(-1 / tail) - 1, u uniform: Lomax, the Pareto distribution that starts at 0.
+      Moments below ``tail`` exist.
 
     Args:
         x: Inputs, shape (n, ...); not changed.
@@ -58,9 +58,9 @@ def add_heavy_tailed_noise(
         Contaminated: ``data`` as x, floating point, and ``rows``.
 
     Raises:
-        ValueError: An unknown distribution, a tail or scale that is not positive, a share outside
-            [0, 1], x empty or not finite.
-        TypeError: x does not hold real numbers.
+        ValueError: If the distribution is unknown, tail or scale is not positive, the share is
+            outside [0, 1], or x is empty or not finite.
+        TypeError: If x does not hold real numbers.
 
     Example:
         >>> import numpy as np
@@ -88,7 +88,7 @@ def add_heavy_tailed_noise(
     noise *= scale * np.where(deviation > 0, deviation, 1.0)
     with np.errstate(over="ignore"):
         data[rows] = (data[rows] + noise).astype(data.dtype)
-    # Values beyond a narrow dtype become its largest number: noise is large, never infinite.
+    # Values that a narrow dtype cannot hold become its largest number. Noise is never infinite.
     limit = np.finfo(data.dtype).max
     np.clip(data, -limit, limit, out=data)
     return Contaminated(data, rows)

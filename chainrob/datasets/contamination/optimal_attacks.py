@@ -17,7 +17,7 @@ from chainrob.datasets.contamination.attacks import (
 __all__ = ["optimal_a_little_is_enough", "optimal_inner_product_manipulation"]
 
 SMALLEST = 0.01
-"""The least factor that is tried: an attacker that sends next to the honest mean does nothing."""
+"""The least factor tried. An attacker that sends nearly the honest mean has no effect."""
 
 Aggregator = Callable[[NDArray[Any]], Any]
 
@@ -42,18 +42,20 @@ def optimal_a_little_is_enough(
     a geometric grid of both signs, and then refines around the best value.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        aggregator (callable): R, (N, D) -> (D,): a robustifier, or any function.
-        largest (float): The largest |z| tried, above 0.01.
-        evaluations (int): Number of calls of R, at least 8.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        aggregator: R, (N, D) -> (D,): a robustifier, or any function.
+        largest: The largest |z| tried, above 0.01.
+        evaluations: Number of calls of R, at least 8.
 
     Returns:
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, largest or evaluations too small.
-        TypeError: honest is not floating point, f is not an integer, the aggregator not callable.
+        ValueError: If f is negative, honest is empty or not (H, D), or largest or evaluations is
+            too small.
+        TypeError: If honest is not floating point, f is not an integer, or the aggregator is not
+            callable.
 
     Example:
         >>> import numpy as np, chainrob
@@ -96,18 +98,20 @@ def optimal_inner_product_manipulation(
     mu is the honest mean. The search is that of ``optimal_a_little_is_enough``, over one sign.
 
     Args:
-        honest (array): Honest gradients, (H, D), floating point; not changed.
-        f (int): Number of attackers, at least 0.
-        aggregator (callable): R, (N, D) -> (D,): a robustifier, or any function.
-        largest (float): The largest epsilon tried, above 0.01.
-        evaluations (int): Number of calls of R, at least 8.
+        honest: Honest gradients, (H, D), floating point; not changed.
+        f: Number of attackers, at least 0.
+        aggregator: R, (N, D) -> (D,): a robustifier, or any function.
+        largest: The largest epsilon tried, above 0.01.
+        evaluations: Number of calls of R, at least 8.
 
     Returns:
         array: (f, D), dtype of honest.
 
     Raises:
-        ValueError: f negative, honest not (H, D) or empty, largest or evaluations too small.
-        TypeError: honest is not floating point, f is not an integer, the aggregator not callable.
+        ValueError: If f is negative, honest is empty or not (H, D), or largest or evaluations is
+            too small.
+        TypeError: If honest is not floating point, f is not an integer, or the aggregator is not
+            callable.
 
     Example:
         >>> import numpy as np, chainrob

@@ -64,9 +64,9 @@ def push_inputs(x: ArrayLike, rows: ArrayLike, k: float) -> NDArray[np.float64]:
 
 
 def push_random_inputs(x: ArrayLike, share: float, k: float, *, seed: Seed) -> Contaminated:
-    """Push a random share of the points, and say which.
+    """Push a random share of the points, and return their row numbers.
 
-    ``push_inputs`` with the rows of ``choose_rows``.
+    This is ``push_inputs`` with the rows of ``choose_rows``.
 
     Args:
         x: Points, shape (n, d); not changed.

@@ -34,22 +34,22 @@ def shift_responses(
 
     .. math:: \tilde y_i = y_i \pm k\, \sigma
 
-    with sigma the standard deviation of all responses before the shift (1 where it is 0).
+    sigma is the standard deviation of all responses before the shift (set to 1 if it is 0).
 
     Args:
         y: Responses, shape (n,) or (n, k); not changed.
         share: Share of the rows to corrupt, 0 to 1.
         shift: k, positive.
-        direction: ``'up'`` and ``'down'`` bias the fit, ``'random'`` is a fair coin a row.
+        direction: ``'up'`` and ``'down'`` bias the fit. ``'random'`` draws a sign for each row.
         seed: The same seed gives the same outliers.
 
     Returns:
         Contaminated: ``data`` as y, floating point, and ``rows``.
 
     Raises:
-        ValueError: A shift that is not positive, an unknown direction, a share outside [0, 1], y
-            empty or not finite.
-        TypeError: y does not hold real numbers.
+        ValueError: If the shift is not positive, the direction is unknown, the share is outside
+            [0, 1], or y is empty or not finite.
+        TypeError: If y does not hold real numbers.
 
     Example:
         >>> from chainrob.datasets.contamination import shift_responses
@@ -99,9 +99,9 @@ def add_leverage_points(
         ContaminatedRegression: ``x``, ``y`` and ``rows``.
 
     Raises:
-        ValueError: A distance that is not positive, a share outside [0, 1], x not (n, d), y of
-            another length, either empty or not finite.
-        TypeError: x or y does not hold real numbers.
+        ValueError: If the distance is not positive, the share is outside [0, 1], x is not (n, d), y
+            has another length, or one of them is empty or not finite.
+        TypeError: If x or y does not hold real numbers.
 
     Example:
         >>> import numpy as np

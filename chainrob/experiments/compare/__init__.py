@@ -1,4 +1,4 @@
-"""Robust gradients beside one-line baselines: methods x contaminations x data sets x seeds."""
+"""Compare robust gradients with one-line baselines, over contaminations, data sets and seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a comparison: what each method chooses, ranks, and where robust gradients pay."""
+"""The results of a comparison: chosen candidates, ranks, and where robust gradients pay."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Case(NamedTuple):
     data: str
     contamination: str
     robust: Array
-    """Test errors by seed of what is chosen among the methods with robust gradients."""
+    """Test errors by seed of the method chosen among those with robust gradients."""
     baseline: Array
-    """Test errors by seed of what is chosen among the methods without robust gradients."""
+    """Test errors by seed of the method chosen among those without robust gradients."""
     plain: Array
-    """Of the plain mean at its best rate."""
+    """Test errors by seed of the plain mean at its best rate."""
     favorite: str
-    """The method that is chosen most often, of all."""
+    """The method chosen most often among all methods."""
     outcome: Outcome
 
 
@@ -52,16 +52,16 @@ class CompareResults:
     """All scores.
 
     Args:
-        settings: What they were made with.
-        cells: By data set an array (methods, seeds, contaminations, candidates, 3): validation
-            score, test error and processor seconds of a model.
+        settings: The settings of the comparison.
+        cells: For each data set an array (methods, seeds, contaminations, candidates, 3):
+            validation score, test error and processor seconds of a model.
     """
 
     settings: CompareSettings
     cells: dict[str, Array]
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """One row a model; seconds are left out, so equal settings give equal bytes."""
+        """Write one row per model. Times are left out, so equal settings give equal bytes."""
         s = self.settings
         rows = []
         for data, scores in self.cells.items():
@@ -84,8 +84,11 @@ class CompareResults:
         return picked
 
     def best_of(self, data: str, families: Collection[str]) -> tuple[Array, NDArray[np.int64]]:
-        """Test errors (seeds, contaminations) of the best validation score among some families'
-        methods, and which methods these are.
+        """Choose the method with the best validation score among some families.
+
+        Returns:
+            tuple: The test errors (seeds, contaminations) of the chosen methods, and the numbers of
+            these methods.
         """
         names = self.settings.methods_of(data)
         rows = np.array([i for i, n in enumerate(names) if method_of(n).family in families])
@@ -100,10 +103,10 @@ class CompareResults:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """All pairs of data set and contamination; none where one side has no method.
+        """All pairs of data set and contamination. Data sets need methods on both sides.
 
-        Robust gradients pay, or harm, where the 95% interval over seeds of the paired difference to
-        the best without them lies on one side of 0.
+        Robust gradients pay, or harm, if the 95% interval over seeds of the paired difference from
+        the best method without them lies on one side of 0.
         """
         found = []
         for data in self.settings.data:
@@ -124,9 +127,10 @@ class CompareResults:
         return found
 
     def excess(self, data: str) -> Array:
-        """Test errors above that of the plain mean on clean data of the same seed, as ``chosen``.
+        """Test errors minus that of the plain mean on clean data with the same seed.
 
-        Without ``plain mean`` or ``none`` among the settings, the errors themselves.
+        The shape is that of ``chosen``. If the settings lack ``plain mean`` or ``none``, nothing is
+        subtracted.
         """
         errors, names = self.chosen(data), self.settings.methods_of(data)
         texts = self.settings.contaminations_of(data)
@@ -141,10 +145,10 @@ class CompareResults:
         return tuple(name for name in first if all(name in other for other in others))
 
     def ranking(self) -> Ranking | None:
-        """Ranks of the common methods over all pairs of data set and contamination, seeds averaged.
+        """Ranks of the common methods over all pairs of data set and contamination.
 
-        The contaminations of one data set are not independent problems, so the tests permute whole
-        data sets. None if there are too few.
+        Seeds are averaged. The contaminations of one data set are not independent problems, so the
+        tests permute whole data sets. None if there are fewer than two methods or two pairs.
         """
         names = self.common_methods()
         tables, groups = [], []
@@ -171,7 +175,7 @@ class CompareResults:
 
 
 def _interval(values: Array) -> tuple[float, float]:
-    """The 95% interval of a mean over seeds; everything for a single seed."""
+    """The 95% interval of a mean over seeds. For a single seed it is the whole real line."""
     if len(values) < 2:
         return -np.inf, np.inf
     low, high = bootstrap_interval(values)

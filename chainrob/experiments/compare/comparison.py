@@ -30,14 +30,21 @@ _OFFERED = ("data", "methods", "contaminations", "learning_rates", "seeds", "upd
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob compare``."""
+    parser.usage = "%(prog)s [FILE.toml] [options]"
     parser.description = (
         "Compare robust gradients with one-line baselines, over methods, contaminations, data sets "
-        "and seeds. All methods have the same budget, and are chosen on contaminated validation "
-        "points. Writes report.html (also .md), figures, errors.csv, times.csv and summary.json. "
-        "The defaults take about 45 minutes on two cores. Options override the file."
+        "and seeds. All methods have the same budget. Their parameters are chosen on contaminated "
+        "validation points. Writes report.html (also .md), figures, errors.csv, times.csv and "
+        "summary.json. The defaults take about 45 minutes on two cores."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  chainrob compare --quick\n"
+        '  chainrob compare --data wine --methods "plain mean" krum:f=3 --seeds 5\n'
+        "  chainrob compare --data mine.csv:target=price --out results/mine"
     )
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE.toml", help="settings: one key for each option below")
+    add("file", nargs="?", metavar="FILE.toml", help="settings by option name; options override it")
     add("--quick", action="store_true", help="a small comparison of about a minute")
     add_settings(parser, CompareSettings, _OFFERED)
     add("--workers", type=int, metavar="N", help="number of processes (default: one per processor)")
@@ -59,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     ranking = results.ranking()
     if ranking is not None:
         print(
-            f"all methods are alike: p = {ranking.p_value:.2g}; average ranks differ if more "
-            f"than {ranking.critical_difference:.2f} apart (5%)"
+            f"hypothesis that all methods are alike: p = {ranking.p_value:.2g}; average ranks "
+            f"differ at the 5% level if they are more than {ranking.critical_difference:.2f} apart"
             if len(settings.data) > 1
             else "average ranks on one data set (they say nothing about other data):"
         )

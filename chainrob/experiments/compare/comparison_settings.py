@@ -1,4 +1,4 @@
-"""What a comparison runs, from flags or a TOML file."""
+"""The settings of a comparison, from options or a TOML file."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class CompareSettings:
         data: Data sets by name (iris, wine, breast_cancer, digits, clusters, strokes, diabetes,
             plane, friedman) or files FILE.csv, FILE.npz; options follow after colons, as in
             mine.csv:target=price:network=mlp32:batch=64.
-        methods: Methods by name, or robustifiers as ``chainrob.robustifiers.parse`` reads them;
-            empty means all that suit the task.
+        methods: Methods by name, or robustifiers such as krum:f=3, in the grammar of
+            ``chainrob.robustifiers``; empty means all methods that suit the task.
         contaminations: None, or KIND:SHARE with KIND one of labels, classes, push, noise, outliers,
-            heavy, asymmetric, leverage; each data set has those that suit its task.
-        learning_rates: What each method chooses among, together with its parameter.
-        seeds: Each has its own split, contamination, batches and initial weights.
-        updates: Updates of the parameters.
+            heavy, asymmetric, leverage; each data set gets those that suit its task.
+        learning_rates: The rates that each method chooses from, together with its parameter.
+        seeds: Number of seeds; each has its own split, contamination, batches and initial weights.
+        updates: Number of updates of the parameters.
         seed: The first seed.
 
     Raises:
@@ -101,9 +101,14 @@ class CompareSettings:
         for data in self.data:
             source = parse_data(data)
             if not self.contaminations_of(data):
-                raise ValueError(f"contaminations must hold one that suits {data}")
+                raise ValueError(
+                    f"contaminations must hold one that suits {data}, found "
+                    f"{', '.join(self.contaminations)}"
+                )
             if not self.methods_of(data):
-                raise ValueError(f"methods must hold one that suits {data}")
+                raise ValueError(
+                    f"methods must hold one that suits {data}, found {', '.join(self.methods)}"
+                )
             for text in self.methods_of(data):
                 for one in candidates(method_of(text), self.learning_rates):
                     make_robustifier(one.method.robustifier, source.batch)
@@ -127,7 +132,7 @@ class CompareSettings:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
+        """The settings, in values that JSON can hold."""
         return asdict(self)
 
 
@@ -149,10 +154,10 @@ QUICK: dict[str, Any] = {
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    r"""The settings that a TOML file gives; its keys are the fields of ``CompareSettings``.
+    r"""The settings in a TOML file. Its keys are the fields of ``CompareSettings``.
 
     Raises:
-        UsageError: If the file cannot be read, is no TOML or has a key that is no setting.
+        UsageError: If the file cannot be read, is not TOML or has an unknown key.
 
     Example:
         >>> import pathlib, tempfile
@@ -170,7 +175,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     unknown = sorted(set(content) - set(known))
     if unknown:
         raise UsageError(
-            f"{os.fspath(path)}: unknown settings {', '.join(unknown)}; known are "
+            f"{os.fspath(path)}: unknown settings {', '.join(unknown)}; known settings are "
             f"{', '.join(known)}"
         )
     return content

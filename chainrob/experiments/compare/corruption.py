@@ -26,7 +26,8 @@ class Corruption(NamedTuple):
     """One kind of contamination."""
 
     apply: Callable[[Array, Array, float, Seeds], tuple[Array, Array]]
-    """Inputs (n, d) in units of their deviations, targets (n,), share, seed -> the same, bad."""
+    """Maps inputs (n, d) in units of their deviations, targets (n,), share and seed to contaminated
+    inputs and targets."""
     meaning: str
     classification: bool = True
     regression: bool = True
@@ -36,7 +37,7 @@ def _outliers(x: Array, t: Array, share: float, seed: Seeds) -> tuple[Array, Arr
     rows = choose_rows(len(x), share, seed)
     rng = np.random.default_rng(seed.spawn(1)[0])
     hit = rng.random((len(rows), x.shape[1])) < 0.2
-    hit[np.arange(len(rows)), rng.integers(0, x.shape[1], len(rows))] = True  # one at least
+    hit[np.arange(len(rows)), rng.integers(0, x.shape[1], len(rows))] = True  # at least one
     x = x.copy()
     x[rows] = np.where(hit, 100 * x[rows], x[rows])
     return x, t
@@ -71,7 +72,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         "Cauchy noise of 10 deviations on all features of a point",
     ),
     "outliers": Corruption(
-        _outliers, "a fifth of a point's features times 100, as by a wrong unit"
+        _outliers, "a fifth of a point's features times 100, as if in a wrong unit"
     ),
     "heavy": Corruption(
         _responses(tail=1.0, scale=10.0),
@@ -85,11 +86,11 @@ CORRUPTIONS: dict[str, Corruption] = {
     ),
     "leverage": Corruption(
         lambda x, t, share, seed: (add_leverage_points(x, t, share, distance=20.0, seed=seed).x, t),
-        "inputs all thrown to one point 20 deviations out, responses kept",
+        "all inputs moved to one point 20 deviations out, responses kept",
         classification=False,
     ),
 }  # fmt: skip
-"""A contamination is written ``KIND:SHARE``; one line here adds a kind."""
+"""The kinds of contamination. One more line adds a kind. A contamination is ``KIND:SHARE``."""
 
 
 def parse_contamination(text: str) -> tuple[str, float]:

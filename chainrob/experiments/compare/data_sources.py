@@ -1,4 +1,4 @@
-"""The data of the comparison: what scikit-learn ships, generators with known truth, own files."""
+"""The data of the comparison: scikit-learn's data sets, generated data, and the user's files."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Array = NDArray[Any]
 
 
 class Sample(NamedTuple):
-    """Points and what is to be predicted."""
+    """Points and their targets."""
 
     x: Array
     """(n, d), float64."""
     t: Array
     """(n,): classes 0, 1, ... as integers, or responses as floats."""
     truth: Array
-    """(n,): what tests compare with; for a generator the responses without their noise."""
+    """(n,): the values that tests compare with; for generated data, the responses without noise."""
 
 
 class DataSource(NamedTuple):
-    """Where data come from, and the network and batch that suit them."""
+    """A way to load data, and the network and batch size that suit them."""
 
     load: Callable[[], Sample]
     network: str
     """``linear``, ``mlp16`` (one hidden layer of 16 units) or ``cnn6`` (6 filters of 3 x 3)."""
     batch: int
     pixels: tuple[int, int] | None = None
-    """Height and width of images; features of images are scaled alike, not one by one."""
+    """Height and width of images. All features of images are scaled by the same number."""
     classification: bool = True
 
 
@@ -58,7 +58,7 @@ def clusters(n: int = 1000, d: int = 10, classes: int = 5, seed: int = 11) -> Sa
 
 
 def plane(n: int = 800, d: int = 20, seed: int = 12) -> Sample:
-    """Linear regression: normal inputs, unit weights, normal noise of a third of the signal."""
+    """Linear regression: normal inputs, equal weights, and noise of a third of the signal."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, d))
     truth = x @ (np.ones(d) / np.sqrt(d))
@@ -72,7 +72,7 @@ def friedman(n: int = 1000, seed: int = 13) -> Sample:
 
 
 def strokes(n: int = 800, side: int = 6, seed: int = 14) -> Sample:
-    """Images of one stroke, horizontal, vertical or on either diagonal, in noise."""
+    """Noisy images of one stroke, which is horizontal, vertical or on one of the diagonals."""
     rng = np.random.default_rng(seed)
     t = rng.integers(0, 4, n)
     rows, columns = np.indices((side, side))
@@ -100,8 +100,8 @@ DATA: dict[str, DataSource] = {
 def parse_data(text: str) -> DataSource:
     """The data set that a text names: ``NAME`` or a file, then options after colons.
 
-    A file is CSV (a header, numbers, the last column is the target) or NPZ (arrays ``x`` and
-    ``t``). Integers or texts in the target are classes, other numbers responses. Options:
+    A file is CSV (a header, then numbers; the last column is the target) or NPZ (arrays ``x`` and
+    ``t``). Targets that are integers or texts are classes; other numbers are responses. Options:
     ``target=COLUMN``, ``network=linear|mlpN|cnnN``, ``batch=N``, ``task=classification|regression``
     and, for images in rows, ``pixels=HxW``.
 
@@ -120,31 +120,33 @@ def parse_data(text: str) -> DataSource:
         raise ValueError(f"data {text!r}: unknown option {', '.join(unknown)}")
     if name in DATA:
         if {"target", "task", "pixels"} & set(given):
-            raise ValueError(f"data {text!r}: target, task and pixels are for files")
+            raise ValueError(f"data {text!r}: target, task and pixels are only for files")
         source = DATA[name]
     elif Path(name).suffix.lower() in (".csv", ".npz"):
         source = _file(Path(name), given)
     else:
         raise ValueError(
-            f"unknown data {name!r}; known are {', '.join(DATA)}, and files *.csv and *.npz"
+            f"unknown data {name!r}; known data are {', '.join(DATA)}, and files *.csv and *.npz"
         )
     source = source._replace(network=given.get("network", source.network))
     if "batch" in given:
         if not given["batch"].isdigit() or int(given["batch"]) < 2:
-            raise ValueError(f"data {text!r}: batch must be an integer of at least 2")
+            raise ValueError(
+                f"data {text!r}: batch must be an integer of at least 2, found {given['batch']!r}"
+            )
         source = source._replace(batch=int(given["batch"]))
     if not re.fullmatch(r"linear|(mlp|cnn)[1-9]\d*", source.network):
         raise ValueError(
             f"data {text!r}: network must be linear, mlpN or cnnN, found {source.network!r}"
         )
     if source.network.startswith("cnn") and source.pixels is None:
-        raise ValueError(f"data {text!r}: a cnn needs images; say pixels=HxW")
+        raise ValueError(f"data {text!r}: a cnn needs images; give pixels=HxW")
     return source
 
 
 @lru_cache(maxsize=16)
 def load_sample(text: str) -> Sample:
-    """The data of ``parse_data``, read once a process."""
+    """The data of ``parse_data``. Each process reads them once."""
     return parse_data(text).load()
 
 
@@ -170,7 +172,9 @@ def _file(path: Path, given: dict[str, str]) -> DataSource:
         height, _, width = given["pixels"].partition("x")
         pixels = (int(height), int(width))
         if height == "" or pixels[0] * pixels[1] != x.shape[1]:
-            raise ValueError(f"data {path}: pixels must multiply to {x.shape[1]}")
+            raise ValueError(
+                f"data {path}: pixels must multiply to {x.shape[1]}, found {given['pixels']!r}"
+            )
     return DataSource(
         lambda: Sample(x.astype(np.float64), t, t), "mlp16", 64, pixels, task == "classification"
     )

@@ -24,16 +24,16 @@ _VALUES: dict[str, tuple[float, ...]] = {
 
 
 def fit_cell(name: str, problems: Sequence[Problem], budget: int) -> NDArray[np.float64]:
-    """Fit one estimator with each of its parameter's values to each problem.
+    """Fit one estimator to each problem, with each value of its parameter.
 
     Args:
-        name: Of an estimator.
+        name: Name of the estimator.
         problems: Contaminated regressions.
-        budget: How many values may be tried, at most.
+        budget: Largest number of values to try.
 
     Returns:
-        array: (problems, budget, 3), as ``train_cell``; where there are fewer values than the
-        budget the last one is repeated.
+        array: (problems, budget, 3), as ``train_cell``. If there are fewer values than the budget,
+        the last result is repeated.
     """
     values = _VALUES[name]
     at = np.linspace(0, len(values) - 1, min(budget, len(values))).round().astype(int)
@@ -49,7 +49,7 @@ def fit_cell(name: str, problems: Sequence[Problem], budget: int) -> NDArray[np.
             begun = time.process_time()
             score = [1e30, ERROR_LIMIT]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no convergence shows in the error
+                warnings.simplefilter("ignore")  # a fit that does not converge has a large error
                 try:
                     fitted = _make(name, values[at[j]], x_train, problem.t_train).fit(
                         x_train, problem.t_train[:, 0]

@@ -1,4 +1,4 @@
-"""Losses of many replicas at once, each replica with a parameter of its own."""
+"""Losses of many replicas at once. Each replica has its own parameter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _cross_entropy(y: Array, t: Array, _: Array) -> tuple[Array, Array]:
 
 
 def _smoothed(y: Array, t: Array, share: Array) -> tuple[Array, Array]:
-    """Targets are mixed with the uniform distribution, which gets the share (Szegedy et al.)."""
+    """Label smoothing: targets are mixed with a share of the uniform ones (Szegedy et al.)."""
     p, k = _probabilities(y), y.shape[-1]
     target = (1 - share) * np.eye(k, dtype=y.dtype)[t] + share / k
     return -(target * np.log(np.maximum(p, 1e-30))).sum(axis=-1), p - target
@@ -56,7 +56,7 @@ def _absolute(y: Array, t: Array, _: Array) -> tuple[Array, Array]:
 
 
 def _without_highest(loss: Loss) -> Loss:
-    """Leave out that share of each replica's batch whose losses are the highest."""
+    """The loss without the samples that have the highest losses, a share of each batch."""
 
     def dropped(y: Array, t: Array, share: Array) -> tuple[Array, Array]:
         losses, gradient = loss(y, t, share)

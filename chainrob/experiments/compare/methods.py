@@ -1,4 +1,4 @@
-"""The methods of the comparison: one line each."""
+"""The methods of the comparison. Each of them is one line."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Family = Literal["plain", "one line", "robust gradients", "both", "linear fit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way of training; ``{}`` in a text stands for the values that are tried.
+    """A way of training. ``{}`` in a text stands for the value of its parameter.
 
     Args:
         family: ``'plain'``, ``'one line'`` (no robust gradients), ``'robust gradients'``,
             ``'both'``, or ``'linear fit'`` (an estimator of scikit-learn in place of a network).
-        robustifier: In the grammar of ``chainrob.robustifiers``; a name alone has its defaults for
-            10% bad samples. None is the plain mean.
+        robustifier: A text in the grammar of ``chainrob.robustifiers``. A name alone has its
+            defaults for 10% bad samples. None is the plain mean.
         scope: Whose gradients form one row: ``'layer'`` or ``'model'``.
-        loss: As ``loss_of`` reads it.
-        inputs: As ``scaled`` reads it.
-        clip: Norm that each layer's batch gradient is clipped to; empty for none.
-        early: Choose the time of stopping too, on the validation points.
-        values: Of the parameter; each with its share of the learning rates.
-        classification: Whether it is for classification.
-        regression: Whether it is for regression.
+        loss: A loss, as ``loss_of`` reads it.
+        inputs: A scaling of the inputs, as ``scaled`` reads it.
+        clip: Norm that each layer's batch gradient is clipped to; empty means no clipping.
+        early: Whether the time of stopping is also chosen, on the validation points.
+        values: Values of the parameter to try. Each value gets its share of the learning rates.
+        classification: Whether the method is for classification.
+        regression: Whether the method is for regression.
     """
 
     family: Family = "one line"
@@ -52,7 +52,7 @@ class Method:
 
 
 class Candidate(NamedTuple):
-    """A method with its parameter's value, and a learning rate."""
+    """A method with a value of its parameter, and a learning rate."""
 
     method: Method
     rate: float
@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
         _robust("trimmed_mean:fraction={}", 0.05, 0.2, loss="huber=0.5"), classification=False
     ),
 }
-"""A method is added by one line; the report takes its family from here."""
+"""All methods by name. One more line adds a method."""
 
 
 def method_of(text: str) -> Method:
@@ -127,7 +127,8 @@ def method_of(text: str) -> Method:
         make_robustifier(text, 100)
     except ValueError as error:
         raise ValueError(
-            f"unknown method {text!r}; known are {', '.join(METHODS)}, and robustifiers: {error}"
+            f"unknown method {text!r}; known methods are {', '.join(METHODS)}, and robustifiers: "
+            f"{error}"
         ) from error
     return Method(family="robust gradients", robustifier=text)
 
@@ -139,9 +140,9 @@ def default_methods(classification: bool) -> tuple[str, ...]:
 
 
 def candidates(method: Method, rates: tuple[float, ...]) -> list[Candidate]:
-    """All that is tried of a method: as many as there are rates, whatever it has to choose.
+    """All candidates of a method. Every method has as many as there are rates.
 
-    With k values each has every k-th rate, from the middle of its group.
+    If the parameter has k values, each value gets every k-th rate: the middle one of each k rates.
 
     Example:
         >>> from chainrob.experiments.compare.methods import METHODS, candidates
@@ -166,10 +167,10 @@ def candidates(method: Method, rates: tuple[float, ...]) -> list[Candidate]:
 def make_robustifier(text: str | None, n_samples: int) -> Robustifier:
     """The robustifier that a text names, for batches of ``n_samples``.
 
-    Rows that are not finite are propagated, so that a run that diverges shows it.
+    Non-finite rows are propagated. So a run that diverges shows it.
 
     Raises:
-        ValueError: If the text names none, or one that cannot work for such batches.
+        ValueError: If the text names no robustifier, or one that cannot work for such batches.
 
     Example:
         >>> from chainrob.experiments.compare.methods import make_robustifier

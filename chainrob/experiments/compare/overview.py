@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from chainrob.experiments.compare.choices import CompareResults, mean_and_interval
+from chainrob.experiments.compare.choices import Case, CompareResults, mean_and_interval
 from chainrob.experiments.compare.corruption import CORRUPTIONS
 from chainrob.experiments.compare.data_sources import parse_data
 from chainrob.experiments.compare.methods import candidates, make_robustifier, method_of
@@ -14,29 +16,43 @@ from chainrob.experiments.compare.overview_figures import (
     case_map,
     cost_figure,
     data_heat_map,
+    errors_of,
     excess_map,
     share_curves,
 )
 from chainrob.experiments.compare.scores import ERROR_LIMIT
-from chainrob.experiments.report import Block, Image, Section, Table, Text, p_text
+from chainrob.experiments.report import (
+    Block,
+    Image,
+    Section,
+    Table,
+    Text,
+    lines_alt,
+    map_alt,
+    p_text,
+    points_alt,
+    rows_alt,
+)
 from chainrob.plotting import intervals, new_figure
 
 __all__ = ["compare_sections"]
 
 
 def compare_sections(results: CompareResults) -> list[Section]:
-    """When robust gradients pay; methods by task; ranks; every data set; what was compared."""
+    """The sections: when robust gradients pay, methods by task, ranks, data sets, and settings."""
     sections = [_cases(results)] if results.cases else []
     sections += [_task(results, task, data) for task, data in results.tasks().items()]
     if results.ranking() is not None:
         sections.append(_ranks(results))
-    said = Text("Test errors in percent, averaged over the seeds.")
+    said = Text("The numbers are test errors in percent, averaged over the seeds.")
     sections.append(Section("Every data set", [said]))
     for data in results.settings.data:
-        picture = data_heat_map(results, data)
+        values, names, texts = errors_of(results, data)
         caption = f"{data}: test error of each method under each contamination, in percent"
         name = "".join(c if c.isalnum() else "_" for c in data)
-        sections.append(Section(data, [Image(f"errors_{name}", picture, caption)], level=3))
+        alt = map_alt(values, names, texts, "test errors in percent, methods by contaminations")
+        image = Image(f"errors_{name}", data_heat_map(results, data), caption, alt)
+        sections.append(Section(data, [image], level=3))
     return [*sections, _compared(results)]
 
 
@@ -65,7 +81,8 @@ def _cases(results: CompareResults) -> Section:
         if texts:
             picture = case_map(cases, data, texts)
             caption = f"{task.capitalize()}: when robust gradients pay"
-            blocks.append(Image(f"when_{task}", picture, caption))
+            alt = _cases_alt([case for case in cases if case.data in data])
+            blocks.append(Image(f"when_{task}", picture, caption, alt))
     rows = [
         [
             case.data, case.contamination, mean_and_interval(100 * case.plain, 1, 1),
@@ -83,6 +100,20 @@ def _cases(results: CompareResults) -> Section:
     return Section("When robust gradients pay", [*blocks, Table(columns, rows)])
 
 
+def _cases_alt(cases: Sequence[Case]) -> str:
+    """What the map of cases shows, in words."""
+    number = Counter(case.outcome for case in cases)
+    gains = [100 * float((case.robust - case.baseline).mean()) for case in cases]
+    best, worst = cases[int(np.argmin(gains))], cases[int(np.argmax(gains))]
+    return (
+        "Table of data sets by contaminations. Cells in blue, where robust gradients pay: "
+        f"{number['pay']}; in gray, where a baseline does as well: {number['as well']}; in orange, "
+        f"where they harm: {number['harm']}. The lowest difference is {min(gains):+.1f} points "
+        f"({best.data}, {best.contamination}), the highest {max(gains):+.1f} ({worst.data}, "
+        f"{worst.contamination})."
+    )
+
+
 def _task(results: CompareResults, task: str, data: list[str]) -> Section:
     names = results.settings.methods_of(data[0])
     texts = results.settings.contaminations_of(data[0])
@@ -95,7 +126,7 @@ def _task(results: CompareResults, task: str, data: list[str]) -> Section:
     rows = []
     for i in order:
         by_seed = 100 * excess[:, i].mean(axis=0)  # seeds, cases
-        worst = 100 * excess[:, i].mean(axis=1).max(axis=1)  # a data set each
+        worst = 100 * excess[:, i].mean(axis=1).max(axis=1)  # one per data set
         rows.append(
             [
                 names[i],
@@ -108,29 +139,37 @@ def _task(results: CompareResults, task: str, data: list[str]) -> Section:
         )
     blocks: list[Block] = [
         Text(
-            f"Means over {', '.join(data)}. The excess error is the test error minus that of the "
-            "plain mean on clean data with the same seed, in percentage points. Each method's rate "
-            "and parameter are chosen for each seed and contamination, on contaminated validation "
-            "points. The worst case is the worst contamination for the method, averaged over data "
-            "sets. Time is the time to train one model, as a multiple of the plain mean's. All "
-            "methods try the same number of models."
+            f"The numbers are means over {', '.join(data)}. The excess error is the test error "
+            "minus that of the plain mean on clean data with the same seed, in percentage points. "
+            "Each method's rate and parameter are chosen for each seed and contamination, on "
+            "contaminated validation points. The worst case is the worst contamination for the "
+            "method, averaged over data sets. Time is the time to train one model, as a multiple "
+            "of the plain mean's. All methods try the same number of models."
         ),
         Table(["method", "family", "clean", "contaminated", "worst case", "time"], rows),
-        Image(f"methods_{task}", excess_map(results, data), f"{task.capitalize()}: excess errors"),
-    ]
+        Image(
+            f"methods_{task}",
+            excess_map(results, data),
+            f"{task.capitalize()}: excess errors",
+            map_alt(
+                100 * excess.mean(axis=(0, 2)), names, texts,
+                "excess errors in percentage points, methods by contaminations",
+            ),
+        ),
+    ]  # fmt: skip
     shown = _shown(results, data, order)
     if len(bad) > 1:
         picture = share_curves(results, data, shown)
-        blocks.append(
-            Image(f"shares_{task}", picture, "Excess error against the share of bad points")
-        )
+        caption = "Excess error against the share of bad points"
+        blocks.append(Image(f"shares_{task}", picture, caption, lines_alt(picture)))
     picture = cost_figure(results, data)
-    blocks.append(Image(f"time_{task}", picture, "Excess error against time"))
+    image = Image(f"time_{task}", picture, "Excess error against time", points_alt(picture))
+    blocks.append(image)
     return Section(f"Methods: {task}", blocks)
 
 
 def _shown(results: CompareResults, data: list[str], order: Any) -> list[str]:
-    """The plain mean and the two best of each family, for figures with few lines."""
+    """The two best methods of each family, for figures with few lines."""
     names = results.settings.methods_of(data[0])
     shown: dict[str, list[str]] = {}
     for i in order:
@@ -170,10 +209,8 @@ def _ranks(results: CompareResults) -> Section:
         intervals(ranks, np.stack([ranks - half, ranks + half]), [names[j] for j in order], ax=ax)
         ax.set(xlabel="average rank ± half the critical difference")
     caption = "Average ranks; overlapping bars mean that no difference is shown"
-    return Section(
-        "Ranks",
-        [Text(text), Table([*columns, "against the first"], rows), Image("ranks", figure, caption)],
-    )
+    image = Image("ranks", figure, caption, rows_alt(figure))
+    return Section("Ranks", [Text(text), Table([*columns, "against the first"], rows), image])
 
 
 def _compared(results: CompareResults) -> Section:

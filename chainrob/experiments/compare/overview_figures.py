@@ -8,13 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
 
 from chainrob.experiments.compare.choices import Case, CompareResults
 from chainrob.experiments.compare.corruption import parse_contamination
 from chainrob.experiments.compare.methods import method_of
 from chainrob.plotting import heat_map, label_ends, line_style, marker_style, new_figure
 
-__all__ = ["case_map", "cost_figure", "data_heat_map", "excess_map", "share_curves"]
+__all__ = ["case_map", "cost_figure", "data_heat_map", "errors_of", "excess_map", "share_curves"]
 
 _SHADES = {"pay": "#9CC9E6", "as well": "#EDEDED", "harm": "#F4B08A"}
 _SIGNS = {"pay": "▲", "as well": "=", "harm": "▼"}
@@ -57,8 +58,8 @@ def case_map(cases: Sequence[Case], data: Sequence[str], contaminations: Sequenc
 
 
 def excess_map(results: CompareResults, data: Sequence[str]) -> Figure:
-    """Methods by contaminations: test error above the plain mean's on clean data, averaged over
-    data sets.
+    """Map of methods by contaminations: the excess test error over the plain mean on clean data,
+    averaged over data sets.
     """
     names = results.settings.methods_of(data[0])
     texts = results.settings.contaminations_of(data[0])
@@ -72,7 +73,7 @@ def excess_map(results: CompareResults, data: Sequence[str]) -> Figure:
 
 
 def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence[str]) -> Figure:
-    """Excess test error against the contaminated share, one panel per kind, for some methods."""
+    """Excess test error of some methods against the contaminated share, one panel per kind."""
     texts = results.settings.contaminations_of(data[0])
     names = results.settings.methods_of(data[0])
     excess = 100 * np.mean([results.excess(one).mean(axis=1) for one in data], axis=0)
@@ -98,7 +99,7 @@ def share_curves(results: CompareResults, data: Sequence[str], methods: Sequence
 
 
 def cost_figure(results: CompareResults, data: Sequence[str]) -> Figure:
-    """Mean excess error over all contaminations against the time of a model."""
+    """Mean excess error over all contaminations against the time to train one model."""
     names = results.settings.methods_of(data[0])
     error = 100 * np.mean([results.excess(one).mean(axis=(1, 2)) for one in data], axis=0)
     times = np.mean([np.log(results.seconds(one)) for one in data], axis=0)
@@ -128,10 +129,17 @@ def cost_figure(results: CompareResults, data: Sequence[str]) -> Figure:
     return figure
 
 
-def data_heat_map(results: CompareResults, data: str) -> Figure:
-    """Test errors of all methods under all contaminations of one data set."""
-    texts, names = results.settings.contaminations_of(data), results.settings.methods_of(data)
+def errors_of(
+    results: CompareResults, data: str
+) -> tuple[NDArray[np.float64], tuple[str, ...], tuple[str, ...]]:
+    """Test errors (methods, contaminations) of a data set in percent, and the names of both."""
     values = 100 * results.chosen(data).mean(axis=1)
+    return values, results.settings.methods_of(data), results.settings.contaminations_of(data)
+
+
+def data_heat_map(results: CompareResults, data: str) -> Figure:
+    """Map of the test errors of all methods under all contaminations of one data set."""
+    values, names, texts = errors_of(results, data)
     with new_figure(3.4 + 0.62 * len(texts), 1.4 + 0.3 * len(names)) as figure:
         heat_map(values, names, texts, darkest=100.0, ax=figure.subplots())
     return figure

@@ -1,4 +1,4 @@
-"""One data set and seed: contaminated points to learn and to choose from, clean ones to test."""
+"""A problem: contaminated points for training and validation, and clean points for the test."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Problem(NamedTuple):
     n_outputs: int
     classification: bool
     alike: bool
-    """Whether features have one unit, as pixels have, and are scaled together."""
+    """Whether all features have one unit, like pixels, and are scaled together."""
 
 
 def make_problem(data: str, contamination: str, seed: int) -> Problem:
     """Split into 60% training, 20% validation and 20% test points, and contaminate the first two.
 
-    The split, and which points become bad, depend on (data, seed) alone; a larger share has all of
-    the points of a smaller one. Inputs are in units of their clean deviations before they are
-    contaminated, which only sets the contamination's size: every method scales them again, by the
-    contaminated training points (``scaled``).
+    The split and the bad points depend only on (data, seed). The bad points of a larger share
+    include those of a smaller one. Inputs are divided by their clean deviations before they are
+    contaminated. This only sets the size of the contamination: every method scales them again, by
+    the contaminated training points (``scaled``).
 
     Args:
-        data: As ``parse_data`` reads it.
-        contamination: As ``parse_contamination`` reads it.
-        seed: Of split and contamination.
+        data: A data set, as ``parse_data`` reads it.
+        contamination: A contamination, as ``parse_contamination`` reads it.
+        seed: Seed of split and contamination.
 
     Returns:
         Problem: float64 inputs (n, d); int32 classes (n,), or float64 responses (n, 1), of unit
@@ -84,13 +84,13 @@ def scaled(problem: Problem, how: str) -> tuple[Array, Array, Array]:
     """Training, validation and test inputs as a method sees them, float32.
 
     Args:
-        problem: Its training points, contaminated as they are, set the scale.
-        how: ``'robust'`` (median and quartiles; a feature whose quartiles coincide has the median
-            scale of the others), ``'standard'`` (mean and standard deviation), or ``'clipped=C'``
-            (robust, then cut off at C deviations from the median).
+        problem: The problem. Its contaminated training points set the scale.
+        how: ``'robust'``: by median and quartiles; if the quartiles of a feature coincide, its
+            scale is the median scale of the others. ``'standard'``: by mean and standard deviation.
+            ``'clipped=C'``: robust, then clipped at C deviations from the median.
 
     Returns:
-        tuple: (n, d) each; what float32 cannot hold is cut off at 1e30.
+        tuple: Three arrays (n, d). Values are clipped at +-1e30, so that float32 can hold them.
     """
     kind, _, limit = how.partition("=")
     axis = None if problem.alike else 0

@@ -35,19 +35,19 @@ class PatchLinear(Linear):
         self.positions = positions
 
     def forward(self, x: Any, n_batch_axes: int = 1) -> chainer.Variable:
-        """The filters' answers at every position."""
+        """The outputs of all filters at every position."""
         (y,) = LinearFunction(self.aggregation, self.positions).apply((x, self.W, self.b))
         return y
 
 
 class ConvNet(chainer.Chain):
-    """Filters of 3 x 3 pixels, ReLU, maxima over 2 x 2 positions, a linear layer.
+    """A network: filters of 3 x 3 pixels, ReLU, maxima over 2 x 2 positions, a linear layer.
 
     Args:
-        pixels: Height and width of the images; both are even after taking 2 off.
-        filters: How many.
-        outputs: Scores.
-        robustifier: Of both layers.
+        pixels: Height and width of the images, both even.
+        filters: Number of filters.
+        outputs: Number of scores.
+        robustifier: Robustifier of both layers.
         scope: As for ``chainrob.links.Linear``.
     """
 
@@ -80,7 +80,7 @@ class ConvNet(chainer.Chain):
 
 
 def patches(x: Array, pixels: tuple[int, int]) -> Array:
-    """All 3 x 3 patches of images (..., height * width): (..., positions, 9)."""
+    """All 3 x 3 patches (..., positions, 9) of images (..., height * width)."""
     images = x.reshape(*x.shape[:-1], *pixels)
     windows = sliding_window_view(images, (3, 3), axis=(-2, -1))
     return np.ascontiguousarray(windows.reshape(*x.shape[:-1], -1, 9))
@@ -95,16 +95,16 @@ def make_network(
     pixels: tuple[int, int] | None = None,
     seed: Any = 0,
 ) -> Any:
-    """One replica: weights normal with variance 1 / inputs by the seed, biases zero.
+    """Make one replica. Its weights are normal with variance 1 / inputs; its biases are zero.
 
     Args:
         kind: ``'linear'``, ``'mlpN'`` or ``'cnnN'``.
-        features: Inputs.
-        outputs: Scores.
-        robustifier: Of all layers.
+        features: Number of inputs.
+        outputs: Number of scores.
+        robustifier: Robustifier of all layers.
         scope: As for ``chainrob.links.Linear``.
         pixels: Height and width, for ``'cnnN'``.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Example:
         >>> from chainrob import Mean

@@ -1,4 +1,4 @@
-"""What candidates are chosen by and what they are judged by."""
+"""The score that chooses among candidates, and the error that judges them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["ERROR_LIMIT", "clean_error", "validation_score"]
 Array = NDArray[Any]
 
 ERROR_LIMIT = 2.0
-"""A regression's error is cut off here; a network that diverged has this error, or 1 if it
-classifies."""
+"""The largest error of a regression. A network that diverged has this error, or 1 in
+classification."""
 
 
 def validation_score(y: Array, t: Array) -> float:
-    """How bad predictions look on contaminated points, for choosing among candidates.
+    """The error of predictions on contaminated points, for a choice among candidates.
 
-    Classification: the share of misclassified points, and a hundredth of the mean of 1 - p (p the
-    probability given to the label), which decides between equals. Regression: the mean absolute
-    residual, each cut off at three deviations of the contaminated responses (1.4826 times their
-    median absolute deviation), so that no point counts for much.
+    Classification: the share of misclassified points, plus a hundredth of the mean of 1 - p, where
+    p is the probability of the label. The second term decides ties. Regression: the mean absolute
+    residual. Each residual is clipped at three deviations of the contaminated responses, where a
+    deviation is 1.4826 times the median absolute deviation. So no point counts much.
 
     Args:
         y: Scores (n, classes), or predictions (n, 1).

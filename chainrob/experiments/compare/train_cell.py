@@ -33,11 +33,11 @@ __all__ = ["train_cell"]
 Array = NDArray[Any]
 
 _REPLICAS = 120
-"""Trained in one graph: enough to hide what a step costs besides its arithmetic, few enough for the
-processor's cache."""
+"""Number of replicas in one graph. They are enough to hide the overhead of a step, and few enough
+for the processor's cache."""
 
 _CHECKS = 5
-"""Times at which early stopping looks at the validation points."""
+"""Number of times at which early stopping looks at the validation points."""
 
 
 def train_cell(
@@ -50,15 +50,15 @@ def train_cell(
 ) -> NDArray[np.float64]:
     """Train every candidate of a method on every contamination.
 
-    Which points make up a batch, and the initial weights, depend on (data, seed) alone.
+    The batches and the initial weights depend only on (data, seed).
 
     Args:
-        data: As ``parse_data`` reads it.
-        method: As ``method_of`` reads it.
-        seed: Of split, contamination, batches and weights.
-        contaminations: As ``parse_contamination`` reads them.
+        data: A data set, as ``parse_data`` reads it.
+        method: A method, as ``method_of`` reads it.
+        seed: Seed of split, contamination, batches and weights.
+        contaminations: Contaminations, as ``parse_contamination`` reads them.
         rates: Learning rates of SGD with momentum 0.9; see ``candidates``.
-        updates: Of the parameters.
+        updates: Number of updates of the parameters.
 
     Returns:
         array: (contaminations, candidates, 3): score on contaminated validation points, error on
@@ -143,7 +143,7 @@ def _train_together(
             found.append(_judge(model, inputs, [problem for problem, _ in cells]))
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        # What diverges shows it by its error.
+        # A replica that diverges shows it by its error.
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         descend(
@@ -174,10 +174,10 @@ def _judge(model: Any, inputs: Sequence[Any], problems: Sequence[Problem]) -> Ar
 
 
 class _ClipLayers:
-    """Optimizer hook: each link's batch gradient, W and b together, is clipped by its norm.
+    """Optimizer hook that clips the norm of each link's batch gradient, W and b together.
 
     Args:
-        limits: One a replica.
+        limits: One limit per replica.
     """
 
     name = "ClipLayers"

@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of the tutorial, from a run of ours."""
+"""Figures 3 and 4 of the tutorial, drawn from our runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METHOD_STYLES: dict[str, dict[str, Any]] = {
     "deep-rob": {"color": PALETTE[0], "linestyle": "-"},
 }
 
-# Thin and dark, with marks: told from each other and from ours in gray too.
+# Thin and dark, with markers: they differ from each other and from our curves in gray too.
 _PUBLISHED_STYLES: dict[str, dict[str, Any]] = {
     "deep": {"color": "#7A3600", "marker": "s"},
     "deep-rob": {"color": "#003A5C", "marker": "o"},
@@ -35,16 +35,17 @@ _PUBLISHED_TRIALS = 20
 
 
 def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figure:
-    """One trial's data as the tutorial shows them: projected, scaled, and with some pushed.
+    """Draw one trial's data as in the tutorial: projected, scaled, and with some points pushed.
 
-    The ball is that of ``push_inputs``: its center is the mean of the training points, its radius
-    k standard deviations of their distances from it. Every pushed point ends on its border.
+    The ball is that of ``push_inputs``. Its center is the mean of the training points. Its radius
+    is k standard deviations of their distances from the center. Every pushed point ends on its
+    border.
 
     Args:
-        settings: Of the run.
+        settings: Settings of the run.
         trial: Number of the trial.
-        push: k, how far the points are pushed here, in standard deviations. At the experiment's own
-            10^4 nothing else would be seen.
+        push: k, how far the points are pushed here, in standard deviations. With the experiment's
+            10^4 nothing else would be visible.
 
     Returns:
         matplotlib.figure.Figure: Three panels.
@@ -73,7 +74,7 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
             ax.set_xlabel("first component")
             ax.set_aspect("equal", adjustable="datalim" if ax is axes[0] else "box")
         reach = 1.15 * max(radius, np.abs(data.x_clean - center).max())
-        for ax in axes[1:]:  # one scale: the ball is the same
+        for ax in axes[1:]:  # the same scale, because the ball is the same
             ax.set_xlim(center[0] - reach, center[0] + reach)
             ax.set_ylim(center[1] - reach, center[1] + reach)
         axes[0].set_ylabel("second component")
@@ -90,14 +91,15 @@ def figure3(settings: IrisSettings, trial: int = 0, push: float = 10.0) -> Figur
 
 
 def figure4(results: IrisResults) -> Figure:
-    """Training and test error against the cost in gradients, beside the published curves.
+    """Draw training and test error against the cost in gradients, with the published curves.
 
-    The line is the mean over trials and the band its 95% bootstrap interval. With more than 20
-    trials a second, fainter band is where 95% of 20-trial means lie: the published curve, which is
-    one such mean, should mostly run inside it. It is drawn beside the published settings only.
+    The line is the mean over trials, and the band is its 95% bootstrap interval. With more than 20
+    trials a second, fainter band shows where 95% of the means of 20 trials lie. The published curve
+    is one such mean and should mostly lie inside this band. Published curves are drawn only if the
+    settings are the published ones.
 
     Args:
-        results: Of the run.
+        results: Results of the run.
 
     Returns:
         matplotlib.figure.Figure: Two panels.
@@ -128,7 +130,7 @@ def figure4(results: IrisResults) -> Figure:
             ax.set_xlabel("cost in gradients")
             ax.set_xlim(0, limit)
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k
-        axes[0].set_ylim(0, None)  # shared, so only now: it ends the automatic choice of limits
+        axes[0].set_ylim(0, None)  # set last, because it fixes the limits of both panels
         axes[0].set_ylabel("misclassification rate")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)

@@ -23,15 +23,15 @@ from chainrob.experiments.iris.unfinished import Unfinished
 from chainrob.experiments.jobs import Job
 from chainrob.experiments.options import add_run_options, add_settings, given, made
 from chainrob.experiments.partial import check_same_settings
-from chainrob.experiments.robustifier_texts import GRAMMAR
+from chainrob.experiments.robustifier_texts import LAYERS_HELP
 from chainrob.experiments.usage import UsageError
 from chainrob.experiments.versions import blas, machine, versions
 
 __all__ = ["add_arguments", "run", "run_iris"]
 
 TRIALS_AT_ONCE = {"numpy": 25, "cupy": 2000}
-"""Trials that are trained in one graph (both methods) and kept together: enough to hide what a step
-costs besides its arithmetic, few enough for the processor's cache."""
+"""Number of trials that are trained in one graph (both methods) and saved together. They are enough
+to hide the overhead of a step, and few enough for the processor's cache."""
 
 _OFFERED = (
     "trials", "iterations", "seed", "record_every", "contamination", "push", "robustifier",
@@ -40,22 +40,24 @@ _OFFERED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob iris``."""
+    parser.usage = "%(prog)s [options]"
     parser.description = (
-        "The Iris experiment of section 5 of the tutorial: a small network trained on the plain "
-        "sum of sample gradients (deep) and with a robust first layer (deep-rob), some training "
-        "points being pushed far away. Writes curves.csv, settings.json, summary.json, figure3 "
-        "and figure4 (PNG and PDF)."
+        "Run the Iris experiment of section 5 of the tutorial. A small network is trained with "
+        "the plain sum of the sample gradients (deep) and with a robust first layer (deep-rob). "
+        "Some training points are pushed far away. Writes curves.csv, settings.json, "
+        "summary.json, figure3 and figure4 (PNG and PDF)."
     )
     parser.epilog = (
-        "A robustifier is given as LAYER=ROBUSTIFIER: LAYER is l1, l2, l3 or all, ROBUSTIFIER is "
-        f"none (the plain sum), {GRAMMAR} (example: l1=trimmed_mean:fraction=0.05)"
+        f"{LAYERS_HELP}\nexamples:\n"
+        '  chainrob iris --robustifier "all=trimmed_mean:fraction=0.05"\n'
+        "  chainrob iris --setting text --trials 200 --out results/text"
     )
     parser.add_argument(
         "--setting",
         choices=sorted(SETTINGS),
         default="released",
-        help="released: what made the published figure; text: what the paper says (default: "
-        "%(default)s)",
+        help="released: as the program of the published figure; text: as the paper says "
+        "(default: %(default)s)",
     )
     add_settings(
         parser, IrisSettings, _OFFERED, defaults=SETTINGS["released"], repeated=["robustifier"]
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     )
     diverged = {m: f["trials_that_diverged"] for m, f in results.final().items()}
     if any(diverged.values()):
-        print(f"trials whose test error ended at 1 because they diverged: {diverged}")
+        listed = ", ".join(f"{method} {number}" for method, number in diverged.items())
+        print(f"trials that diverged (their test error is 1): {listed}")
     print(f"results are in {args.out}")
     print(results.last_line())
     return 0
@@ -92,17 +95,17 @@ def run_iris(
     resume: bool = False,
     progress: bool | None = None,
 ) -> IrisResults:
-    """Run the Iris experiment, and write its files if there is a folder for them.
+    """Run the Iris experiment, and write its files if a folder is given.
 
     The folder gets ``curves.csv``, ``settings.json``, ``summary.json``, and ``figure3`` and
-    ``figure4`` as PNG and PDF. While the run goes on, finished trials are kept in ``partial/``, and
-    every ten seconds the state of those that are being trained.
+    ``figure4`` as PNG and PDF. During the run ``partial/`` holds the finished trials and, saved
+    every ten seconds, the state of the trials in training.
 
     Args:
-        settings: What to run.
+        settings: The settings of the run.
         out: Folder for the files; None writes none.
         device: ``'@numpy'`` or ``'@cupy:N'``.
-        resume: Go on where an interrupted run last kept what it had.
+        resume: Continue an interrupted run in ``out`` from its last saved state.
         progress: Show the progress. None shows a bar on a terminal, else a line per minute.
 
     Returns:
@@ -122,10 +125,10 @@ def run_iris(
         M. J. Holland. Robust gradient descent via back-propagation: a Chainer-based tutorial,
         section 5.
     """
-    load_iris()  # what cannot work fails here, before anything is computed or written
+    load_iris()  # a missing data file shows here, before anything is computed or written
     published_figure4()
     if resume and out is None:
-        raise UsageError("resume needs the folder of the run to resume")
+        raise UsageError("resume needs the folder of the interrupted run, found out=None")
     get_device(device)
     if out is not None and resume:
         finished = _finished(prepare_folder(out), settings, device)
@@ -154,7 +157,7 @@ def _train_all(settings: IrisSettings, the_run: Run) -> IrisResults:
         state = Unfinished(the_run.kept, name) if the_run.kept else None
         return train(settings, list(methods.values()), trials, the_run.device, advance, state)
 
-    found = the_run.compute(train_some, jobs, "updates of a trial", stepwise=True)
+    found = the_run.compute(train_some, jobs, "trial update", stepwise=True)
     errors = np.concatenate([found[job.name] for job in jobs], axis=1)
     return IrisResults(settings, dict(zip(methods, errors, strict=True)))
 
@@ -176,7 +179,7 @@ def _write_files(results: IrisResults, record: dict[str, Any], folder: Path) -> 
 
 
 def _finished(folder: Path, settings: IrisSettings, device: str) -> IrisResults | None:
-    """The results of a run that is complete, or None; files that are missing are written again."""
+    """The results of a complete run, or None. Missing files are written again."""
     record = folder / "settings.json"
     if (folder / "partial").exists() or not record.exists():
         return None

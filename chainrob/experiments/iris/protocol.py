@@ -1,4 +1,4 @@
-"""What a run of the Iris experiment depends on, every difference between text and program named."""
+"""The settings of the Iris experiment. Each difference between text and program is one field."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ N_POINTS, N_FEATURES, N_CLASSES = 150, 4, 3
 class IrisSettings:
     """Settings of the Iris experiment; the defaults are those of the tutorial's text.
 
+    Trial t depends only on (seed, t). ``robustifier`` holds texts LAYER=ROBUSTIFIER, which
+    ``chainrob.experiments.robustifier_texts.parse_layers`` reads.
+
     Args:
-        setting: What these settings are called.
+        setting: Name of these settings.
         trials: Number of trials; each has its own split, contamination and initial weights.
         iterations: Updates of the parameters.
-        seed: Trial t depends on (seed, t) alone.
-        record_every: Errors are recorded after 0, record_every, 2 record_every, ... updates
-            and after the last.
-        n_train: Training points; the others of the 150 are for testing.
+        seed: Seed of all random numbers.
+        record_every: Updates between two records of the errors; the last update is recorded too.
+        n_train: Number of training points; the rest of the 150 points are for testing.
         contamination: Share of the training points that are pushed.
-        push: How far, in standard deviations (the k of section 5).
+        push: How far they are pushed, in standard deviations: the k of section 5.
         hidden: Units of the hidden layers.
         learning_rate: Step of SGD; every batch is the whole training set.
-        robustifier: Robustifiers of the method ``deep-rob``, read by
-            ``chainrob.experiments.robustifier_texts.parse_layers``. Empty means soft truncation in
-            the first layer, with delta and the four fields after it.
-        scope: What makes up one row for a weighting robustifier.
-        delta: Confidence parameter of the soft truncation.
-        estimate_scale: ``'sample'``: the estimate is returned at the scale of a sample's
-            gradient, as Algorithm 2 has it. ``'batch'``: the estimate of the 1/N-scaled rows is
-            returned as it is, so that its layer learns at 1/N of the rate.
+        robustifier: LAYER=ROBUSTIFIER for ``deep-rob``; may be repeated. Empty means the tutorial's
+            soft truncation in the first layer.
+        scope: Which gradients form one row for a weighting robustifier.
+        delta: Confidence parameter of the tutorial's soft truncation. The next four fields belong
+            to this estimator too.
+        estimate_scale: ``'sample'``: the estimate is at the scale of one sample's gradient, as in
+            Algorithm 2. ``'batch'``: the estimate of the 1/N-scaled rows is returned unchanged, so
+            its layer learns at 1/N of the rate.
         variance_ddof: The variance is divided by n - variance_ddof.
         variance_floor: The least variance, in squared units of the 1/N-scaled rows.
-        small_batches: What becomes of fewer than three rows: the ``'estimate'`` or the plain
-            ``'sum'`` (of the 1/N-scaled rows, which is the mean).
-        components_from: Whether the principal components are fitted to the training points
-            or to all.
-        scaling_from: The same for the min-max scaling.
+        small_batches: The result for fewer than three rows: the ``'estimate'``, or the plain
+            ``'sum'`` of the 1/N-scaled rows, which is the mean of the rows.
+        components_from: The points that the principal components are fitted to: ``'train'`` (the
+            training points) or ``'all'``.
+        scaling_from: The points that the min-max scaling is fitted to: ``'train'`` or ``'all'``.
         initial_weights: ``'uniform'`` (weights and biases uniform within +-half_width) or
             ``'lecun_normal'`` (Chainer's default: normal with variance 1 / inputs, biases 0). The
-            text does not say; ``'uniform'`` is what the released program draws.
-        half_width: Of the uniform initial weights.
+            text does not say; the released program draws ``'uniform'`` weights.
+        half_width: Half-width of the uniform distribution of the initial weights.
         dtype: ``'float32'`` (Chainer's default) or ``'float64'``.
-        inputs: ``'all'`` as they are; ``'clipped'``: each feature cut off at 3 median absolute
-            deviations from the median of the contaminated training points; ``'good'``: the oracle
-            that leaves out the points that were pushed.
+        inputs: ``'all'``: all points, unchanged. ``'clipped'``: each feature is clipped at 3 median
+            absolute deviations from the median of the contaminated training points. ``'good'``: an
+            oracle leaves out the pushed points.
 
     Raises:
         ValueError: If a value is out of range; the message names it.
@@ -117,17 +119,17 @@ class IrisSettings:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Numbers of units from the input, two principal components, to the three classes."""
+        """Units of each layer, from the two principal components to the three classes."""
         return (2, *self.hidden, N_CLASSES)
 
     @property
     def recorded(self) -> tuple[int, ...]:
-        """After how many updates the errors are recorded."""
+        """The numbers of updates after which the errors are recorded."""
         times = range(0, self.iterations, self.record_every)
         return (*times, self.iterations)
 
     def methods(self) -> dict[str, Robustifiers]:
-        """The methods to compare: their robustifiers, or None for the plain sum, layer by layer."""
+        """The methods to compare: for each layer a robustifier, or None for the plain sum."""
         n_layers = len(self.dims) - 1
         plain: Robustifiers = (None,) * n_layers
         if self.robustifier:
@@ -147,18 +149,18 @@ class IrisSettings:
         return {"deep": plain, "deep-rob": robust}
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
+        """The settings, in values that JSON can hold."""
         return asdict(self)
 
     def is_published(self, *, whole: bool = True) -> bool:
         """Whether these are settings of the published figure, by the text or by the program.
 
-        How many trials there are and when errors are recorded makes no difference, nor does the
-        seed, which is not published.
+        The number of trials, the recorded times and the seed may differ. (The seed is not
+        published.)
 
         Args:
-            whole: Whether the number of iterations counts too; a shorter run passes through the
-                beginning of the published curves.
+            whole: Whether the number of iterations must agree too. The curves of a shorter run
+                cover the beginning of the published curves.
         """
         free: dict[str, Any] = {"trials": 1, "seed": 0, "record_every": 10}
         free |= {} if whole else {"iterations": 1}

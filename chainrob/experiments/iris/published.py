@@ -16,7 +16,7 @@ _SHA256 = "9b0a8f6c503b5651c692ce826a06f9ee4a00bbaab631d0ad1b19509eed6c1fc6"
 
 
 class PublishedCurve(NamedTuple):
-    """One curve as read off the picture: error within 0.005, cost within 400."""
+    """One curve, read off the picture: the error to within 0.005, the cost to within 400."""
 
     cost_in_gradients: NDArray[np.float64]
     error: NDArray[np.float64]
@@ -26,7 +26,8 @@ def published_figure4() -> dict[tuple[str, str], PublishedCurve]:
     """The four published curves, averages over 20 trials.
 
     Returns:
-        dict: From (method, part), methods ``deep`` and ``deep-rob``, parts ``train`` and ``test``.
+        dict: For each (method, part) a curve; methods are ``deep`` and ``deep-rob``, parts are
+        ``train`` and ``test``.
 
     Raises:
         DataFileError: If the file is missing or damaged.

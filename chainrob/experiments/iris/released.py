@@ -1,4 +1,4 @@
-"""The soft truncation of the tutorial's released program, which is not quite that of its text."""
+"""The soft truncation of the tutorial's released program. It differs a little from the text's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ReleasedSoftTruncation"]
 
 @dataclass(frozen=True, repr=False)
 class ReleasedSoftTruncation(CoordinateWise):
-    r"""Soft truncation of the 1/N-scaled sample gradients, as the released program has it.
+    r"""Soft truncation of the 1/N-scaled sample gradients, as in the released program.
 
     With rows h_i = g_i / N, mean m and sum of squared deviations S of one coordinate,
 
@@ -22,24 +22,23 @@ class ReleasedSoftTruncation(CoordinateWise):
         \hat h = m + \frac{s}{N} \sum_i \psi\Big(\frac{h_i - m}{s}\Big), \qquad
         s^2 = \frac{N}{2 \log(1/\delta)} \max\Big(\frac{S}{N - \text{ddof}}, \text{floor}\Big)
 
-    and :math:`\hat h` itself is returned: it is not multiplied by N, so the layer learns at 1/N of
-    the rate of the others. Fewer than three rows are summed plainly. Every departure from
-    Algorithm 2 is an argument; with ``estimate_scale='sample', variance_ddof=1, variance_floor=0,
+    The result is :math:`\hat h` itself. It is not multiplied by N, so the layer learns at 1/N of
+    the rate of the other layers. Fewer than three rows are simply summed. Each difference from
+    Algorithm 2 is an argument. With ``estimate_scale='sample', variance_ddof=1, variance_floor=0,
     small_batches='estimate'`` this is ``chainrob.SoftTruncation``.
 
-    It is computed by ``chainrob.SoftTruncation`` in the unit of one sample's gradient, where the
-    floor is N^2 times as large, and where dividing by N - ddof instead of N - 1 amounts to another
+    ``chainrob.SoftTruncation`` does the computation, in the unit of one sample's gradient. In this
+    unit the floor is N^2 times as large. A division by N - ddof instead of N - 1 amounts to another
     delta.
 
     Args:
         delta: Confidence parameter in (0, 1).
-        estimate_scale: ``'batch'`` returns the estimate of the 1/N-scaled rows, ``'sample'``
-            N times it.
-        variance_ddof: 0 or 1.
-        variance_floor: In squared units of the 1/N-scaled rows.
-        small_batches: ``'sum'``: fewer than three rows have the sum of the 1/N-scaled rows
-            (at scale ``'sample'`` the mean, times 1) as their estimate; ``'estimate'``: no
-            exception.
+        estimate_scale: ``'batch'`` returns the estimate of the 1/N-scaled rows; ``'sample'``
+            returns N times that.
+        variance_ddof: ddof, 0 or 1.
+        variance_floor: The least variance, in squared units of the 1/N-scaled rows.
+        small_batches: ``'sum'``: the result for fewer than three rows is the sum of the 1/N-scaled
+            rows, at either scale. ``'estimate'``: few rows are no exception.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -96,7 +95,7 @@ class ReleasedSoftTruncation(CoordinateWise):
         return n < 3 and self.small_batches == "sum"
 
     def _factor(self, n: int) -> float:
-        """The scale of the result: the plain sum of the 1/N-scaled rows is the mean already."""
+        """The factor of the result. A plain sum of the 1/N-scaled rows is the mean already."""
         return 1.0 if self.estimate_scale == "sample" or self._summed(n) else 1.0 / n
 
     def _inner(self, n: int) -> SoftTruncation | Mean:

@@ -1,4 +1,4 @@
-"""Training of many trials in one graph, and their errors on the way."""
+"""Training of many trials in one graph, and their errors during the training."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def train(
 ) -> NDArray[np.float64]:
     """Train some methods on some trials, all of them in one graph.
 
-    The result for a method and a trial does not depend on what is trained beside it: no operation
-    mixes replicas, and the loss is the sum over replicas of each one's mean loss.
+    The result for a method and a trial does not depend on the other replicas in the graph: no
+    operation mixes replicas, and the loss is the sum of the replicas' mean losses.
 
     A point whose scores are not all finite counts as misclassified, so a trial that diverges shows
     an error of 1.
 
     Args:
         settings: The run's settings.
-        methods: For every method its robustifiers, for every layer one, or None for the
-            plain sum.
+        methods: For each method a sequence with one robustifier per layer, or None for the plain
+            sum.
         trials: Numbers of the trials.
-        device: Where to compute; None is NumPy.
+        device: The device that computes; None is NumPy.
         advance: Called with the number of trials after every update.
-        unfinished: Where the state is kept, and taken from, on the way.
+        unfinished: The saved state to continue from, and to update during the training.
 
     Returns:
         array: Shape (methods, trials, recorded times, 2), training and test error after
@@ -89,7 +89,7 @@ def train(
         if unfinished is not None:
             unfinished.keep(time, model, errors)
 
-    # A trial may diverge: its numbers overflow, and that is what it is to show.
+    # A trial may diverge. Then its numbers overflow, and its error shows it.
     with np.errstate(over="ignore", invalid="ignore"), chainer.using_device(device):
         begin = unfinished.restore(model, errors) if unfinished else 0
         if advance is not None and begin:

@@ -1,4 +1,4 @@
-"""The errors that a run of the Iris experiment ends with, and their CSV."""
+"""The errors of a run of the Iris experiment, and their CSV file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class IrisResults:
     """Errors of all methods and trials.
 
     Args:
-        settings: What they were made with.
-        errors: From the method to an array (trials, recorded times, 2): training and test
-            error after ``settings.recorded`` updates.
+        settings: The settings of the run.
+        errors: For each method an array (trials, recorded times, 2): training and test error
+            after ``settings.recorded`` updates.
     """
 
     settings: IrisSettings
@@ -42,7 +42,7 @@ class IrisResults:
         return np.array(self.settings.recorded) * self.settings.n_train
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one row a method, trial and recorded time; equal results give equal bytes."""
+        """Write one row per method, trial and recorded time. Equal results give equal bytes."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -58,7 +58,7 @@ class IrisResults:
         """Read what ``write_csv`` wrote with the same settings.
 
         Raises:
-            UsageError: If the file cannot be read, or does not hold just those rows.
+            UsageError: If the file cannot be read, or does not hold exactly these rows.
         """
         recorded = settings.recorded
         shape = (settings.trials, len(recorded), 2)
@@ -75,7 +75,7 @@ class IrisResults:
             raise UsageError(f"cannot resume: {os.fspath(path)} is damaged ({error!r})") from error
         whole = all(np.isfinite(found).all() for found in errors.values())
         if not whole or count != len(errors) * settings.trials * len(recorded):
-            raise UsageError(f"cannot resume: {os.fspath(path)} does not hold all rows just once")
+            raise UsageError(f"cannot resume: {os.fspath(path)} does not hold every row once")
         return cls(settings, errors)
 
     def final(self) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class IrisResults:
 
         ``published`` is None unless the settings are the published ones.
 
-        ``interval`` is the 95% percentile bootstrap interval of the mean over trials; it is None
-        for a single trial, which says nothing of the scatter.
+        ``interval`` is the 95% percentile bootstrap interval of the mean over trials. It is None
+        for a single trial, because one trial does not show the scatter.
         """
         published, shown = published_figure4(), self.settings.is_published()
         final: dict[str, Any] = {}

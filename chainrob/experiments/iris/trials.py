@@ -1,4 +1,4 @@
-"""The data and the initial weights of a trial: functions of (seed, trial) alone."""
+"""The data and the initial weights of a trial. They depend only on (seed, trial)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["TrialData", "initial_parameters", "trial_data"]
 
 Array = NDArray[np.float64]
 
-# Each purpose has a stream of its own, so that changing one leaves the others as they were: the
-# same splits with and without contamination, and both methods from the same weights.
+# Each purpose has its own random stream. So a change of one leaves the others as they are: the
+# splits are the same with and without contamination, and both methods start from the same weights.
 _SPLIT, _CONTAMINATION, _WEIGHTS = range(3)
 
 

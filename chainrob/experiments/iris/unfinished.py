@@ -1,4 +1,4 @@
-"""How far a group of trials has got, so that a kill costs seconds and not the group."""
+"""The saved state of trials in training. With it, a kill costs only seconds of work."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from chainrob.experiments.partial import PartialResults
 __all__ = ["Unfinished"]
 
 SECONDS = 10.0
-"""Between two writes: a write takes milliseconds."""
+"""Time between two writes. A write takes milliseconds."""
 
 
 class Unfinished:
-    """The state of trials that are being trained, kept every ten seconds.
+    """The state of trials in training, saved every ten seconds.
 
     Plain SGD on the whole training set has no state besides the parameters and the number of
-    updates; both, and the errors recorded so far, are one array of float64, which holds float32
-    exactly. So trials that go on from it end with the same numbers to the last bit.
+    updates. Both, and the errors recorded so far, are saved in one float64 array, which holds
+    float32 exactly. So resumed trials end with the same numbers, to the last bit.
 
     Args:
-        kept: Where.
-        part: What the trials' results will be called.
+        kept: The saved parts of the run.
+        part: Name of the trials' results.
     """
 
     def __init__(self, kept: PartialResults, part: str) -> None:
@@ -35,10 +35,10 @@ class Unfinished:
         self._due = time.monotonic() + SECONDS
 
     def restore(self, model: chainer.Link, errors: Any) -> int:
-        """Set parameters and errors to what was kept.
+        """Set parameters and errors to the saved values.
 
         Returns:
-            int: The number of updates so far; 0 where nothing was kept.
+            int: The number of updates so far; 0 if nothing was saved.
         """
         state = self._kept.load(self._name)
         if state is None:
@@ -50,7 +50,7 @@ class Unfinished:
         return int(updates[0])
 
     def keep(self, updates: int, model: chainer.Link, errors: Any) -> None:
-        """Write the state after so many updates, if it is time to."""
+        """Save the state after ``updates`` updates, if the last write is long enough ago."""
         if time.monotonic() < self._due:
             return
         host = chainer.get_device("@numpy")

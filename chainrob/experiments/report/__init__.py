@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chainrob.experiments.report.alt_texts import lines_alt, map_alt, points_alt, rows_alt
 from chainrob.experiments.report.document import (
     Block,
     Code,
@@ -24,6 +25,10 @@ __all__ = [
     "Table",
     "Text",
     "Verdict",
+    "lines_alt",
+    "map_alt",
     "p_text",
+    "points_alt",
+    "rows_alt",
     "write_report",
 ]

@@ -22,26 +22,26 @@ __all__ = [
 ]
 
 Outcome = Literal["holds", "does not hold", "not shown", "cannot be said"]
-"""``'not shown'``: the data allow both; ``'cannot be said'``: fewer data than the rule is for."""
+"""``'not shown'``: the data allow both answers. ``'cannot be said'``: the rule needs more data."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `code` stands between backticks."""
+    """A paragraph. Backticks mark `code`."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Code:
-    """What a program printed, or a file's content."""
+    """The output of a program, or the content of a file."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; its cells are text or numbers that are text already."""
+    """A table. Its cells are text, or numbers that are formatted as text."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -49,16 +49,24 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A figure, to be saved under its name."""
+    """A figure, to be saved under its name.
+
+    Attributes:
+        name: File name without its ending.
+        figure: The figure.
+        caption: What the figure is, in a line.
+        alt: What the picture shows, in sentences, for readers who cannot see it.
+    """
 
     name: str
     figure: Figure
     caption: str
+    alt: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, whether it holds, the rule that decides it, and what was found."""
+    """A claim, whether it holds, the rule that decides it, and the measured result."""
 
     claim: str
     outcome: Outcome
@@ -67,7 +75,7 @@ class Verdict:
 
     @classmethod
     def of(cls, claim: str, outcome: Outcome | bool, rule: str, found: str) -> Verdict:
-        """A verdict from what a rule gave, True and False being ``'holds'`` and not."""
+        """A verdict from a rule's outcome; True is ``'holds'`` and False ``'does not hold'``."""
         if not isinstance(outcome, str):
             outcome = "holds" if outcome else "does not hold"
         return cls(claim, outcome, rule, found)
@@ -78,7 +86,7 @@ Block = Text | Code | Table | Image | Verdict
 
 @dataclass
 class Section:
-    """A heading and what follows it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: list[Block] = field(default_factory=list)
@@ -90,7 +98,7 @@ class Section:
 
 
 def verdicts_by_rule(blocks: Iterable[Block]) -> list[Block | list[Verdict]]:
-    """The blocks, with verdicts that follow each other by one rule put together.
+    """The blocks, in which consecutive verdicts by one rule are grouped into a list.
 
     Example:
         >>> from chainrob.experiments.report.document import Text, Verdict, verdicts_by_rule
@@ -111,5 +119,5 @@ def verdicts_by_rule(blocks: Iterable[Block]) -> list[Block | list[Verdict]]:
 
 
 def p_text(p: float) -> str:
-    """A p-value in words: it is never 0."""
+    """A p-value as text. A very small one is not written as 0."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,4 +1,4 @@
-"""The report in HTML: one file, figures inside."""
+"""The report in HTML: one file with the figures inside."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def to_html(
     """The report as one HTML page that needs no other file.
 
     Args:
-        title: Of the page.
-        sections: Its content.
-        pictures: The PNG file of every image by its name.
+        title: Title of the page.
+        sections: Content of the page.
+        pictures: For the name of each image, the content of its PNG file.
 
     Returns:
         str: The page.
@@ -118,7 +118,7 @@ def _block(block: Block | list[Verdict], pictures: Mapping[str, bytes]) -> str:
     if isinstance(block, Image):
         data = base64.b64encode(pictures[block.name]).decode()
         return (
-            f'<figure><img alt="{escape(block.caption)}" src="data:image/png;base64,{data}">'
+            f'<figure><img alt="{escape(block.alt)}" src="data:image/png;base64,{data}">'
             f"<figcaption>{_inline(block.caption)}</figcaption></figure>"
         )
     if isinstance(block, Table):

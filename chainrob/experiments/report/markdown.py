@@ -19,7 +19,7 @@ __all__ = ["to_markdown"]
 
 
 def to_markdown(title: str, sections: Iterable[Section]) -> str:
-    r"""The report as text; figures are links to ``figures/NAME.png``.
+    r"""The report as Markdown. Figures are links to ``figures/NAME.png``.
 
     Example:
         >>> from chainrob.experiments.report.document import Section, Table, Text
@@ -50,7 +50,7 @@ def _block(block: Block | list[Verdict]) -> str:
     if isinstance(block, Code):
         return f"```\n{block.text}\n```"
     if isinstance(block, Image):
-        return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
+        return f"![{_bare(block.alt)}](figures/{block.name}.png)\n\n*{block.caption}*"
     if isinstance(block, Table):
         lines = [_row(block.columns), _row(["---"] * len(block.columns))]
         return "\n".join([*lines, *(_row(row) for row in block.rows)])
@@ -59,6 +59,11 @@ def _block(block: Block | list[Verdict]) -> str:
     return "\n>\n".join(
         [rule, *(f"> **{v.outcome}**: {v.claim}. Found: {v.found}" for v in verdicts)]
     )
+
+
+def _bare(text: str) -> str:
+    """Text between square brackets must not hold any."""
+    return text.replace("[", "(").replace("]", ")")
 
 
 def _row(cells: Iterable[object]) -> str:

@@ -1,4 +1,4 @@
-"""A report's files."""
+"""The files of a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every artifact of the tutorial, reproduced and questioned."""
+"""Reproduce every table and figure of the tutorial, and question its claims."""
 
 from __future__ import annotations
 

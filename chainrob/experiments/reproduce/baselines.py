@@ -48,8 +48,8 @@ def baselines(measured: Measured) -> Section:
         "One-line baselines",
         [
             Text(
-                "The program's settings. Gradient clipping limits the norm of each layer's batch "
-                "gradient, W and b together, to 0.1. Input clipping limits each input to the "
+                "The settings are the program's. Gradient clipping limits the norm of each layer's "
+                "batch gradient, W and b together, to 0.1. Input clipping limits each input to the "
                 "median plus and minus 3 median absolute deviations of the contaminated training "
                 "points. The oracle leaves out the pushed points."
             ),

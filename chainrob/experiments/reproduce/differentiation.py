@@ -37,7 +37,7 @@ _HALF_DIGIT = 0.5e-4
 
 
 def published_tables() -> dict[str, dict[str, float]]:
-    """The numbers printed in the tutorial.
+    """The numbers that the tutorial prints.
 
     Raises:
         DataFileError: If the file is missing or damaged.
@@ -54,7 +54,7 @@ def worked_example() -> EvaluationTrace:
 
 
 def listing1() -> dict[str, float]:
-    """Chainer's derivatives of y in every intermediate value, in float32, as in Listing 1."""
+    """Chainer's derivatives of y in each intermediate value, in float32, as in Listing 1."""
     values = _listing1()
     values["u5"].grad = np.ones((), np.float32)
     values["u5"].backward(retain_grad=True)
@@ -78,7 +78,7 @@ def chainers_graph() -> Figure:
 
 
 def _listing1() -> dict[str, Any]:
-    """The Variables of Listing 1 in float32, last first."""
+    """The Variables of Listing 1 in float32, the last one first."""
     x1, x2 = (chainer.Variable(np.array(value, np.float32)) for value in (1.5, 3.0))
     u1, u2 = x1**3, x1 * x2
     u3, u4 = u1 / x2, chainer.functions.sin(u2)
@@ -98,9 +98,9 @@ def differentiation_sections() -> list[Section]:
     sections = [Section("The worked example: derivatives by hand and by Chainer")]
     sections[0].blocks.append(
         Text(
-            "f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3), in steps u1 to u5 from the inputs "
-            "u-1 = x1 and u0 = x2 (minus one and zero are indices). The library's "
-            "`evaluation_trace` records the computation and runs both modes through it."
+            "The example is f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3). The inputs are named "
+            "u-1 = x1 and u0 = x2 (-1 and 0 are indices), and the steps are u1 to u5. The "
+            "library's `evaluation_trace` records the computation and runs both modes through it."
         )
     )
     for title, key, ours in tables:
@@ -111,14 +111,42 @@ def differentiation_sections() -> list[Section]:
     with new_figure(8, 2.6) as backward:
         computation_graph(trace, "reverse", ax=backward.subplots())
     graphs: list[Block] = [
-        Text("The graphs are drawn from the recorded computation; `figures/` has Graphviz text."),
-        Image("figure1", figure1, "Figure 1: the computation, with its values"),
-        Image("figure2", chainers_graph(), "Figure 2: Chainer's own graph of Listing 1"),
-        Image("reverse_mode", backward, "Reverse mode, with the derivatives of y"),
+        Text("The graphs show the recorded computation. The folder `figures/` has Graphviz files."),
+        Image("figure1", figure1, "Figure 1: the computation, with its values", _graph_alt(trace)),
+        Image(
+            "figure2",
+            chainers_graph(),
+            "Figure 2: Chainer's own graph of Listing 1",
+            f"Graph from top to bottom, made by Chainer. Ovals are the {len(_listing1())} "
+            "Variables, with name and dtype; boxes are the functions between them. It begins with "
+            "x1 and x2 and ends with u5.",
+        ),
+        Image(
+            "reverse_mode",
+            backward,
+            "Reverse mode, with the derivatives of y",
+            _graph_alt(trace, "reverse"),
+        ),
         Code(trace.to_dot()),
     ]
     sections.append(Section("Figures 1 and 2: graphs", graphs, level=3))
     return [*sections, errata_section(), bundling_section()]
+
+
+def _graph_alt(trace: EvaluationTrace, mode: str = "evaluation") -> str:
+    """What the graph of a trace shows, in words."""
+    size = f"{len(trace.inputs)} inputs and {len(trace.steps)} steps"
+    if mode == "reverse":
+        ends = ", ".join(f"{name} {trace.reverse()[name]:.4f}" for name in trace.inputs)
+        return (
+            f"The same graph of {size}, with its arrows reversed and dashed. Each box also has the "
+            f"derivative of y in its value. At the inputs it is: {ends}."
+        )
+    return (
+        f"Graph from left to right of {size}. Each box has a name, a formula and a value; arrows "
+        f"lead from the values to the steps that use them. The last box is {trace.output} = "
+        f"{trace.expression(trace.output)} = {trace.values[trace.output]:.4f}."
+    )
 
 
 def _from_printed(printed: Mapping[str, float]) -> dict[str, float]:
@@ -154,5 +182,5 @@ def _compare(
     found = f"largest difference {largest:.1e}" + (f"; off: {', '.join(off)}" if off else "")
     return [
         Table(["value", "published", "reproduced", "difference", ""], rows),
-        Verdict.of(f"{title}: all {len(rows)} values", not off, rule, found),
+        Verdict.of(f"{title}: all {len(rows)} values agree", not off, rule, found),
     ]

@@ -1,4 +1,4 @@
-"""Final errors against the varied setting: one figure for all sweeps."""
+"""Final errors against a varied setting: one form of figure for all sweeps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["sweep_figure"]
 def sweep_figure(
     errors: Mapping[str, Sequence[Array]], values: Sequence[str], label: str
 ) -> Figure:
-    """Mean final test errors with 95% intervals.
+    """Draw mean final test errors with 95% intervals.
 
-    The values stand at equal distances, because their spacing is neither even nor geometric. The
-    methods are shifted a little, so that no interval hides another.
+    The values are drawn at equal distances, because their own spacing is neither even nor
+    geometric. The methods are shifted a little, so that no interval hides another.
 
     Args:
         errors: From the method (a key of ``STYLE_OF``) to its errors (trials,), one array per

@@ -1,4 +1,4 @@
-"""Equation (2), Algorithms 1 and 2, and Listings 2 to 4, against plain computations."""
+"""Equation (2), Algorithms 1 and 2, and Listings 2 to 4, compared with plain computations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import chainer
 from chainrob.experiments.iris import ReleasedSoftTruncation
-from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report import Image, Section, Table, Text, Verdict, lines_alt
 from chainrob.links import MLP, Linear
 from chainrob.plotting import influence_curve, new_figure
 from chainrob.robustifiers import CoordinateMedian, Mean, SoftTruncation
@@ -38,7 +38,7 @@ def truncated_mean(
 
 
 def estimator_sections(seed: int = 0) -> list[Section]:
-    """Estimator and layer, compared with the same steps written out."""
+    """The estimator and the layer, compared with the same steps written out."""
     return [_truncation(seed), _algorithm1(seed), _listings(seed)]
 
 
@@ -73,23 +73,24 @@ def _truncation(seed: int) -> Section:
                 "delta = 0.005."
             ),
             Verdict.of(
-                "psi is bounded as the theory behind the estimator needs it: "
+                "psi has the bounds that the theory of the estimator needs: "
                 "-log(1 - u + u^2/2) <= psi(u) <= log(1 + u + u^2/2)",
                 slack >= -1e-12,
-                "the least slack on 40,001 points of [-20, 20] is not negative (but for rounding)",
+                "the least slack on 40,001 points of [-20, 20] is not negative, up to rounding",
                 f"least slack {slack:.1e}",
             ),
             Verdict.of(
                 "Algorithm 2: `SoftTruncation(delta=0.005)` is the estimate as printed",
                 error < 1e-12,
-                "largest difference from the steps written out, 100 rows x 1000 coordinates of "
-                "Student's t with 2 degrees of freedom, float64, below 1e-12",
+                "the largest difference from the steps written out is below 1e-12 (100 rows x 1000 "
+                "coordinates of Student's t with 2 degrees of freedom, float64)",
                 f"largest difference {error:.1e}",
             ),
             Text(
-                "With 2 of 100 samples at M, the estimate as printed follows the outliers at a "
-                "fixed share of the plain mean, because its mean and variance do: its breakdown "
-                "point is 0. Starting from the median and its deviations cures that."
+                "Here 2 of 100 samples are at M. The estimate as printed follows them like a fixed "
+                "share of the plain mean, because its own mean and variance follow them: its "
+                "breakdown point is 0. A start from the median, and from the deviations from it, "
+                "cures this."
             ),
             Table(
                 ["M", "mean", "soft truncation", "with pilot='median'", "median", "share of mean"],
@@ -99,6 +100,7 @@ def _truncation(seed: int) -> Section:
                 "soft_truncation",
                 figure,
                 "How far one more sample at z moves the estimate of 50 others (times 51)",
+                lines_alt(figure),
             ),
         ],
     )
@@ -158,8 +160,8 @@ def _algorithm1(seed: int) -> Section:
         "Algorithm 1: a step with some parameters robust",
         [
             Text(
-                "One update of the tutorial's network by an unmodified optimizer. Only the first "
-                "layer has soft truncation. 2 of 60 inputs are 100 times too large. For "
+                "An unmodified optimizer makes one update of the tutorial's network. Only the "
+                "first layer has soft truncation. 2 of 60 inputs are 100 times too large. For "
                 "comparison, stock Chainer computes the gradient of each sample separately."
             ),
             Table(
@@ -169,7 +171,7 @@ def _algorithm1(seed: int) -> Section:
                 "Algorithm 1: the update is that of the estimates in the index set and of plain "
                 "means outside it",
                 largest < 1e-12,
-                "largest difference over all parameters below 1e-12 (float64)",
+                "the largest difference over all parameters is below 1e-12 (float64)",
                 f"largest difference {largest:.1e}",
             ),
         ],
@@ -194,10 +196,12 @@ def _listings(seed: int) -> Section:
         loop["W"][q] = truncated_mean(gy[:, q, None] * x, ddof=0, floor=0.001)
         loop["b"][q] = truncated_mean(gy[:, q, None], ddof=0, floor=0.001)[0]
     cases = (
-        ("Listings 2 and 3: the layer without a robustifier", gradients(None), plain, 0.0),
-        ("Listings 2 and 3 with `Mean()`", gradients(Mean()), plain, 1e-5),
-        ("Listing 4: the layer with the released estimator", gradients(ReleasedSoftTruncation()),
-         loop, 1e-5),
+        ("Listings 2 and 3: without a robustifier the layer has stock Chainer's gradients",
+         gradients(None), plain, 0.0),
+        ("Listings 2 and 3: with `Mean()` the layer has stock Chainer's gradients",
+         gradients(Mean()), plain, 1e-5),
+        ("Listing 4: with the released estimator the layer has the loop's gradients",
+         gradients(ReleasedSoftTruncation()), loop, 1e-5),
     )  # fmt: skip
     blocks: list[Any] = [
         Text(
@@ -212,9 +216,9 @@ def _listings(seed: int) -> Section:
             float(np.abs(ours[k] - theirs[k]).max() / np.abs(theirs[k]).max()) for k in theirs
         )
         rule = (
-            "equal to the last bit"
+            "the gradients are equal to the last bit"
             if bound == 0
-            else f"relative difference below {bound:g} (float32)"
+            else f"the relative difference is below {bound:g} (float32)"
         )
         blocks.append(Verdict.of(claim, error <= bound, rule, f"relative difference {error:.1e}"))
     return Section("Listings 2 to 4: the robust layer", blocks)

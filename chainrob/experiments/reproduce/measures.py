@@ -1,4 +1,4 @@
-"""What the sections of the report measure: final errors, paired differences, and their wording."""
+"""The measurements of the report: final errors, paired differences, and both as text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _FEWEST = 40
-"""Trials below which nothing is said: they are bimodal."""
+"""With fewer trials there is no verdict, because trials are bimodal."""
 
 STYLE_OF = {
     "deep": 1,
@@ -43,7 +43,7 @@ STYLE_OF = {
     "inputs clipped at median ± 3 MAD": 6,
     "oracle: without the pushed points": 7,
 }
-"""Number of each method's style, so that it looks alike in all figures."""
+"""Index of each method's style. So a method looks the same in all figures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ class Measured:
 
     Args:
         settings: Numbers of trials.
-        plan: Question to name to variant.
-        errors: Variant to (trials, recorded times, 2).
+        plan: Variants by question, then by name.
+        errors: For each variant its errors (trials, recorded times, 2).
     """
 
     settings: ReproduceSettings
@@ -72,9 +72,7 @@ class Measured:
     def decided(
         self, outcome: Outcome | bool, *, sweep: bool = False, robustifiers: bool = False
     ) -> Outcome | bool:
-        """A rule's answer, unless there were shorter trials, or fewer than 40, or fewer of a sweep
-        than it is for.
-        """
+        """The outcome of a rule, or ``'cannot be said'`` if the trials are too short or too few."""
         now, least = self.settings, ReproduceSettings()
         enough = (
             now.iterations >= least.iterations
@@ -86,14 +84,14 @@ class Measured:
 
 
 def interval_text(values: Array, level: float = 0.95) -> str:
-    """The bootstrap interval of a mean, as text; a level other than 95% is said."""
+    """The bootstrap interval of a mean, as text. A level other than 95% is named."""
     low, high = bootstrap_interval(values, level=level)
     said = "" if level == 0.95 else f" ({level:.1%})"
     return f"[{_number(low)}, {_number(high)}]{said}"
 
 
 def detectable(values: Array) -> float:
-    """The difference from 0 that a 95% interval of so many such values shows in 80% of cases."""
+    """The mean that the 95% interval of such values tells from 0 in 80% of cases."""
     return float((1.96 + 0.84) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
@@ -113,13 +111,13 @@ def span(values: Sequence[Array]) -> tuple[Array, Array]:
 
 
 def below(values: Array, bound: float = 0.0, level: float = 0.95) -> Outcome:
-    """Whether a mean lies below a bound: its interval does, or lies above it, or holds it."""
+    """Whether a mean lies below a bound: yes or no if its whole interval lies on one side."""
     low, high = bootstrap_interval(values, level=level)
     return "holds" if high < bound else "does not hold" if low > bound else "not shown"
 
 
 def within(values: Array, margin: float, level: float = 0.95) -> Outcome:
-    """Whether a mean lies between -margin and margin: its interval does, or lies outside."""
+    """Whether a mean lies in (-margin, margin): yes if its interval does, no if it is outside."""
     low, high = bootstrap_interval(values, level=level)
     if low > margin or high < -margin:
         return "does not hold"

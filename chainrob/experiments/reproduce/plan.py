@@ -1,4 +1,4 @@
-"""Everything that is trained: variants by the question that they answer, and by name."""
+"""All variants that a reproduction trains, by question and by name."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ DIFFERENCES = (
 
 TRIMMED = (TrimmedMean(fraction=0.05, nonfinite="propagate"),) * 3
 
-# Times of a trial with the robustifier on all layers, as multiples of the plain mean's: rough, and
-# only to share the work out. Those above _SLOW have fewer trials.
+# Rough time of a trial with the robustifier on all layers, as a multiple of the plain mean's time.
+# It serves to order the jobs and to count the progress. Above _SLOW there are fewer trials.
 _SLOW = 40.0
 _TIMES = {
     "minimum_diameter_averaging": 310.0, "caf": 62.0, "m_estimator": 25.0,
@@ -71,7 +71,7 @@ def make_plan(settings: ReproduceSettings) -> Plan:
         settings: Numbers of trials and iterations.
 
     Returns:
-        dict: Question to name to Variant. Variants may be shared between questions.
+        dict: Variants by question, then by name. Questions may share variants.
 
     Example:
         >>> from chainrob.experiments.reproduce.plan import make_plan
@@ -131,16 +131,16 @@ _PUBLISHED_RATE = 0.5
 def finalists(plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials: int) -> Plan:
     """Each method at its three best learning rates of the sweep, with more trials.
 
-    A mean over the sweep's 40 bimodal trials cannot tell neighboring rates apart, so it only
-    decides which are tried further.
+    A mean over the sweep's 40 bimodal trials cannot tell neighboring rates apart. So it only
+    chooses the rates that get more trials.
 
     Args:
-        plan: With the question ``rates``.
-        errors: Variant to (trials, recorded times, 2), for these at least.
-        trials: How many trials the new variants have; the sweep's are the first of them.
+        plan: A plan with the question ``rates``.
+        errors: Errors (trials, recorded times, 2) at least of the variants of this question.
+        trials: Number of trials of the new variants; the sweep's trials are the first of them.
 
     Returns:
-        dict: (method, rate) to Variant, as the question ``finalists``.
+        dict: The question ``finalists``: variants by (method, rate).
     """
     chosen = {}
     for method in dict.fromkeys(method for method, _ in plan["rates"]):
@@ -151,22 +151,22 @@ def finalists(plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials:
 
 
 def _order(errors: NDArray[np.float64], rate: float) -> tuple[float, float]:
-    """By the mean test error at the end; of equals the one nearest to the published rate."""
+    """Sort key: mean test error at the end; if equal, the distance from the published rate."""
     return float(errors[:, -1, 1].mean()), abs(float(np.log(rate / _PUBLISHED_RATE)))
 
 
 def at_best_rates(
     plan: Plan, errors: Mapping[Variant, NDArray[np.float64]], trials: int
 ) -> dict[Any, Variant]:
-    """Each method at the finalist with the least mean test error over some first trials.
+    """Each method at its best finalist: least mean test error over the first ``trials`` trials.
 
     Args:
-        plan: With the question ``finalists``.
-        errors: Variant to (trials, recorded times, 2), for these at least.
-        trials: How many of the first trials choose; the others are left to judge.
+        plan: A plan with the question ``finalists``.
+        errors: Errors (trials, recorded times, 2) at least of the variants of this question.
+        trials: Number of the first trials, which choose. The others remain to measure the error.
 
     Returns:
-        dict: Method to Variant.
+        dict: Variants by method.
     """
     chosen: dict[Any, Variant] = {}
     for method in dict.fromkeys(method for method, _ in plan["finalists"]):
@@ -181,7 +181,7 @@ _METHODS = ("deep", "deep-rob")
 
 
 def _baselines(released: IrisSettings) -> dict[Any, Variant]:
-    """What anyone can do in one line, with and without contamination; and the oracle."""
+    """One-line baselines and the oracle, with and without contamination."""
     plain = (None, None, None)
     clipped = (ClippedMean(0.1, nonfinite="propagate"),) * 3
     rivals: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -217,7 +217,7 @@ def _rivals() -> dict[str, tuple[Any, ...]]:
 
 
 def _differences(settings: dict[str, IrisSettings]) -> dict[Any, Variant]:
-    """Each setting as it is, and with one field of the other, for both methods."""
+    """Each setting unchanged, and with one field of the other setting, for both methods."""
     variants = {}
     for start in _BOTH:
         other = settings["text" if start == "released" else "released"]
@@ -260,7 +260,7 @@ def robustifiers_tried() -> dict[str, Robustifier | str]:
             tried[name] = str(error)
             continue
         if isinstance(one, AsksForFacts):
-            tried[name] = "it needs what no other does: the samples' losses, or their groups"
+            tried[name] = "it also needs the samples' losses, or their groups"
             continue
         if not isinstance(one, Robustifier):  # a pre-aggregation, followed by the mean
             tried[f"{name}, then mean"] = one >> Mean(nonfinite="propagate")

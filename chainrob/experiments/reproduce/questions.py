@@ -9,7 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from chainrob.experiments.report.document import Block, Image, Section, Table, Text, Verdict
+from chainrob.experiments.report import (
+    Block,
+    Image,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    lines_alt,
+    rows_alt,
+)
 from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.measures import (
     STYLE_OF,
@@ -59,7 +68,7 @@ _IN_WORDS: dict[str, tuple[str, dict[Any, str]]] = {
 
 
 def differences(measured: Measured) -> Section:
-    """Each difference between text and program, switched alone, starting from either."""
+    """Each difference between text and program, changed alone, starting from either."""
     names = [*DIFFERENCES, "initial_weights"]
     level = 1 - 0.05 / len(names)
     changes = {
@@ -75,18 +84,20 @@ def differences(measured: Measured) -> Section:
         key: c for key, c in changes.items() if key[1] in DIFFERENCES and key[1] != "estimate_scale"
     }
     largest = max(others, key=lambda key: abs(float(others[key].mean())))
+    picture = _differences_figure(measured, ["nothing", *names])
     blocks: list[Block] = [
         Text(
-            "Text and program differ in six ways. Each difference is switched alone, once from the "
-            "program's settings and once from those of the text. The text gives no initial "
+            "Text and program differ in six ways. Each difference is changed alone, once starting "
+            "from the program's settings and once from the text's. The text gives no initial "
             "weights, so Chainer's default is tried as a seventh difference. Changes are paired "
-            "by trial. Their intervals are at 95% for all seven together (Bonferroni)."
+            "by trial. Their intervals hold at 95% for all seven together (Bonferroni)."
         ),
         *(_changes_table(measured, start, names, changes, level) for start in _FROM),
         Image(
             "differences",
-            _differences_figure(measured, ["nothing", *names]),
-            "Each difference switched alone: final test error with 95% intervals",
+            picture,
+            "Each difference changed alone: final test error with 95% intervals",
+            rows_alt(picture),
         ),
         Verdict.of(
             "Of the differences, the scale of the estimate decides how well `deep-rob` does",
@@ -170,10 +181,10 @@ def _gain_at_scale_of_text(measured: Measured) -> Verdict:
     gain = deep - robust
     share = f", {gain.mean() / published.mean():.0%} of the gain" if published.any() else ""
     return Verdict.of(
-        "With the estimate at the scale of the text a part of the gain is left",
+        "With the estimate at the scale of the text, a part of the gain remains",
         measured.decided(below(-gain)),
-        "the program's settings but for the scale: the 95% interval of (error of `deep`) - (error "
-        "of `deep-rob`), paired by trial, lies above 0",
+        "with the program's settings and the text's scale, the 95% interval of (error of `deep`) - "
+        "(error of `deep-rob`), paired by trial, lies above 0",
         with_interval(gain) + share,
     )
 
@@ -210,7 +221,12 @@ def ablation(measured: Measured) -> Section:
                     [names[2], with_interval(slow), with_interval(gain_of_slow)],
                 ],
             ),
-            Image("ablation", figure, "Test error: mean of all trials with its 95% band"),
+            Image(
+                "ablation",
+                figure,
+                "Test error: mean of all trials with its 95% band",
+                lines_alt(figure),
+            ),
             Verdict.of(
                 "Most of the published gain is the learning rate of the first layer",
                 measured.decided(below(gain / 2 - gain_of_slow)),
@@ -225,9 +241,9 @@ def ablation(measured: Measured) -> Section:
                 "Beyond the learning rate, the released estimator adds something",
                 measured.decided(below(-rest)),
                 "the 95% interval of (error of the plain mean at 1/100) - (error of `deep-rob`), "
-                "paired by trial, lies above 0; not shown is not absent",
-                f"{with_interval(rest)}, {rest.mean() / gain.mean():.0%} of the gain; {len(rest)} "
-                f"trials show a difference of {detectable(rest):.3f} in 80% of cases"
+                "paired by trial, lies above 0 ('not shown' does not mean that there is nothing)",
+                f"{with_interval(rest)}, {rest.mean() / gain.mean():.0%} of the gain; with "
+                f"{len(rest)} trials a difference of {detectable(rest):.3f} shows in 80% of cases"
                 if gain.any()
                 else "no gain",
             ),
@@ -265,13 +281,18 @@ def learning_rates(measured: Measured) -> Section:
         "Each method at its best learning rate",
         [
             Text(
-                "The program's settings at other learning rates (0.5 is the published rate). "
-                f"{first} trials choose three rates for each method. {half} trials choose the "
-                "best of the three. The other trials measure its error. Many trials are needed, "
-                "because trials are bimodal and few of them choose badly."
+                "The settings are the program's, at other learning rates. (The published rate is "
+                f"0.5.) {first} trials choose three rates for each method. {half} trials choose "
+                "the best of the three. The other trials measure its error. Many trials are "
+                "needed: trials are bimodal, so a choice by few of them is often bad."
             ),
             Table(["method", "best rate", "test error on the other trials"], rows),
-            Image("learning_rates", figure, "Final test error by learning rate (95% intervals)"),
+            Image(
+                "learning_rates",
+                figure,
+                "Final test error by learning rate (95% intervals)",
+                lines_alt(figure),
+            ),
             *verdicts,
         ],
     )

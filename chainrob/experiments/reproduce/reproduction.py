@@ -46,10 +46,17 @@ _OFFERED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``chainrob reproduce``."""
+    parser.usage = "%(prog)s [report | rgd] [options]"
     parser.description = (
         "Reproduce every table and figure of the tutorial, compare them with the published values "
         "by stated rules, and answer a referee's questions. Writes report.html, report.md, CSV "
         "files and figures. 'rgd' runs Holland and Ikeda's synthetic linear regression instead."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  chainrob reproduce --quick\n"
+        "  chainrob reproduce --resume --out results/reproduce\n"
+        "  chainrob reproduce rgd --trials 50"
     )
     add = parser.add_argument
     add(
@@ -57,17 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("report", "rgd"),
         default="report",
-        help="report (default: about a quarter of an hour on two cores) or rgd (seconds)",
+        help="report (default; about a quarter of an hour on two cores) or rgd (seconds)",
     )
     add(
         "--quick",
         action="store_true",
-        help="a run of a minute: the figure, and where its gain comes from",
+        help="about a minute: Figure 4, and where its gain comes from",
     )
     add_settings(parser, ReproduceSettings, _OFFERED)
     add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
     add("--workers", type=int, metavar="N", help="number of processes (default: one per processor)")
-    add("--out", metavar="FOLDER", help="default: results/reproduce or results/rgd")
+    add(
+        "--out",
+        metavar="FOLDER",
+        help="folder of the results (default: results/reproduce or results/rgd)",
+    )
     add_run_options(parser)
 
 
@@ -94,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     for verdict in said:
         print(f"{verdict.outcome:14} {verdict.claim}")
     if len(said) < len(verdicts):
-        print(f"{len(verdicts) - len(said)} more claims need more trials than these")
+        print(f"{len(verdicts) - len(said)} other claims need more or longer trials")
     print(f"the report is {Path(args.out) / 'report.html'} (also report.md)")
     return 0
 
@@ -104,7 +115,9 @@ def _rgd(args: argparse.Namespace, fields: dict[str, Any]) -> int:
 
     unknown = sorted(set(fields) - {"trials", "iterations", "seed"})
     if unknown or args.device != "@numpy" or args.resume or args.workers:
-        raise UsageError("reproduce rgd takes --trials, --iterations, --seed, --quick and --out")
+        raise UsageError(
+            "reproduce rgd takes only --trials, --iterations, --seed, --quick and --out"
+        )
     settings = made(RgdSettings, **{**({"trials": 20} if args.quick else {}), **fields})
     final = run_rgd(settings, args.out).final()
     print(f"results are in {args.out}")
@@ -147,7 +160,7 @@ def run_reproduction(
         UsageError: If the device or the folder cannot be used, or ``resume`` finds other settings.
         DataFileError: If a data file is missing or damaged.
     """
-    published_tables(), published_figure4()  # errors show up before anything is computed
+    published_tables(), published_figure4()  # a bad data file shows before anything is computed
     the_run = Run(
         settings.as_dict(), out, device=device, workers=workers, resume=resume, progress=progress
     )
@@ -205,16 +218,19 @@ def _summary(artifacts: Iterable[Section], questions: Iterable[Section]) -> list
         "A referee's questions": [v for section in questions for v in section.verdicts()],
     }
     everything = [v for verdicts in listed.values() for v in verdicts]
-    counts = ", ".join(f"{sum(v.outcome == o for v in everything)} {o}" for o in get_args(Outcome))
+    counts = ", ".join(
+        f"'{outcome}' {sum(verdict.outcome == outcome for verdict in everything)}"
+        for outcome in get_args(Outcome)
+    )
     first = Section(
         "What holds and what does not",
         [
             Text(
                 "chainrob reproduces M. J. Holland's tutorial, and answers a referee's questions "
-                "about its experiment. Each verdict follows from a rule, which stands "
-                "beside it below. 'Not shown' means that the interval allows both answers; it is "
+                "about its experiment. Each verdict follows from a rule, which is given "
+                "with it below. 'Not shown' means that the interval allows both answers. It is "
                 "no evidence of absence. 'Cannot be said' means that the rule needs more or "
-                "longer trials. All verdicts are about this experiment only. In all: "
+                "longer trials. All verdicts are about this experiment only. Their numbers are: "
                 f"{counts}."
             )
         ],

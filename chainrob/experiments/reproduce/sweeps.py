@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.experiments.report.document import Image, Section, Table, Text, Verdict
+from chainrob.experiments.report import Image, Section, Table, Text, Verdict, lines_alt, rows_alt
 from chainrob.experiments.reproduce.drawing import sweep_figure
 from chainrob.experiments.reproduce.measures import (
     Array,
@@ -31,8 +31,8 @@ def contamination_sweeps(measured: Measured) -> Section:
         "Contamination from 0 to 20%, push from 1 to 10^6",
         [
             Text(
-                "The program's settings. The push is k = 10^4 while the share varies. The share "
-                "is 2% while the push varies."
+                "The settings are the program's. The push is k = 10^4 while the share varies. The "
+                "share is 2% while the push varies."
             )
         ],
     )
@@ -50,9 +50,10 @@ def contamination_sweeps(measured: Measured) -> Section:
             for i, v in enumerate(values)
         ]
         figure = sweep_figure(errors, [_drawn(one) for one in written], head)
+        caption = f"Final test error by {head.split(',')[0]}, 95% intervals"
         section.blocks += [
             Table([head.split(",")[0], *methods], rows),
-            Image(question, figure, f"Final test error by {head.split(',')[0]}, 95% intervals"),
+            Image(question, figure, caption, lines_alt(figure)),
         ]
         for method in ("deep-rob (released)", "trimmed mean 5%, all layers"):
             differences = {
@@ -111,9 +112,9 @@ def clean_bound(measured: Measured) -> Section:
             Verdict.of(
                 claim,
                 measured.decided(below(above, _MARGIN, level)),
-                "the interval of the difference to plain training without contamination, paired by "
-                f"trial, lies below {_MARGIN} (95% for all together); it does not hold if it lies "
-                "above",
+                "the interval of the difference from plain training without contamination, paired "
+                f"by trial, lies below {_MARGIN} (95% for all together); the claim does not hold "
+                "if the interval lies above",
                 with_interval(above, level),
             )
         )
@@ -121,8 +122,8 @@ def clean_bound(measured: Measured) -> Section:
         "The clean-data bound",
         [
             Text(
-                "Plain training on clean data, compared with all methods on clean and on "
-                "contaminated data, on the same trials (the program's settings)."
+                "Plain training on clean data is compared with all methods, on clean and on "
+                "contaminated data. The trials are the same, and the settings are the program's."
             ),
             Table(["method", "contamination", "test error", "above the bound by"], rows),
             *costs,
@@ -176,13 +177,18 @@ def robustifier_table(measured: Measured) -> Section:
         "Every robustifier at the scale of the text",
         [
             Text(
-                "The text's settings (2% pushed by 10^4), each robustifier with its default "
-                "parameters for 5% bad samples of 100, estimates at the scale of one sample's "
-                f"gradient. Those with fewer than {least} trials take seconds a trial; their "
-                "intervals only show the scatter seen, and no verdict rests on them."
+                "The settings are the text's (2% pushed by 10^4). Each robustifier has its "
+                "default parameters for 5% bad samples of 100. Estimates are at the scale of one "
+                f"sample's gradient. Robustifiers with fewer than {least} trials take seconds per "
+                "trial. Their intervals only show the scatter, and no verdict depends on them."
             ),
             Table(["robustifier", "trials", "first layer", "all layers"], rows),
-            Image("robustifiers", figure, "Final test error of every robustifier (95% intervals)"),
+            Image(
+                "robustifiers",
+                figure,
+                "Final test error of every robustifier (95% intervals)",
+                rows_alt(figure),
+            ),
             Text("Not run: " + ("; ".join(others) or "none") + "."),
             Verdict.of(
                 "Algorithm 2 as printed (mean pilot, right scale, first layer) is better than the "
@@ -206,7 +212,7 @@ def robustifier_table(measured: Measured) -> Section:
 
 
 def _without_policy(robustifier: Any) -> str:
-    """Its text without what all have in common here."""
+    """The robustifier as text, without the policy that all of them have here."""
     text = repr(robustifier)
     return text.replace("nonfinite='propagate', ", "").replace("nonfinite='propagate'", "")
 

@@ -1,4 +1,4 @@
-"""The errors in the tutorial, and a warning of its source, each with a check that runs."""
+"""The errors in the tutorial, and a warning from its source. A check that runs confirms each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ListingFour(chainer.FunctionNode):
     """y = x W^T + b with robust gradients, in the form of Listing 4, without its errors.
 
     Args:
-        robustifier: called with the keyword ``x``, rows (N, D) to (D,).
+        robustifier: A function that is called with the keyword ``x``; it maps rows (N, D) to (D,).
     """
 
     def __init__(self, robustifier: Any) -> None:
@@ -61,7 +61,7 @@ class ListingFour(chainer.FunctionNode):
         x, W = self.get_retained_inputs()
         gy = grad_outputs[0]
         gW, gb = np.empty_like(W.array), np.empty(len(W), W.dtype)
-        for q in range(len(W)):  # one output unit after the other: gy is (N, Q)
+        for q in range(len(W)):  # one output unit after another: gy is (N, Q)
             gW[q] = self.robustifier(x=gy.array[:, q : q + 1] * x.array)
             gb[q] = self.robustifier(x=gy.array[:, q : q + 1])[0]
         # Variables are made once, after the loop: an array can be filled, a Variable cannot.
@@ -82,7 +82,9 @@ def errata_section() -> Section:
         Text("They are listed so that nobody looks for them in the code. Each is checked by a run.")
     )
     section.blocks.append(Table(["place", "what is wrong"], [[e.place, e.text] for e in found]))
-    section.blocks += [Verdict.of(f"{e.place}: as noted", e.holds, e.rule, e.found) for e in found]
+    section.blocks += [
+        Verdict.of(f"{e.place} has the noted error", e.holds, e.rule, e.found) for e in found
+    ]
     return section
 
 
@@ -115,7 +117,7 @@ def bundling_section() -> Section:
             Verdict.of(
                 "Reverse mode is right where bundling by layers is not",
                 right and off > 0.1,
-                "reverse mode equals forward mode to 1e-12 in all; bundling is off somewhere",
+                "reverse mode equals forward mode to 1e-12 in all examples; bundling is off in one",
                 f"bundling is off by up to {off:.3f}",
             ),
         ],
@@ -127,7 +129,7 @@ def _worked_example() -> EvaluationTrace:
 
 
 def _order_of_the_recursion() -> Erratum:
-    """A sweep over the steps from first to last meets adjoints that are not complete yet."""
+    """A sweep over the steps from first to last uses adjoints that are not complete yet."""
     trace = _worked_example()
     exact = trace.reverse()
     adjoints = dict.fromkeys(trace.values, 0.0) | {trace.output: 1.0}
@@ -200,7 +202,7 @@ def _listing4() -> list[Erratum]:
             "Listing 4",
             "gW is made a Variable inside the loop over the output units. A Variable cannot be "
             "filled, so the second unit fails. It must be wrapped after the loop.",
-            "the loop as printed raises TypeError; with both corrected, a layer that calls "
+            "the loop as printed raises TypeError; with both errors corrected, a layer that calls "
             "`robustifier(x=...)` has the gradients of `chainrob.functions.linear` to 1e-12",
             wrapped == "TypeError" and gap < 1e-12,
             f"raises {wrapped}; corrected, the largest difference is {gap:.0e}",

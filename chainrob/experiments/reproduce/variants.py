@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 TRIALS_A_JOB = 20
 
-# They define the robustifier of deep-rob's first layer, which a variant holds in ``layers``.
+# These fields define the robustifier of deep-rob's first layer. A variant has it in ``layers``.
 _NOT_OF_THE_DATA = {
     "setting", "trials", "robustifier", "delta", "estimate_scale", "variance_ddof",
     "variance_floor", "small_batches",
@@ -114,7 +114,7 @@ class SlowMean(CoordinateWise):
     """The plain mean times a factor: a layer that learns at another rate, without robustness.
 
     Args:
-        factor: 1/N is the factor of the released program, which does not scale back.
+        factor: The factor. That of the released program is 1/N, because it does not scale back.
 
     Example:
         >>> import numpy as np
@@ -133,7 +133,7 @@ class SlowMean(CoordinateWise):
         return values.mean(axis=-2) * self.factor
 
     def coordinate_weights(self, values: Any) -> Any:
-        """All samples count alike."""
+        """All samples have the same weight."""
         return values * 0 + 1
 
 

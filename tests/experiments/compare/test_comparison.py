@@ -190,7 +190,7 @@ def test_bad_settings(change, message):
 def test_bad_files(tmp_path, capsys):
     path = tmp_path / "a.toml"
     path.write_text("color = 1\n")
-    with pytest.raises(UsageError, match="unknown settings color; known are data"):
+    with pytest.raises(UsageError, match="unknown settings color; known settings are data"):
         read_settings(path)
     path.write_text("seeds = = 2")
     assert main(["compare", str(path)]) == 2

@@ -83,7 +83,7 @@ def test_own_files(tmp_path):
         ("iris:network=tree", "network must be linear, mlpN or cnnN, found 'tree'"),
         ("iris:network=cnn3", "a cnn needs images"),
         ("iris:batch=one", "batch must be an integer"),
-        ("iris:target=a", "are for files"),
+        ("iris:target=a", "are only for files"),
         ("iris:rate=1", "unknown option rate"),
         ("missing.csv", "cannot be read"),
     ],

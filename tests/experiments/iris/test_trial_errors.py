@@ -46,13 +46,13 @@ def test_csv_round_trip(results, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-1], "does not hold all rows just once"),
-        (lambda lines: [*lines, lines[-1]], "does not hold all rows just once"),
+        (lambda lines: lines[:-1], "does not hold every row once"),
+        (lambda lines: [*lines, lines[-1]], "does not hold every row once"),
         (lambda lines: [lines[0], lines[1].replace("deep", "dep"), *lines[2:]], "is damaged"),
         (lambda lines: [lines[0], lines[1] + "x", *lines[2:]], "is damaged"),
         (lambda lines: [lines[0], "deep,7,0,0,0.1,0.1", *lines[2:]], "is damaged"),
         (lambda lines: lines[1:], "is damaged"),
-        (lambda lines: [], "does not hold all rows"),
+        (lambda lines: [], "does not hold every row"),
     ],
 )
 def test_damaged_csv_is_refused(results, tmp_path, change, message):
