@@ -189,7 +189,7 @@ class Pilot(NamedTuple):
     @property
     def let_in(self) -> Array:
         """s psi((g - m) / s)."""
-        return self.clipped * (1.0 - self.units * self.units / 6.0)
+        return self.clipped * _ratio(self.units)
 
     @property
     def by_scale(self) -> Array:
@@ -209,4 +209,9 @@ def psi(units: Array) -> Array:
     sqrt(2) / 3.
     """
     clipped = array_module(units).clip(units, -SQRT2, SQRT2)
-    return clipped - clipped * clipped * clipped / 6.0
+    return clipped * _ratio(clipped)
+
+
+def _ratio(units: Array) -> Array:
+    """psi(u) / u where nothing is truncated."""
+    return 1.0 - units * units / 6.0

@@ -21,6 +21,26 @@ from chainrob.kernels.cpu.simd import (
 )
 
 
+@inlined
+def psi_ratio(u: Any, sixth: Any, one: Any) -> Any:
+    """psi(u) / u where nothing is truncated, 1 - u^2 / 6.
+
+    Args:
+        sixth: -1 / 6, or -1 / (6 s^2) where u is not in units of s.
+    """
+    return fma(u * u, sixth, one)
+
+
+@inlined
+def psi(v: Any, sixth: Any) -> Any:
+    """What a value v that is not truncated adds to the estimate: s psi of v / s.
+
+    It ends in a sum, not in a product that the compiler could join with one elsewhere: a kernel
+    gives the same bits whatever else it computes.
+    """
+    return fma(v * v * v, sixth, v)
+
+
 @lean
 def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
     """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
@@ -34,7 +54,7 @@ def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> A
         clipped = load(memory, base + line(i) * lanes) - center
         clipped = larger(smaller(clipped, bound), zero - bound)
         unit = clipped * inverse
-        even, odd = odd, fma(clipped, fma(unit * unit, sixth, one), even)
+        even, odd = odd, fma(clipped, psi_ratio(unit, sixth, one), even)
     return fma(even + odd, splat(dtype(1.0 / n)), center)
 
 
@@ -91,7 +111,7 @@ def psi_over_u(value: Any, facts: Any, parameters: Any) -> Any:
     center, inverse, bound, sixth, one = facts
     size = absolute(value - center)
     unit = smaller(size, bound) * inverse
-    weight = fma(unit * unit, sixth, one)
+    weight = psi_ratio(unit, sixth, one)
     if simd.exceeding(size, bound):
         weight = weight * choose(bound, size, bound / size, one)
     return weight

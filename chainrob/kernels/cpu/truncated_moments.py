@@ -37,7 +37,14 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
 )
-from chainrob.kernels.cpu.truncated_column import about_pilot, checked, mean_pilot, psi_over_u
+from chainrob.kernels.cpu.truncated_column import (
+    about_pilot,
+    checked,
+    mean_pilot,
+    psi,
+    psi_over_u,
+    psi_ratio,
+)
 from chainrob.kernels.threads import share
 
 GROUP = 4
@@ -249,11 +256,11 @@ def _mean_pilot_by_moments(
                 threshold, sixth = load(threshold_of, k * lanes), load(sixth_of, k * lanes)
                 d = repeated(a, at_a + i * lanes + k) * inputs - load(m_of, k * lanes)
                 v = larger(smaller(d, threshold), zero - threshold)
-                extra = fma(v * v * v, sixth, v) - fma(d * d * d, sixth, d)
+                extra = psi(v, sixth) - psi(d, sixth)
                 store(extra_of, k * lanes, load(extra_of, k * lanes) + extra)
                 if watched and simd.exceeding(absolute(d), threshold):
                     # psi(u) / u less the 1 - u^2 / 6 that it is of values that are not truncated.
-                    less = v * fma(v * v, sixth, one) / d - fma(d * d, sixth, one)
+                    less = v * psi_ratio(v, sixth, one) / d - psi_ratio(d, sixth, one)
                     less = choose(threshold, absolute(d), less, zero)
                     store(weight_of, k * lanes, load(weight_of, k * lanes) + less)
                     store(less_at, n_far * lanes, less)

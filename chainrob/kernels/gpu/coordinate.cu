@@ -1,6 +1,7 @@
 // Coordinate-wise estimates by order statistics and soft truncation.
 
 #include "values.cuh"
+#include "psi.cuh"
 #include "truncation.cuh"
 
 template <class T> DEVICE T winsorized_mean(const Values<T> &values, int k) {

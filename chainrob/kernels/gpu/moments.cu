@@ -11,6 +11,7 @@
 // (blocks, N): of a sample the largest magnitude in a block's columns, each times its `even`; out (Q, P).
 
 #include "values.cuh"
+#include "psi.cuh"
 #include "truncation.cuh"
 
 #ifndef __CUDACC__
@@ -94,7 +95,7 @@ DEVICE T from_moments(const Values<T> &values, const T *first, const T *second, 
                   of_x.reach + (long long)(values.p / TILE_P) * values.n, inside && !empty ? limit : far, [&](int i) {
                       const T value = product(values.gy[(long long)i * values.Q + q], values.x[(long long)i * values.P + p]);
                       const T d = value - m, v = fmin(fmax(d, -threshold), threshold);
-                      extra += (v + v * v * v * sixth) - (d + d * d * d * sixth);
+                      extra += psi(v, sixth) - psi(d, sixth);
                   });
     return T(ldexp(m + extra / n, exponent));
 }

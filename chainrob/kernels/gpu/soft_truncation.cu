@@ -19,6 +19,8 @@ using std::fmin;
 using std::sqrt;
 #endif
 
+#include "psi.cuh"
+
 constexpr int BLOCK = 16;
 constexpr int CHUNK = 32;
 #ifdef __CUDACC__
@@ -144,7 +146,7 @@ DEVICE void soft_truncation(const Batch<T> &batch, const T *mean, const T *secon
     batch.each(
         [&](int a, int b, T value) {
             const T v = fmin(fmax((value - center[a][b]) * inverse[a][b], -bound), bound);
-            sums.part[a][b] += v - v * v * v * T(1.0 / 6.0);
+            sums.part[a][b] += psi(v, T(-1.0 / 6.0));
         },
         [&] { sums.close(); });
     for (int a = 0; a < TILE; ++a)

@@ -1,4 +1,4 @@
-// Soft truncation of one coordinate from its values, read anew in every pass. Needs values.cuh.
+// Soft truncation of one coordinate from its values, read anew in every pass. Needs values.cuh and psi.cuh.
 
 // center + (s / n) sum psi((value - center) / s), s^2 = max(variance, floor) * factor, psi(v) = v - v^3 / 6 on
 // [-sqrt 2, sqrt 2] and constant beyond. With a median as pilot, variance is the squared normalized MAD.
@@ -21,7 +21,7 @@ template <class T> DEVICE T soft_truncation(const Values<T> &values, int median_
     const T bound = T(1.4142135623730951);
     const T total = values.template sum<T>([&](T value) {
         const T v = scale > T(0) ? fmin(fmax((value - center) / scale, -bound), bound) : T(0);
-        return v - v * v * v / T(6);
+        return psi(v, T(-1.0 / 6.0));
     });
     return center + scale * (total / T(values.n));
 }
