@@ -58,7 +58,8 @@ def _scaled(
     dtype = factors.dtype.type
     lanes = simd.LINE // factors.itemsize
     width = units.size
-    zero, one, tiny = splat(dtype(0)), splat(dtype(1)), splat(np.finfo(dtype).tiny)
+    zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
+    tiny = splat(np.finfo(dtype).tiny)
     for vector in range(start, stop):
         at = vector * lanes
         # The root mean square, in units of the largest so that no square overflows or vanishes.
@@ -85,6 +86,8 @@ def _scaled(
             value = load(factors, i * width + at) * scale
             store(values, (vector * n + i) * lanes, value)
             size = absolute(value)
-            reach[vector * n + i] = dtype(1.0001) * simd.largest(size * evener)
+            # A column with NaN must not hide its neighbors' values.
+            shares = choose(size, infinite, size * evener, infinite)
+            reach[vector * n + i] = dtype(1.0001) * simd.largest(shares)
             smallest = smaller(smallest, choose(zero, size, size, one))
         store(least, at, smallest)

@@ -239,7 +239,8 @@ def _mean_pilot_by_moments(
                 store(weight_of, k * lanes, fma(variance * count, sixth, count))
             # |a_i b_i - m| exceeds the threshold in no lane unless |a_i| max |b_i| does its
             # least, in units in which the b of all lanes are of one size.
-            limits[k] = simd.smallest((threshold - absolute(m)) * load(even, vector * lanes))
+            limit = (threshold - absolute(m)) * load(even, vector * lanes)
+            limits[k] = simd.smallest(choose(limit, infinite, limit, infinite))  # NaN hides none
         n_places, n_far = 0, 0
         limit = load(limits, 0)
         for i in range(n):

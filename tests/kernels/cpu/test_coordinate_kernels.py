@@ -226,3 +226,17 @@ def test_many_samples_by_moments(by_moments, n):
     # The unit is the standard error: what is left of the spread in a mean of so many.
     unit = operator.materialize().std(axis=0).reshape(operator.shape) / n**0.5
     check(c.SoftTruncation(), operator, np.float32, unit)
+
+
+@pytest.mark.parametrize("of_gy", [False, True])
+def test_nan_hides_no_truncated_value_beside_it(by_moments, of_gy):
+    rng = np.random.default_rng(0)
+    x, gy = factors(rng, (), (), 64, 1, 20, 40, np.float32)
+    x[9], gy[9] = 5 * x[9], 5 * gy[9]  # truncated in every coordinate
+    clean = c.SoftTruncation()(OuterProducts(x, gy))
+    (gy if of_gy else x)[9, 0, 0] = np.nan
+    estimate = c.SoftTruncation(nonfinite="propagate")(OuterProducts(x, gy))
+    bad = np.zeros((20, 40), bool)
+    bad[0 if of_gy else slice(None), slice(None) if of_gy else 0] = True
+    np.testing.assert_array_equal(np.isnan(estimate), bad)
+    np.testing.assert_array_equal(estimate[~bad], clean[~bad])
