@@ -32,6 +32,7 @@ DIMS, N_SAMPLES = (784, 1000, 1000, 10), 256
 
 ROBUST: dict[str, tuple[Any, str]] = {
     "Mean": (chainrob.Mean(), "layer"),
+    "AdaptiveMean": (chainrob.AdaptiveMean(), "layer"),
     "ClipNorm >> Mean, model": (chainrob.ClipNorm(1.0) >> chainrob.Mean(), "model"),
     "GeometricMedian, layer": (chainrob.GeometricMedian(), "layer"),
     "GeometricMedian, model": (chainrob.GeometricMedian(), "model"),

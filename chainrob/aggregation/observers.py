@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,14 @@ from chainrob.kernels import to_host
 from chainrob.robustifiers.suspicion import suspicion
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
+
+RankBy = Literal["weight", "suspicion"]
+
+
+def check_rank_by(rank_by: str) -> None:
+    """Raise unless the samples can be ranked so."""
+    if rank_by not in ("weight", "suspicion"):
+        raise ValueError(f"rank_by must be 'weight' or 'suspicion', found {rank_by!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +82,15 @@ class Observation:
         if self.weights is None:
             return None
         return to_host(self.weights).astype(np.float64, copy=False)
+
+    def measure(self, rank_by: RankBy) -> np.ndarray | None:
+        """What ranks the samples, low for a suspect one: (N,), or (*R, N), float64.
+
+        Args:
+            rank_by: ``'weight'`` for ``sample_weights()``, or ``'suspicion'`` for one minus
+                ``suspicion()``.
+        """
+        return self.sample_weights() if rank_by == "weight" else 1.0 - self.suspicion()
 
     def suspicion(self) -> np.ndarray:
         """How much each sample looks like a wrong label: (N,), or (*R, N), from 0 to 1, float64.

@@ -39,7 +39,7 @@ def convolution_rows(
     if 1 in wanted:
         operators[1] = PatchProducts(padded(x, pad, geometry, gy.shape[2:]), gy, geometry)
     if 2 in wanted:
-        operators[2] = position_sums(gy, keep=(1,))
+        operators[2] = position_sums(gy, keep=(1,), of_signals=True)
     return operators
 
 
@@ -62,7 +62,7 @@ def transposed_convolution_rows(
         patched = padded(gy, pad, geometry, x.shape[2:])
         operators[1] = TransposedPatchProducts(patched, x, geometry)
     if 2 in wanted:
-        operators[2] = position_sums(gy, keep=(1,))
+        operators[2] = position_sums(gy, keep=(1,), of_signals=True)
     return operators
 
 

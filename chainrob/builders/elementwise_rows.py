@@ -42,7 +42,8 @@ def scale_pullback(
 def bias_rows(arrays: tuple[Array, ...], wanted: Sequence[int], axis: int, n_axes: int) -> Rows:
     r"""The operator of b (key 1) of y = x + b, from gy alone: :math:`\sum_s g_{y_n}`."""
     (gy,) = arrays
-    return {1: _sums(gy, axis, n_axes)}
+    keep = tuple(range(axis, axis + n_axes))
+    return {1: position_sums(gy, keep=keep, of_signals=True)}
 
 
 def bias_pullback(

@@ -40,7 +40,7 @@ def normalization_rows(
         unit, _ = _normalized(x, groups, eps)
         operators[1] = position_sums(unit.reshape(x.shape) * gy, keep=keep)
     if 2 in wanted:
-        operators[2] = position_sums(gy, keep=keep)
+        operators[2] = position_sums(gy, keep=keep, of_signals=True)
     return operators
 
 

@@ -11,17 +11,22 @@ from chainrob.sample_gradients import Dense
 from chainrob.sample_gradients.operator_base import Array
 
 
-def position_sums(values: Array, keep: Sequence[int]) -> Dense:
+def position_sums(values: Array, keep: Sequence[int], of_signals: bool = False) -> Dense:
     """Rows of a parameter that is shared along some axes: the sum over all axes but the first and
     ``keep``.
 
     The sums use float32 at least, for any dtype of the values.
+
+    Args:
+        values: (N, ...).
+        keep: the axes of the parameter.
+        of_signals: whether the values are output gradients alone, as those of a bias.
     """
     axes = tuple(axis for axis in range(1, values.ndim) if axis not in keep)
     if not axes:
-        return Dense(values)
+        return Dense(values, of_signals=of_signals)
     dtype = np.promote_types(values.dtype, np.float32)
-    return Dense(values.sum(axis=axes, dtype=dtype))
+    return Dense(values.sum(axis=axes, dtype=dtype), of_signals=of_signals)
 
 
 def broadcast_to_positions(rows: Array, axis: int, like: Array) -> Array:

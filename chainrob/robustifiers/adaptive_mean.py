@@ -125,8 +125,8 @@ class AdaptiveMean(Weighting):
         if found.bad is not None and gradients.xp is np and self.nonfinite != "propagate":
             raise squares_too_large()
         # The rows of a bias and of an embedding are signals. Others hold inputs, so need a fence.
-        signals_only = gradients.sparse or getattr(gradients, "weights", None) is not None
-        weights = self._trust(found.norms, self.bounded and signals_only) / gradients.n_samples
+        bounded = self.bounded and gradients.of_signals
+        weights = self._trust(found.norms, bounded) / gradients.n_samples
         if found.bad is not None:
             weights = gradients.xp.where(found.bad[..., None], np.nan, weights)
         return weights
@@ -162,8 +162,9 @@ def sizes_of(gradients: SampleGradients) -> Sizes | None:
     weights, biases = parts[0], parts[1:]
     if weights.input_and_signal is None or len(biases) > 1:
         return None
-    if any(len(one.shape) > 1 for one in biases):
-        return None
+    for one in biases:  # with scope='model' it may be any other parameter of the model
+        if not one.of_signals or len(one.shape) > 1 or one.weights not in (None, weights):
+            return None
     x, gy = weights.input_and_signal
     flat = getattr(weights, "n_positions", 1) == 1
     return Sizes(lengths(x), lengths(gy), gy if flat else None)

@@ -30,10 +30,15 @@ class Dense(Factored):
         rows: array (*R, N, *shape); NumPy or CuPy, floating point.
         n_replica_axes: how many leading axes are replicas.
         weights: the weights beside which the rows are a bias.
+        of_signals: whether the rows are output gradients alone; those of a bias are.
     """
 
     def __init__(
-        self, rows: Array, n_replica_axes: int = 0, weights: SampleGradients | None = None
+        self,
+        rows: Array,
+        n_replica_axes: int = 0,
+        weights: SampleGradients | None = None,
+        of_signals: bool = False,
     ) -> None:
         self.rows = rows
         self.replicas = rows.shape[:n_replica_axes]
@@ -41,6 +46,7 @@ class Dense(Factored):
         self.shape = rows.shape[n_replica_axes + 1 :]
         self.dtype = rows.dtype
         self.weights = weights
+        self.of_signals = of_signals or weights is not None
 
     @property
     def xp(self) -> Any:
@@ -57,7 +63,10 @@ class Dense(Factored):
         return (self.rows,)
 
     def with_factors(self, *factors: Array) -> Dense:
-        return Dense(factors[0], len(self.replicas))
+        return self._like(factors[0], len(self.replicas))
+
+    def _like(self, rows: Array, n_replica_axes: int) -> Dense:
+        return Dense(rows, n_replica_axes, of_signals=self.of_signals)
 
     def sample_axis(self, factor: Array) -> int:
         return len(self.replicas)
@@ -105,22 +114,22 @@ class Dense(Factored):
         flat = self.flat
         matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
         means = self.xp.matmul(matrix, flat)
-        return Dense(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
+        return self._like(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
 
     def row_sums(self, rows: RowIndex) -> Dense:
         axis = len(self.replicas)
-        return Dense(rows.sums(self.rows.astype(self.compute_dtype, copy=False), axis), axis)
+        return self._like(rows.sums(self.rows.astype(self.compute_dtype, copy=False), axis), axis)
 
     def added_up(self, uses: Sequence[Any]) -> Dense:
-        return Dense(sum(one.rows for one in uses), len(self.replicas))
+        return self._like(sum(one.rows for one in uses), len(self.replicas))
 
     def replica(self, index: tuple[int | slice, ...]) -> Dense:
         rows = self.rows[index]
-        return Dense(rows, rows.ndim - 1 - len(self.shape))
+        return self._like(rows, rows.ndim - 1 - len(self.shape))
 
     def units(self) -> Dense:
         axis = len(self.replicas)
-        return Dense(self.xp.moveaxis(self.rows, axis + 1, axis), axis + 1)
+        return self._like(self.xp.moveaxis(self.rows, axis + 1, axis), axis + 1)
 
     def pulled_units(self, pulled: tuple[Array, ...]) -> tuple[Array, ...]:
         axis = len(self.replicas)

@@ -47,6 +47,7 @@ class EmbeddingGradients(Tiled):
     """
 
     sparse: ClassVar[bool] = True
+    of_signals = True
     units_come_first: ClassVar[bool] = False
 
     def __init__(self, ids: Array, gy: Array, n_ids: int) -> None:

@@ -280,6 +280,9 @@ class SampleGradients(Differentiable, abc.ABC):
     sparse: ClassVar[bool] = False
     """Whether most coordinates are zero in all samples."""
 
+    of_signals: bool = False
+    """Whether the rows are output gradients alone, with no input in them, as those of a bias."""
+
     of_rows: ClassVar[bool] = False
     """Whether a layer sees several rows of one sample; see ``RowSums``."""
 

@@ -21,8 +21,8 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
     r"""Multi-layer perceptron classifier, trained with robust estimates of the gradients.
 
     Most parameters are those of scikit-learn's ``MLPClassifier`` and mean the same. New are
-    ``robustifier``, ``scope``, ``loss``, ``huber_delta`` and ``track_suspects``. One differs: here
-    ``solver='sgd'`` has no momentum, and ``solver='momentum'`` has.
+    ``robustifier``, ``scope``, ``loss``, ``huber_delta``, ``track_suspects`` and ``rank_by``. One
+    differs: here ``solver='sgd'`` has no momentum, and ``solver='momentum'`` has.
 
     Args:
         hidden_layer_sizes: Units of the hidden layers, an integer or a sequence.
@@ -57,6 +57,9 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         huber_delta: The error at which Huber's loss turns from a square into a line.
         track_suspects: Record the samples' weights for ``suspects_``. The weights come from the
             pass that makes the estimate (``benchmarks/watching.py`` measures the cost).
+        rank_by: The measure that is recorded: ``'weight'``, or ``'suspicion'`` for one minus
+            ``chainrob.robustifiers.suspicion``, which finds wrong labels better. It takes the
+            weight's place in the attributes.
 
     Attributes:
         classes_: The classes.
@@ -124,6 +127,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         n_iter_no_change: int = 10,
         huber_delta: float = 1.0,
         track_suspects: bool = True,
+        rank_by: str = "weight",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.robustifier = robustifier
@@ -148,6 +152,7 @@ class RobustMLPClassifier(ClassifierMixin, RobustMLP):
         self.n_iter_no_change = n_iter_no_change
         self.huber_delta = huber_delta
         self.track_suspects = track_suspects
+        self.rank_by = rank_by
 
     def fit(self, X: Any, y: ArrayLike) -> RobustMLPClassifier:
         """Train a new network on X, (n, d), dense or sparse, and the classes y, (n,)."""

@@ -26,7 +26,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         hidden_layer_sizes, robustifier, scope, activation: As in ``RobustMLPClassifier``.
         solver, alpha, batch_size, learning_rate_init, max_iter, shuffle, random_state: Likewise.
         tol, verbose, momentum, early_stopping, validation_fraction: Likewise.
-        beta_1, beta_2, epsilon, n_iter_no_change, track_suspects: Likewise.
+        beta_1, beta_2, epsilon, n_iter_no_change, track_suspects, rank_by: Likewise.
         loss: ``'squared_error'`` (half the square), ``'absolute_error'`` or ``'huber'``, averaged
             over the outputs.
         huber_delta: The error, in units of y, at which Huber's loss turns from a square into a
@@ -88,6 +88,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         n_iter_no_change: int = 10,
         huber_delta: float = 1.0,
         track_suspects: bool = True,
+        rank_by: str = "weight",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.robustifier = robustifier
@@ -112,6 +113,7 @@ class RobustMLPRegressor(RegressorMixin, MultiOutputMixin, RobustMLP):
         self.n_iter_no_change = n_iter_no_change
         self.huber_delta = huber_delta
         self.track_suspects = track_suspects
+        self.rank_by = rank_by
 
     def fit(self, X: Any, y: ArrayLike) -> RobustMLPRegressor:
         """Train a new network on X, (n, d), dense or sparse, and responses y, (n,) or (n, k)."""

@@ -90,6 +90,7 @@ class RobustMLP(BaseEstimator):
                 self._batch_size(len(rows)),
                 self.alpha,
                 averages,
+                self.rank_by,
             )
             total[order] += losses
             epochs += 1
@@ -231,6 +232,7 @@ class RobustMLP(BaseEstimator):
             ("solver", SOLVERS),
             ("loss", self._losses),
             ("scope", SCOPES),
+            ("rank_by", ("weight", "suspicion")),
         ):
             if getattr(self, name) not in known:
                 _refuse(name, f"be one of {', '.join(map(repr, known))}", getattr(self, name))

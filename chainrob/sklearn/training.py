@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 import chainer
+from chainrob.aggregation.observers import RankBy
 from chainrob.sklearn.network_choice import Network
 from chainrob.training import Observation, RobustGradient, WeightAverages, observe
 
@@ -73,6 +74,7 @@ def run_epoch(
     batch_size: int,
     alpha: float,
     averages: WeightAverages | None,
+    rank_by: RankBy,
 ) -> NDArray[Any]:
     """Train for one epoch, in this order of the samples.
 
@@ -84,6 +86,7 @@ def run_epoch(
         batch_size: Largest number of samples in a batch.
         alpha: L2 penalty of the weights. As in scikit-learn, a batch of B samples uses alpha / B.
         averages: Collects the samples' weights, or None.
+        rank_by: What it collects: ``'weight'`` or ``'suspicion'``.
 
     Returns:
         The loss of every sample at the time of its batch, in the order of ``order``.
@@ -92,7 +95,7 @@ def run_epoch(
     rows = order
 
     def keep(observation: Observation) -> None:
-        weights = observation.sample_weights()
+        weights = observation.measure(rank_by)
         if weights is not None and averages is not None:
             averages.add(observation.name, rows, weights)
 

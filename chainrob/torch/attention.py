@@ -90,13 +90,11 @@ class MultiheadAttention(RobustModule, nn.MultiheadAttention):
         return [one.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for one in parts]
 
     def _map(self, x: Tensor) -> Tensor:
+        if self.robustifier is None:
+            return F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        kind = layer_kinds.linear(("in_proj_weight", "in_proj_bias"))
         # Here the samples come first, wherever they were.
-        axis, self.__dict__["sample_axis"] = self.sample_axis, 0
-        try:
-            kind = layer_kinds.linear(("in_proj_weight", "in_proj_bias"))
-            return self.run(kind, x, self.in_proj_weight, self.in_proj_bias)
-        finally:
-            self.__dict__["sample_axis"] = axis
+        return self.run(kind, x, self.in_proj_weight, self.in_proj_bias, sample_axis=0)
 
     def estimated(self):  # type: ignore[no-untyped-def]
         return iter((self.in_proj_weight, self.in_proj_bias))
@@ -134,8 +132,11 @@ def unsupported_attention(module: nn.MultiheadAttention) -> str:
 
 def _samples_first(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Each with its first two axes exchanged; what was one tensor stays one."""
-    turned = {id(one): one.transpose(0, 1) for one in tensors}
-    return tuple(turned[id(one)] for one in tensors)
+    turned: list[Tensor] = []
+    for number, one in enumerate(tensors):
+        known = [i for i in range(number) if tensors[i] is one]
+        turned.append(turned[known[0]] if known else one.transpose(0, 1))
+    return tuple(turned)
 
 
 def _joined_mask(

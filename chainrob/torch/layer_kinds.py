@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chainrob import builders
+from chainrob.torch.compiled_layers import kind_of_layer
 from chainrob.torch.robust_call import LayerKind
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 Extent = tuple[int, ...]
 
 
-@lru_cache(maxsize=16)
+@kind_of_layer
 def linear(names: tuple[str, ...] = ("weight", "bias")) -> LayerKind:
     """y = x W^T + b over the last axis; the axes between samples and inputs are positions."""
     return LayerKind(
@@ -39,7 +40,7 @@ def linear(names: tuple[str, ...] = ("weight", "bias")) -> LayerKind:
     )
 
 
-@lru_cache(maxsize=256)
+@kind_of_layer
 def convolution(
     ksize: Extent, stride: Extent, padding: Extent, dilation: Extent, groups: int
 ) -> LayerKind:
@@ -61,7 +62,7 @@ def convolution(
     )
 
 
-@lru_cache(maxsize=256)
+@kind_of_layer
 def transposed_convolution(
     ksize: Extent,
     stride: Extent,
@@ -90,7 +91,7 @@ def transposed_convolution(
     )
 
 
-@lru_cache(maxsize=256)
+@kind_of_layer
 def embedding(n_ids: int, padding_idx: int | None) -> LayerKind:
     """Rows of the weight by id."""
     options: dict[str, Any] = {"n_ids": n_ids, "ignored": padding_idx}
@@ -106,7 +107,7 @@ def embedding(n_ids: int, padding_idx: int | None) -> LayerKind:
     )
 
 
-@lru_cache(maxsize=256)
+@kind_of_layer
 def affine(function: str, axis: int, n_axes: int) -> LayerKind:
     """y = x W + b, entry by entry: what a normalization does after it has normalized.
 
@@ -156,7 +157,7 @@ def affine(function: str, axis: int, n_axes: int) -> LayerKind:
     )
 
 
-@lru_cache(maxsize=2)
+@kind_of_layer
 def prelu(shared: bool) -> LayerKind:
     """max(x, 0) + W min(x, 0), with one slope for all channels or one a channel."""
 

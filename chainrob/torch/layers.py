@@ -51,6 +51,8 @@ class Linear(RobustModule, nn.Linear):
     stock = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.runs_plainly:
+            return super().forward(input)
         return self.run(layer_kinds.linear(), input, self.weight, self.bias)
 
 
@@ -62,7 +64,7 @@ class AttentionOutput(Linear):
 
 class _Convolution(RobustModule, nn.modules.conv._ConvNd):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super()._conv_forward(input, weight, bias)
         padding: Any = self.padding
         if self.padding_mode != "zeros" and input.ndim == weight.ndim:
@@ -100,7 +102,7 @@ class Conv3d(_Convolution, nn.Conv3d):
 
 class _TransposedConvolution(RobustModule, nn.modules.conv._ConvTransposeNd):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super().forward(input, output_size)
         output_padding: Any = self.output_padding
         if output_size is not None:
@@ -149,7 +151,7 @@ class Embedding(RobustModule, nn.Embedding):
     stock = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super().forward(input)
         found = [
             name
@@ -170,7 +172,7 @@ class LayerNorm(RobustModule, nn.LayerNorm):
     stock = nn.LayerNorm
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super().forward(input)
         return normalizations._layer_norm(
             self.run, input, tuple(self.normalized_shape), self.weight, self.bias, self.eps
@@ -183,7 +185,7 @@ class RMSNorm(RobustModule, nn.RMSNorm):
     stock = nn.RMSNorm
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super().forward(x)
         return normalizations._rms_norm(
             self.run, x, tuple(self.normalized_shape), self.weight, self.eps
@@ -196,7 +198,7 @@ class GroupNorm(RobustModule, nn.GroupNorm):
     stock = nn.GroupNorm
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return super().forward(input)
         return normalizations._group_norm(
             self.run, input, self.num_groups, self.weight, self.bias, self.eps
@@ -205,8 +207,7 @@ class GroupNorm(RobustModule, nn.GroupNorm):
 
 class _InstanceNorm(RobustModule, nn.modules.instancenorm._InstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
-        plain = self.robustifier is None or not torch.is_grad_enabled()
-        if plain or (self.weight is None and self.bias is None):
+        if self.runs_plainly or (self.weight is None and self.bias is None):
             return super().forward(input)
         if self.track_running_stats:
             raise ValueError(
@@ -241,5 +242,7 @@ class PReLU(RobustModule, nn.PReLU):
     stock = nn.PReLU
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.runs_plainly:
+            return super().forward(input)
         kind = layer_kinds.prelu(self.weight.numel() == 1)
         return self.run(kind, input, self.weight)

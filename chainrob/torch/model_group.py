@@ -119,6 +119,10 @@ class ModelGroup:
         self._layers = [one for one in self._layers if one() not in (None, layer)]
         self._token = None
 
+    def parameters_changed(self) -> None:
+        """Forget the token: a layer has another parameter."""
+        self._token = None
+
     def layers(self) -> list[Any]:
         """The layers that are still there."""
         return [one for one in (reference() for reference in self._layers) if one is not None]

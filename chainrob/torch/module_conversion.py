@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from chainrob.aggregation import Reduction, Scope, check_options
 from chainrob.robustifiers import AdaptiveMean
 from chainrob.torch.attention import unsupported_attention
+from chainrob.torch.compiled_layers import enroll
 from chainrob.torch.model_group import ModelGroup
 from chainrob.torch.recurrent_cells import RecurrentCell
 from chainrob.torch.robust_modules import SETTINGS, RobustModule, robust_forms
@@ -194,6 +195,8 @@ def plain(module: Module) -> Module:
                 one.__dict__.pop(name, None)
             if "stock" in type(one).__dict__:
                 one.__class__ = type(one).stock
+            else:
+                one.name_in_graphs = enroll(one)
     return module
 
 
@@ -211,6 +214,7 @@ def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _convert(module: nn.Module) -> None:
     if not isinstance(module, RobustModule):
         module.__class__ = robust_forms()[type(module)]
+        module.name_in_graphs = enroll(module)
 
 
 def _refuse_wrappers(module: nn.Module) -> None:

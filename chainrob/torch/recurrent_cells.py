@@ -4,7 +4,6 @@ over the steps.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from chainrob.torch import layer_kinds
@@ -17,7 +16,7 @@ class RecurrentCell(RobustModule, nn.modules.rnn.RNNCellBase):
     """A cell is two Linear layers, of input and state, and what it makes of their sums."""
 
     def _plain(self) -> bool:
-        if self.robustifier is None or not torch.is_grad_enabled():
+        if self.runs_plainly:
             return True
         if self.scope != "model":
             raise ValueError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,19 @@ from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiab
 from chainrob.torch import gradient_accumulation, loss_scale, ranks_of_ddp, sample_axis_watch
 from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
-__all__ = ["LayerKind", "RobustCall", "breaks_graph", "run"]
+__all__ = [
+    "LayerKind",
+    "Parameters",
+    "RobustCall",
+    "breaks_graph",
+    "check_call",
+    "check_leaves",
+    "gradients_of",
+    "in_backward_pass",
+    "lower_dtype",
+    "run",
+    "stock_output",
+]
 
 Parameters = Sequence["Tensor | None"]
 
@@ -143,14 +154,9 @@ class RobustFunction(torch.autograd.Function):
         ctx: Any, call: RobustCall, token: Tensor | None, x: Tensor, *parameters: Tensor | None
     ) -> Tensor:
         ctx.call = call
-        # A call made inside a backward pass is reentrant checkpointing's.
-        ctx.recomputed = torch._C._current_graph_task_id() != -1
+        ctx.recomputed = in_backward_pass()
         ctx.save_for_backward(x, *parameters)
-        used = parameters
-        if call.dtype is not None:
-            used = tuple(None if one is None else one.to(call.dtype) for one in parameters)
-        with _without_autocast(x) if call.dtype is not None else nullcontext():
-            return call.kind.op(x, *used)
+        return stock_output(call.kind, x, parameters, call.dtype)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> Any:
@@ -162,17 +168,8 @@ class RobustFunction(torch.autograd.Function):
             )
         x, *parameters = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
-        gx = None
-        if needed[0] and call.kind.input_gradient is not None:
-            used = [None if one is None else one.to(gy.dtype) for one in parameters]
-            gx = call.kind.input_gradient(gy, x, *used)
-        wanted = [key for key, need in enumerate(needed[1:], 1) if need]
-        found: list[Tensor | None] = [None] * len(parameters)
-        if wanted:
-            gradients = _parameter_gradients(call, x, gy, parameters, wanted, ctx.recomputed)
-            for key, gradient in zip(wanted, gradients, strict=True):
-                found[key - 1] = gradient
-        return None, None, gx, *found
+        gx, gradients = gradients_of(call, x, gy, parameters, needed, ctx.recomputed)
+        return None, None, gx, *gradients
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -180,6 +177,46 @@ class RobustFunction(torch.autograd.Function):
             f"{ctx.call.where}: a robust layer has no forward-mode derivative; use "
             f"chainrob.torch.plain(module) first"
         )
+
+
+def stock_output(
+    kind: LayerKind, x: Tensor, parameters: Parameters, dtype: torch.dtype | None
+) -> Tensor:
+    """y of the stock layer, in the dtype of autocast if there is one."""
+    if dtype is None:
+        return kind.op(x, *parameters)
+    with torch.autocast(x.device.type, enabled=False):
+        return kind.op(x, *(None if one is None else one.to(dtype) for one in parameters))
+
+
+def in_backward_pass() -> bool:
+    """Whether this is called inside a backward pass, as reentrant checkpointing calls a layer."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def gradients_of(
+    call: RobustCall,
+    x: Tensor,
+    gy: Tensor,
+    parameters: Parameters,
+    needed: Sequence[bool],
+    recomputed: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The stock gx, and the robust gradients of the parameters, each where it is needed.
+
+    Gradients of parameters that wait for the end of the pass are None.
+    """
+    gx = None
+    if needed[0] and call.kind.input_gradient is not None:
+        used = [None if one is None else one.to(gy.dtype) for one in parameters]
+        gx = call.kind.input_gradient(gy, x, *used)
+    wanted = [key for key, need in enumerate(needed[1:], 1) if need]
+    found: list[Tensor | None] = [None] * len(parameters)
+    if wanted:
+        gradients = _parameter_gradients(call, x, gy, parameters, wanted, recomputed)
+        for key, gradient in zip(wanted, gradients, strict=True):
+            found[key - 1] = gradient
+    return gx, found
 
 
 def _parameter_gradients(
@@ -313,6 +350,20 @@ class _Refused(torch.autograd.Function):
         raise ctx.error
 
 
+def breaks_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function at which ``torch.compile`` breaks its graph, for it cannot look into the core."""
+    eagerly = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return eagerly(*args, **options)
+        return function(*args, **options)
+
+    return called
+
+
+@breaks_graph
 def run(
     kind: LayerKind,
     x: Tensor,
@@ -332,37 +383,16 @@ def run(
     """
     if aggregation.robustifier is None or not torch.is_grad_enabled():
         return kind.op(x, *parameters)
-    return _apply(kind, x, parameters, aggregation, sample_axis, path, group)
-
-
-def _apply(
-    kind: LayerKind,
-    x: Tensor,
-    parameters: Parameters,
-    aggregation: Aggregation,
-    sample_axis: int,
-    path: str,
-    group: Any,
-) -> Tensor:
     if not any(one is not None and one.requires_grad for one in parameters):
         return kind.op(x, *parameters)
     where = f"{kind.function} {path!r}" if path else kind.function
-    _check(kind, x, parameters, sample_axis, where)
-    dtype, in_half = None, False
-    if torch.is_autocast_enabled(x.device.type):
-        lower = torch.get_autocast_dtype(x.device.type)
-        in_half = lower == torch.float16
-        if kind.casts and x.dtype.is_floating_point:
-            dtype, x = lower, x.to(lower)
+    check_call(kind, x, parameters, sample_axis, where)
+    dtype, in_half = lower_dtype(x, kind.casts)
+    if dtype is not None:
+        x = x.to(dtype)
     token = None
     if group is not None:
-        computed = [one for one in parameters if one is not None and not one.is_leaf]
-        if computed:
-            raise RuntimeError(
-                f"{where}: scope='model' needs parameters that are leaves of the graph, found one "
-                f"of shape {tuple(computed[0].shape)} that a hook or parametrization computes; use "
-                f"scope='layer'"
-            )
+        check_leaves([one for one in parameters if one is not None and not one.is_leaf], where)
         token = group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
     call = RobustCall(
@@ -371,27 +401,33 @@ def _apply(
     return RobustFunction.apply(call, token, x, *parameters)
 
 
-def breaks_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function at which ``torch.compile`` breaks its graph, for it cannot look into the core.
+def lower_dtype(x: Tensor, casts: bool) -> tuple[torch.dtype | None, bool]:
+    """What autocast makes of the input and the parameters of a layer, and whether it is float16.
 
-    A layer does so once, with all that it does. A module without a robustifier does not.
+    Args:
+        x: the input.
+        casts: whether autocast runs the layer in a lower precision.
     """
-    eagerly = torch._disable_dynamo(function)
-
-    @functools.wraps(function)
-    def called(*args: Any, **options: Any) -> Any:
-        if torch.compiler.is_compiling():
-            plain = isinstance(args[0], torch.nn.Module) and args[0].robustifier is None
-            if not plain:
-                return eagerly(*args, **options)
-        return function(*args, **options)
-
-    return called
+    if not torch.is_autocast_enabled(x.device.type):
+        return None, False
+    lower = torch.get_autocast_dtype(x.device.type)
+    return lower if casts and x.dtype.is_floating_point else None, lower == torch.float16
 
 
-def _check(
+def check_leaves(computed: Sequence[Tensor], where: str) -> None:
+    """Raise where ``scope='model'`` meets parameters that are no leaves of the graph."""
+    if computed:
+        raise RuntimeError(
+            f"{where}: scope='model' needs parameters that are leaves of the graph, found one "
+            f"of shape {tuple(computed[0].shape)} that a hook or parametrization computes; use "
+            f"scope='layer'"
+        )
+
+
+def check_call(
     kind: LayerKind, x: Tensor, parameters: Parameters, sample_axis: int, where: str
 ) -> None:
+    """Raise where a layer cannot be estimated."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             f"{where}: a robust layer cannot run under torch.func or functorch (vmap, grad, jvp, "
@@ -407,7 +443,3 @@ def _check(
     for one in parameters:
         if one is not None and one.dtype.is_complex:
             raise TypeError(f"{where}: a robust layer needs real parameters, found {one.dtype}")
-
-
-def _without_autocast(x: Tensor) -> Any:
-    return torch.autocast(x.device.type, enabled=False)

@@ -9,12 +9,21 @@ from typing import Any, ClassVar
 import torch
 
 from chainrob.aggregation import Aggregation, Reduction, Scope, check_options
+from chainrob.torch import compiled_layers
 from chainrob.torch.model_group import ModelGroup
-from chainrob.torch.robust_call import LayerKind, breaks_graph, run
+from chainrob.torch.robust_call import LayerKind, run
 
 __all__ = ["SETTINGS", "RobustModule", "robust_forms"]
 
-SETTINGS = ("robustifier", "loss_reduction", "scope", "sample_axis", "group", "path")
+SETTINGS = (
+    "robustifier",
+    "loss_reduction",
+    "scope",
+    "sample_axis",
+    "group",
+    "path",
+    "name_in_graphs",
+)
 
 _forms: dict[type[torch.nn.Module], type[RobustModule]] = {}
 
@@ -41,6 +50,7 @@ class RobustModule(torch.nn.Module):
         sample_axis: the axis of the input that counts the samples.
         group: with ``scope='model'``: the layers that are estimated together.
         path: the module's name in the model, for messages.
+        name_in_graphs: its name in the graphs of ``torch.compile``.
     """
 
     stock: ClassVar[type[torch.nn.Module]]
@@ -53,6 +63,7 @@ class RobustModule(torch.nn.Module):
     sample_axis: int = 0
     group: ModelGroup | None = None
     path: str = ""
+    name_in_graphs: str = ""
 
     def __init__(
         self,
@@ -68,9 +79,6 @@ class RobustModule(torch.nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("forward", "_conv_forward"):
-            if name in cls.__dict__:
-                setattr(cls, name, breaks_graph(cls.__dict__[name]))
         if "stock" in cls.__dict__:
             _forms.setdefault(cls.stock, cls)
             # help() and inspect show the stock module's arguments, then the keyword-only ones.
@@ -98,6 +106,7 @@ class RobustModule(torch.nn.Module):
         self.loss_reduction = loss_reduction
         self.scope = scope
         self.sample_axis = sample_axis
+        self.name_in_graphs = self.name_in_graphs or compiled_layers.enroll(self)
         if self.group is not None and (scope != "model" or self.group is not group):
             self.group.leave(self)
             self.group = None
@@ -114,8 +123,29 @@ class RobustModule(torch.nn.Module):
         """The parameters that the module's own calls estimate."""
         return iter(self._parameters.values())
 
-    def run(self, kind: LayerKind, x: torch.Tensor, *parameters: torch.Tensor | None) -> Any:
-        """y of one call of this layer, with its settings."""
+    @property
+    def runs_plainly(self) -> bool:
+        """Whether a call is the stock module's: nothing is estimated, or nobody wants gradients."""
+        return self.robustifier is None or not torch.is_grad_enabled()
+
+    def run(
+        self,
+        kind: LayerKind | str,
+        x: torch.Tensor,
+        *parameters: torch.Tensor | None,
+        sample_axis: int | None = None,
+    ) -> Any:
+        """y of one call of this layer, with its settings.
+
+        Args:
+            kind: what the layer does; of a kind in this library, its name while Dynamo traces.
+            x: the input.
+            parameters: in the order of the kind's names.
+            sample_axis: the axis of x that counts the samples; by default that of the settings.
+        """
+        axis = self.sample_axis if sample_axis is None else sample_axis
+        if isinstance(kind, str):
+            return compiled_layers.call(self, kind, x, parameters, axis)
         if self.robustifier is None:
             return kind.op(x, *parameters)
         return run(
@@ -123,14 +153,20 @@ class RobustModule(torch.nn.Module):
             x,
             parameters,
             self.aggregation,
-            sample_axis=self.sample_axis,
+            sample_axis=axis,
             path=self.path,
             group=self.group,
         )
 
+    def register_parameter(self, name: str, param: Any) -> None:
+        super().register_parameter(name, param)
+        if self.group is not None:
+            self.group.parameters_changed()
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copy or an unpickled module belongs to its copy of the group.
         super().__setstate__(state)
+        self.name_in_graphs = compiled_layers.enroll(self)
         if self.group is not None:
             self.group.join(self)
 

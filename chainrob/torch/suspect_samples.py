@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from chainrob._renamed import renamed_attribute
 from chainrob.aggregation import Observation, add_observer, remove_observer
+from chainrob.aggregation.observers import RankBy, check_rank_by
 from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.torch import gradient_accumulation
 from chainrob.torch.robust_modules import RobustModule
@@ -33,12 +34,17 @@ class Suspects:
         n_samples: size of the dataset.
         layers: names of the layers to take into account; None takes all. With ``scope='model'``
             there is one, ``'model'``.
+        rank_by: the measure by which samples are ranked. ``'weight'``: the effective weight, which
+            finds bad inputs and gross outliers. ``'suspicion'``: one minus
+            ``chainrob.robustifiers.suspicion``, which finds wrong labels better. It needs no robust
+            estimate: with ``chainrob.Mean()`` the training stays the plain one. ``weights`` and
+            ``relative`` then hold one minus the suspicion in the weight's place.
 
     Attributes:
         averages: the ``WeightAverages`` behind ``ranking``, ``relative`` and ``weights``.
 
     Raises:
-        ValueError: no robust layer; in a backward pass: a layer whose samples are not the batch's.
+        ValueError: no robust layer, or another ``rank_by``; in a backward pass: a layer whose samples are not the batch's.
         RuntimeError: in a backward pass: nobody said which samples the batch holds.
 
     Example:
@@ -62,11 +68,18 @@ class Suspects:
     """
 
     def __init__(
-        self, module: torch.nn.Module, n_samples: int, *, layers: Collection[str] | None = None
+        self,
+        module: torch.nn.Module,
+        n_samples: int,
+        *,
+        layers: Collection[str] | None = None,
+        rank_by: RankBy = "weight",
     ) -> None:
+        check_rank_by(rank_by)
         if isinstance(layers, str):
             raise TypeError(f"layers must be a collection of names, found {layers!r}")
         self.averages = WeightAverages(n_samples)
+        self.rank_by = rank_by
         self._names = None if layers is None else frozenset(layers)
         self._indices: np.ndarray | None = None
         self._joined: Any = None  # the accumulation whose micro-batches the indices are of
@@ -164,7 +177,7 @@ class Suspects:
         name = owner.path or "model" if isinstance(owner, RobustModule) else "model"
         if self._names is not None and name not in self._names:
             return
-        weights = observation.sample_weights()
+        weights = observation.measure(self.rank_by)
         if weights is None:
             return
         if self._indices is None:

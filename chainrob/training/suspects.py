@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 import chainer
 from chainer.training import trigger as triggers
 from chainrob._renamed import renamed_attribute
+from chainrob.aggregation.observers import RankBy, check_rank_by
 from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.atomic_files import atomic_path, remove_leftovers
 from chainrob.training.batch_indices import BatchIndices
@@ -97,15 +98,14 @@ class SuspectReport(chainer.training.Extension):
         n_samples: int | None = None,
         layers: Collection[str] | Callable[[str], bool] | None = None,
         below: float = 0.5,
-        rank_by: Literal["weight", "suspicion"] = "weight",
+        rank_by: RankBy = "weight",
         filename: str | None = "suspects.csv",
         plot_name: str | None = "suspects.png",
         trigger: Any = (1, "epoch"),
     ) -> None:
         if not 0 < below <= 1:
             raise ValueError(f"below must lie in (0, 1], found {below!r}")
-        if rank_by not in ("weight", "suspicion"):
-            raise ValueError(f"rank_by must be 'weight' or 'suspicion', found {rank_by!r}")
+        check_rank_by(rank_by)
         if (indices is None) != (n_samples is None):
             raise ValueError(
                 "indices and n_samples must be given together, found "
@@ -215,10 +215,7 @@ class SuspectReport(chainer.training.Extension):
         name = observation.name if observation.name != "/" else "/model"
         if not self._takes(observation.name):
             return
-        if self.rank_by == "suspicion":
-            weights: Any = 1.0 - observation.suspicion()
-        else:
-            weights = observation.sample_weights()
+        weights = observation.measure(self.rank_by)
         if weights is not None:
             # Replicas of a layer see the same samples.
             self._step.append((name, weights.reshape(-1, weights.shape[-1]).mean(axis=0)))

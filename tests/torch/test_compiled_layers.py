@@ -1,0 +1,287 @@
+"""Robust layers under ``torch.compile``: no graph break, and the numbers of eager programs."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import chainrob
+import chainrob.torch as ct
+from tests.torch.cases import CASES, losses
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel"),
+    # Dynamo asks every tensor that it meets for .grad.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+
+SCOPES = ["layer", "model"]
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def mlp(robustifier, scope, dtype=torch.float64):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 2)).to(dtype)
+    return ct.robustify(net, robustifier, scope=scope)
+
+
+def compiled(net, **options):
+    return torch.compile(net, backend="aot_eager", fullgraph=True, **options)
+
+
+def batch(n=6, seed=0):
+    x = torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x[0] *= 20
+    return x
+
+
+def gradients(net, forward, x):
+    net.zero_grad()
+    forward(x).square().mean().backward()
+    return [p.grad.clone() for p in net.parameters()]
+
+
+def check(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scope", ["unit", *SCOPES])
+def test_one_graph_with_the_numbers_of_eager(scope):
+    net = mlp(chainrob.GeometricMedian(), scope)
+    explained = torch._dynamo.explain(net)(batch())
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+    wanted = gradients(net, net, batch())
+    forward = compiled(net)
+    for _ in range(2):
+        check(gradients(net, forward, batch()), wanted)
+    x, z = batch().requires_grad_(), batch().requires_grad_()
+    forward(x).sum().backward()
+    net(z).sum().backward()
+    torch.testing.assert_close(x.grad, z.grad)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_layer(case, scope):
+    layer, x = case.layer(), case.batch()
+    ct.robustify(layer, chainrob.GeometricMedian(), scope=scope)
+    losses(layer(x)).mean().backward()
+    wanted = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    losses(compiled(layer)(x)).mean().backward()
+    check([p.grad for p in layer.parameters()], wanted)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    "robustifier",
+    [
+        chainrob.AdaptiveMean(),
+        chainrob.TrimmedMean(0.2),
+        chainrob.ClipNorm(0.1) >> chainrob.Mean(),
+        lambda rows: np.median(rows, axis=0),
+    ],
+    ids=["adaptive", "trimmed", "clipped", "callable"],
+)
+def test_a_training_with_batches_of_several_sizes(robustifier, scope):
+    eager, net = mlp(robustifier, scope), mlp(robustifier, scope)
+    counter = CompileCounterWithBackend("aot_eager")
+    forward = torch.compile(net, backend=counter, fullgraph=True, dynamic=True)
+    for one, run in ((eager, eager), (net, forward)):
+        optimizer = torch.optim.Adam(one.parameters(), 0.01)
+        for step, n in enumerate([6, 9, 5, 6, 11]):
+            optimizer.zero_grad()
+            run(batch(n, step)).square().mean().backward()
+            optimizer.step()
+    check(list(net.parameters()), list(eager.parameters()))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_watched_while_compiled(scope):
+    answers = []
+    for compiling in (False, True):
+        net = mlp(chainrob.GeometricMedian(), scope)
+        forward = compiled(net) if compiling else net
+        with ct.Suspects(net, 12) as suspects, ct.gram(net) as gram:
+            for start in (0, 6):
+                suspects.next(np.arange(start, start + 6))
+                gradients(net, forward, batch(6, start))
+        answers.append((suspects.weights(), gram.total.numpy()))
+    for found, wanted in zip(*answers, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+class Repeated(nn.Module):
+    """A layer that is called twice with one input, and a weight that two layers share."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+        self.double()
+
+    def forward(self, x):
+        return self.second(self.first(x) + self.first(x))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_equal_calls_are_not_taken_for_one(scope):
+    net = ct.robustify(Repeated(), chainrob.GeometricMedian(), scope=scope)
+    check(gradients(net, compiled(net), batch()), gradients(net, net, batch()))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_parameters_and_settings_may_change(scope):
+    net = mlp(chainrob.GeometricMedian(), scope)
+    forward = compiled(net)
+    gradients(net, forward, batch())
+    net[0].bias.requires_grad_(False)
+    net.zero_grad()
+    forward(batch()).square().mean().backward()
+    assert net[0].bias.grad is None
+    net[0].bias.requires_grad_(True)
+    net[3].weight = nn.Parameter(2 * net[3].weight.detach())
+    check(gradients(net, forward, batch()), gradients(net, net, batch()))
+    ct.robustify(net, chainrob.TrimmedMean(0.2), scope=scope)
+    check(gradients(net, forward, batch()), gradients(net, net, batch()))
+    with torch.no_grad():
+        assert forward(batch()).grad_fn is None
+    ct.robustify(net, None)
+    check(gradients(net, forward, batch()), gradients(net, net, batch()))
+
+
+def test_a_copy_is_another_layer():
+    net = mlp(chainrob.GeometricMedian(), "model")
+    wanted = gradients(net, net, batch())
+    other = copy.deepcopy(net)
+    net.zero_grad()
+    check(gradients(other, compiled(other), batch()), wanted)
+    assert net[0].weight.grad is None
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_rows_that_belong_to_samples(scope):
+    index = np.array([0, 0, 1, 2, 2, 3])
+    answers = []
+    for compiling in (False, True):
+        net = mlp(chainrob.GeometricMedian(), scope)
+        forward = compiled(net) if compiling else net
+        gradients(net, forward, batch())  # traced outside
+        with chainrob.samples(index):
+            loss = forward(batch()).square().sum() / 4
+        net.zero_grad()
+        loss.backward()
+        answers.append([p.grad for p in net.parameters()])
+    check(*answers)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_accumulated_samples(scope):
+    net = mlp(chainrob.GeometricMedian(), scope)
+    wanted = gradients(net, net, batch())
+    forward = compiled(net)
+    net.zero_grad()
+    with ct.accumulate_samples(net):
+        for part in batch().split(3):
+            (forward(part).square().mean() / 2).backward()
+    check([p.grad for p in net.parameters()], wanted)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_autocast(scope):
+    net = mlp(chainrob.GeometricMedian(), scope, torch.float32)
+    x = batch().float()
+
+    def step(forward):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = forward(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().mean().backward()
+        return [p.grad.clone() for p in net.parameters()]
+
+    check(step(compiled(net)), step(net))
+
+
+def test_attention_and_cells():
+    torch.manual_seed(0)
+    net = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
+    ct.robustify(net, chainrob.GeometricMedian())
+    x = torch.randn(5, 3, 4, dtype=torch.float64)
+    check(gradients(net, compiled(net), x), gradients(net, net, x))
+    cell = ct.robustify(nn.GRUCell(3, 4).double(), chainrob.GeometricMedian(), scope="model")
+    check(gradients(cell, compiled(cell), batch()), gradients(cell, cell, batch()))
+
+
+def test_a_kind_of_ones_own_breaks_the_graph_once():
+    kind = ct.layers.layer_kinds.linear()
+
+    class Own(ct.RobustModule, nn.Linear):
+        def forward(self, input):
+            return self.run(kind, input, self.weight, self.bias)
+
+    net = Own(3, 2, robustifier=chainrob.GeometricMedian()).double()
+    assert torch._dynamo.explain(net)(batch()).graph_break_count <= 1
+    forward = torch.compile(net, backend="aot_eager")
+    check(gradients(net, forward, batch()), gradients(net, net, batch()))
+
+
+def test_functions_break_the_graph_once():
+    W = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+
+    @torch.compile(backend="aot_eager")
+    def forward(x):
+        return ct.functional.linear(x * 2, W, robustifier=chainrob.CoordinateMedian()) + 1
+
+    forward(batch()).sum(dim=1).mean().backward()
+    wanted = (2 * batch()).median(dim=0).values
+    x = (2 * batch()).numpy()
+    np.testing.assert_allclose(W.grad[0], np.median(x, axis=0))
+    assert wanted.shape == (3,)
+
+
+class TestRefusals:
+    def test_an_input_without_a_batch(self):
+        net = ct.robustify(nn.Linear(3, 2), chainrob.GeometricMedian())
+        with pytest.raises(ValueError, match="needs a batch"):
+            compiled(net)(torch.ones(3))
+
+    def test_all_rows_bad(self):
+        net = mlp(chainrob.GeometricMedian(nonfinite="raise"), "layer")
+        x = batch()
+        x[1] = torch.nan
+        with pytest.raises(chainrob.robustifiers.NonFiniteGradientError):
+            gradients(net, compiled(net), x)
+
+    def test_double_backward(self):
+        net = mlp(chainrob.GeometricMedian(), "layer")
+        for backend in ("aot_eager", "eager"):
+            y = torch.compile(net, backend=backend)(batch()).square().mean()
+            with pytest.raises(RuntimeError):
+                (gradient,) = torch.autograd.grad(y, net[0].weight, create_graph=True)
+                gradient.sum().backward()
+
+    def test_transforms(self):
+        net = ct.robustify(nn.Linear(3, 2).double(), chainrob.GeometricMedian())
+        parameters = dict(net.named_parameters())
+
+        @torch.compile(backend="aot_eager")
+        def slope(values):
+            return torch.func.grad(
+                lambda v: torch.func.functional_call(net, v, (batch(),)).sum()
+            )(values)
+
+        with pytest.raises(Exception, match=r"torch\.func"):
+            slope(parameters)
