@@ -28,8 +28,8 @@ from chainrob.torch.robust_call import (
     RobustCall,
     check_call,
     check_leaves,
+    current_task,
     gradients_of,
-    in_backward_pass,
     lower_dtype,
     stock_output,
 )
@@ -110,7 +110,9 @@ class Circumstances(NamedTuple):
 
     samples: SampleIndex | None = None
     ranks: Any = None
-    recomputed: bool = False
+    task: int = -1
+    """PyTorch's number of the backward pass in which the call was made, as checkpointing makes it;
+    -1 outside of one."""
 
 
 KEPT = 1024
@@ -183,7 +185,7 @@ def _forward(
         pairs = zip(parameters, _leaves(module, found), strict=True)
         check_leaves([one for one, leaf in pairs if one is not None and not _same(one, leaf)], where)
     ranks = ranks_of_ddp.active(module.aggregation, where)
-    circumstances = _remember(Circumstances(current_samples(), ranks, in_backward_pass()))
+    circumstances = _remember(Circumstances(current_samples(), ranks, current_task()))
     y = stock_output(found, x, parameters, lower)
     return y.contiguous(), torch.tensor(circumstances)
 
@@ -242,9 +244,11 @@ def _backward(
     if group is not None or is_observed(module) or gradient_accumulation.running(module):
         # The compiled program may write over these arrays before whoever keeps them reads them.
         x, gy = x.clone(), gy.clone()
+    # A compiled checkpoint is recomputed in the pass itself, a reentrant one has a pass of its own.
+    recomputed = past.task not in (-1, current_task())
     with torch.no_grad():
         flags = (needed[0], *needed[2:][: len(parameters)])
-        gx, gradients = gradients_of(one_call, x, gy, parameters, flags, past.recomputed)
+        gx, gradients = gradients_of(one_call, x, gy, parameters, flags, recomputed)
     outputs = [None if gx is None else gx.to(x.dtype), gy.new_zeros(()), *gradients]
     asked = [needed[0], needed[1], *(need and not needed[1] for need in needed[2:])]
     likes = (x, gy, first, second)

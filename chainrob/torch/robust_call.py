@@ -28,8 +28,8 @@ __all__ = [
     "breaks_graph",
     "check_call",
     "check_leaves",
+    "current_task",
     "gradients_of",
-    "in_backward_pass",
     "lower_dtype",
     "run",
     "stock_output",
@@ -154,7 +154,8 @@ class RobustFunction(torch.autograd.Function):
         ctx: Any, call: RobustCall, token: Tensor | None, x: Tensor, *parameters: Tensor | None
     ) -> Tensor:
         ctx.call = call
-        ctx.recomputed = in_backward_pass()
+        # A call made inside a backward pass is reentrant checkpointing's.
+        ctx.recomputed = current_task() != -1
         ctx.save_for_backward(x, *parameters)
         return stock_output(call.kind, x, parameters, call.dtype)
 
@@ -189,9 +190,9 @@ def stock_output(
         return kind.op(x, *(None if one is None else one.to(dtype) for one in parameters))
 
 
-def in_backward_pass() -> bool:
-    """Whether this is called inside a backward pass, as reentrant checkpointing calls a layer."""
-    return torch._C._current_graph_task_id() != -1
+def current_task() -> int:
+    """PyTorch's number of the backward pass that this thread runs; -1 outside of one."""
+    return torch._C._current_graph_task_id()
 
 
 def gradients_of(

@@ -104,7 +104,7 @@ def test_a_training_with_batches_of_several_sizes(robustifier, scope):
             run(batch(n, step)).square().mean().backward()
             optimizer.step()
     check(list(net.parameters()), list(eager.parameters()))
-    assert counter.frame_count == 1
+    assert counter.frame_count <= 2  # as often as the stock network: once more, when .grad is there
 
 
 @pytest.mark.parametrize("scope", SCOPES)
