@@ -148,6 +148,12 @@ class SampleGradients(Differentiable, abc.ABC):
         )
         return self.weighted_sum(weights)
 
+    def total(self) -> Array:
+        """The plain sum of the rows: (*R, *shape)."""
+        return self.weighted_sum(
+            self.xp.ones((*self.replicas, self.n_samples), self.compute_dtype)
+        )
+
     def squared_norms(self) -> Array:
         """Squared Euclidean norms of the rows: (*R, N), float64."""
         return self.xp.ascontiguousarray(self.xp.diagonal(self.gram(), axis1=-2, axis2=-1))

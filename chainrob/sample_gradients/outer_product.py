@@ -101,6 +101,9 @@ class OuterProducts(Factored):
             self.gy.astype(self.compute_dtype, copy=False) * (1.0 / self.n_samples)
         )
 
+    def total(self) -> Array:
+        return self._contract(self.gy.astype(self.compute_dtype, copy=False))
+
     def gram(self) -> Array:
         if self.n_positions != 1:
             return self._positions_gram(centered=False)
