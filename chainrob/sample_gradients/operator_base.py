@@ -150,9 +150,7 @@ class SampleGradients(Differentiable, abc.ABC):
 
     def total(self) -> Array:
         """The plain sum of the rows: (*R, *shape)."""
-        return self.weighted_sum(
-            self.xp.ones((*self.replicas, self.n_samples), self.compute_dtype)
-        )
+        return self.weighted_sum(self.xp.ones((*self.replicas, self.n_samples), self.compute_dtype))
 
     def squared_norms(self) -> Array:
         """Squared Euclidean norms of the rows: (*R, N), float64."""

@@ -13,7 +13,7 @@ import itertools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,15 +22,13 @@ from chainrob.aggregation import Aggregation
 from chainrob.aggregation.observers import is_observed
 from chainrob.aggregation.sample_index import SampleIndex, current_samples
 from chainrob.torch import gradient_accumulation, ranks_of_ddp
+from chainrob.torch.call_checks import check_call, check_leaves, lower_dtype
 from chainrob.torch.robust_call import (
     LayerKind,
     Parameters,
     RobustCall,
-    check_call,
-    check_leaves,
     current_task,
     gradients_of,
-    lower_dtype,
     stock_output,
 )
 
@@ -39,6 +37,18 @@ __all__ = ["call", "enroll", "kind_of_layer"]
 _layers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _kinds: dict[str, LayerKind] = {}
 _numbers = itertools.count(1)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _asked_by_dynamo(function: Function) -> Function:
+    """Let Dynamo call the function while it traces, and make the answer a part of the graph.
+
+    It is ``torch.compiler.assume_constant_result``, which would import Dynamo, two seconds of it.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def enroll(module: Any) -> str:
@@ -55,7 +65,7 @@ def kind_of_layer(make: Callable[..., LayerKind]) -> Callable[..., Any]:
     """
     cached = functools.lru_cache(maxsize=256)(make)
 
-    @torch.compiler.assume_constant_result
+    @_asked_by_dynamo
     def named(*options: Any) -> str:
         name = f"{make.__name__}{options}"
         _kinds[name] = cached(*options)
@@ -82,21 +92,18 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
     return torch.ops.chainrob.robust_layer(x, token, first, second, *facts)[0]
 
 
-# What follows is asked while Dynamo traces, and the answer becomes a part of the graph.
-
-
-@torch.compiler.assume_constant_result
+@_asked_by_dynamo
 def _casts(kind: str) -> bool:
     return _kinds[kind].casts
 
 
-@torch.compiler.assume_constant_result
+@_asked_by_dynamo
 def _new_number() -> str:
     """Of a call: two calls with the same tensors must not be taken for one."""
     return str(next(_numbers))
 
 
-@torch.compiler.assume_constant_result
+@_asked_by_dynamo
 def _renew_token(layer: str) -> bool:
     """Let the layer's group make its token anew where that is necessary."""
     module = _layers[layer]
@@ -183,7 +190,7 @@ def _forward(
     check_call(found, x, parameters, sample_axis, where)
     if token is not None:
         pairs = zip(parameters, _leaves(module, found), strict=True)
-        check_leaves([one for one, leaf in pairs if one is not None and not _same(one, leaf)], where)
+        check_leaves([one for one, leaf in pairs if one is not None and _other(one, leaf)], where)
     ranks = ranks_of_ddp.active(module.aggregation, where)
     circumstances = _remember(Circumstances(current_samples(), ranks, current_task()))
     y = stock_output(found, x, parameters, lower)
@@ -301,9 +308,9 @@ def _leaves(module: Any, kind: LayerKind) -> list[Tensor | None]:
     return [module._parameters.get(name) for name in kind.names]
 
 
-def _same(given: Tensor, leaf: Tensor | None) -> bool:
-    """Whether the call was given the layer's own parameter."""
-    return leaf is not None and given.data_ptr() == leaf.data_ptr()
+def _other(given: Tensor, leaf: Tensor | None) -> bool:
+    """Whether the call was given something else than the layer's own parameter."""
+    return leaf is None or given.data_ptr() != leaf.data_ptr()
 
 
 def _dense(like: Tensor) -> Tensor:

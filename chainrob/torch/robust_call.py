@@ -19,6 +19,7 @@ from chainrob.aggregation import Aggregation, LayerGradients, is_exact
 from chainrob.aggregation.layer_gradients import Build, Pull
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
 from chainrob.torch import gradient_accumulation, loss_scale, ranks_of_ddp, sample_axis_watch
+from chainrob.torch.call_checks import check_call, check_leaves, lower_dtype
 from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
 __all__ = [
@@ -26,11 +27,8 @@ __all__ = [
     "Parameters",
     "RobustCall",
     "breaks_graph",
-    "check_call",
-    "check_leaves",
     "current_task",
     "gradients_of",
-    "lower_dtype",
     "run",
     "stock_output",
 ]
@@ -400,47 +398,3 @@ def run(
         kind, aggregation, sample_axis, path, group, parameters, ranks, dtype, in_half
     )
     return RobustFunction.apply(call, token, x, *parameters)
-
-
-def lower_dtype(x: Tensor, casts: bool) -> tuple[torch.dtype | None, bool]:
-    """What autocast makes of the input and the parameters of a layer, and whether it is float16.
-
-    Args:
-        x: the input.
-        casts: whether autocast runs the layer in a lower precision.
-    """
-    if not torch.is_autocast_enabled(x.device.type):
-        return None, False
-    lower = torch.get_autocast_dtype(x.device.type)
-    return lower if casts and x.dtype.is_floating_point else None, lower == torch.float16
-
-
-def check_leaves(computed: Sequence[Tensor], where: str) -> None:
-    """Raise where ``scope='model'`` meets parameters that are no leaves of the graph."""
-    if computed:
-        raise RuntimeError(
-            f"{where}: scope='model' needs parameters that are leaves of the graph, found one "
-            f"of shape {tuple(computed[0].shape)} that a hook or parametrization computes; use "
-            f"scope='layer'"
-        )
-
-
-def check_call(
-    kind: LayerKind, x: Tensor, parameters: Parameters, sample_axis: int, where: str
-) -> None:
-    """Raise where a layer cannot be estimated."""
-    if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            f"{where}: a robust layer cannot run under torch.func or functorch (vmap, grad, jvp, "
-            f"...): its gradient is no function of one sample; use loss.backward() or "
-            f"torch.autograd.grad, or chainrob.torch.plain(module) first"
-        )
-    if x.ndim < kind.min_ndim or x.ndim <= sample_axis:
-        raise ValueError(
-            f"{where}: a robust layer needs a batch: its input must have at least {kind.min_ndim} "
-            f"axes, of which axis {sample_axis} counts the samples, found shape {tuple(x.shape)}; "
-            f"use x.unsqueeze(0) for a single sample"
-        )
-    for one in parameters:
-        if one is not None and one.dtype.is_complex:
-            raise TypeError(f"{where}: a robust layer needs real parameters, found {one.dtype}")

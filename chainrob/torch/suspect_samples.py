@@ -44,7 +44,8 @@ class Suspects:
         averages: the ``WeightAverages`` behind ``ranking``, ``relative`` and ``weights``.
 
     Raises:
-        ValueError: no robust layer, or another ``rank_by``; in a backward pass: a layer whose samples are not the batch's.
+        ValueError: no robust layer, or another ``rank_by``; in a backward pass: a layer whose
+            samples are not the batch's.
         RuntimeError: in a backward pass: nobody said which samples the batch holds.
 
     Example:
