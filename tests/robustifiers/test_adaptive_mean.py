@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import chainrob
+import chainrob.builders
 import chainer
 from chainrob.robustifiers import AdaptiveMean, suspicion
-from chainrob.robustifiers.adaptive_mean import fence_of_signals
+from chainrob.robustifiers.adaptive_mean import fence_of_signals, sizes_of
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
 from tests.oracles import estimators as oracle
 
@@ -314,3 +315,40 @@ def test_suspicion_of_a_row_that_is_not_finite_is_one(bad):
 def test_suspicion_of_few_samples(n):
     x, gy = draw()
     np.testing.assert_array_equal(suspicion(layer(x[:n], gy[:n])), np.zeros(n))
+
+
+class TestWhatIsALayer:
+    """With two parameters in the estimate the second need not be the bias of the first."""
+
+    def operators(self):
+        x, gy = draw()
+        weights = OuterProducts(x[..., None, :], gy[..., None, :])
+        return weights, Dense(gy * 2.0)
+
+    def test_a_bias_stays_one_for_some_of_the_samples(self):
+        weights, _ = self.operators()
+        whole = Joined((weights, weights.bias()))
+        for one in (whole, whole.take(np.arange(0, 30, 2))):
+            assert sizes_of(one) is not None
+
+    def test_a_convolution_with_its_bias(self):
+        x, gy = np.ones((4, 2, 5)), np.ones((4, 3, 3))
+        geometry = chainrob.builders.Geometry((3,), (1,), (1,), 1)
+        found = chainrob.builders.convolution_rows((x, gy), (1, 2), geometry, (0,))
+        assert sizes_of(Joined([found[1], found[2]])) is not None
+
+    def test_any_other_vector_is_none(self):
+        weights, scale = self.operators()
+        rows = Joined((weights, scale))
+        assert sizes_of(rows) is None
+        assert sizes_of(Joined((weights, OuterProducts(*weights.factors).bias()))) is None
+        plain = AdaptiveMean()(Dense(rows.materialize()))
+        found = np.concatenate([one.ravel() for one in AdaptiveMean()(rows)])
+        np.testing.assert_allclose(found, plain, rtol=1e-9)
+
+    def test_signals_have_no_fence_where_the_loss_bounds_them(self):
+        _, gy = draw()
+        gy[3] *= 1e3
+        bounded = AdaptiveMean(bounded=True)
+        np.testing.assert_allclose(bounded(Dense(gy, of_signals=True)), gy.mean(axis=0))
+        assert not np.allclose(bounded(Dense(gy)), gy.mean(axis=0))

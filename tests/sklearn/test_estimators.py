@@ -140,6 +140,23 @@ def test_bad_responses_do_not_move_the_robust_regressor():
     assert np.isnan(plain.sample_weights_).all()
 
 
+def test_suspicion_finds_wrong_labels_beside_the_plain_mean():
+    y = np.array(["a", "b", "c"])[(5 * X).argmax(axis=1)]
+    wrong = np.arange(8)
+    y[wrong] = np.where(y[wrong] == "a", "b", "a")
+    model = RobustMLPClassifier(
+        (),
+        robustifier=chainrob.Mean(),
+        rank_by="suspicion",
+        learning_rate_init=0.05,
+        random_state=0,
+    ).fit(X, y)
+    assert np.isin(model.suspects_[:8], wrong).sum() >= 7
+    assert 0 <= model.sample_weights_.min() <= model.sample_weights_.max() <= 1
+    with pytest.raises(ValueError, match="rank_by must be one of 'weight', 'suspicion'"):
+        quick(RobustMLPClassifier, rank_by="loss").fit(X, y)
+
+
 def test_outliers_have_no_say_in_when_training_stops():
     """As the fit gets better the few outliers' loss grows; training must go on all the same."""
     y, _ = contamination.shift_responses(R, 0.05, shift=1000, seed=0)

@@ -94,19 +94,25 @@ def test_same_whole_model():
         np.testing.assert_allclose(module[number].weight.grad, layer.W.grad, rtol=0, atol=1e-12)
 
 
-def test_same_sample_weights_as_the_suspect_report(tmp_path):
+@pytest.mark.parametrize("rank_by", ["weight", "suspicion"])
+def test_same_sample_weights_as_the_suspect_report(rank_by):
     rng = np.random.default_rng(2)
     x, t = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
     x[5] *= 30
+    torch.manual_seed(0)
     module = nn.Linear(4, 3).double()
+    t[5] = int(module(torch.from_numpy(x[5])).argmin())  # far out, and on the wrong side
     chainrob.torch.robustify(module, chainrob.GeometricMedian())
     link = L.Linear(4, 3, robustifier=chainrob.GeometricMedian())
     link.W.array, link.b.array = (p.detach().numpy().copy() for p in module.parameters())
-    suspects = chainrob.torch.Suspects(module, 30)
+    suspects = chainrob.torch.Suspects(module, 30, rank_by=rank_by)
     averages = chainrob.training.WeightAverages(30)
 
     def keep(observation):
-        averages.add("model", batch, observation.sample_weights())
+        weights = observation.sample_weights()
+        if rank_by == "suspicion":
+            weights = 1.0 - observation.suspicion()
+        averages.add("model", batch, weights)
 
     with chainrob.training.observe(link, keep):
         link.cleargrads()
@@ -118,4 +124,6 @@ def test_same_sample_weights_as_the_suspect_report(tmp_path):
             loss.backward()
     np.testing.assert_allclose(suspects.weights(), averages.weights(), rtol=0, atol=1e-9)
     np.testing.assert_allclose(suspects.relative(), averages.relative(), rtol=0, atol=1e-9)
-    assert suspects.ranking()[0] == averages.ranking()[0] == 5
+    assert suspects.ranking()[0] == averages.ranking()[0]
+    if rank_by == "weight":
+        assert suspects.ranking()[0] == 5

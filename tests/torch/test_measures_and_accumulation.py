@@ -170,7 +170,36 @@ def test_suspects_do_not_change_the_gradient():
     assert suspects.averages.layers == ["model"]
 
 
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_suspicion_finds_wrong_labels_beside_the_plain_mean(scope):
+    generator = torch.Generator().manual_seed(0)
+    t = torch.arange(60) % 3
+    x = torch.randn(60, 5, generator=generator) + 3.0 * torch.eye(3, 5)[t]
+    wrong = torch.arange(6)
+    t[wrong] = (t[wrong] + 1) % 3
+    data = torch.utils.data.TensorDataset(x, t)
+    torch.manual_seed(0)
+    stock, net = nn.Linear(5, 3), nn.Linear(5, 3)
+    net.load_state_dict(stock.state_dict())
+    ct.robustify(net, chainrob.Mean(), scope=scope)
+    with ct.Suspects(net, 60, rank_by="suspicion") as suspects:
+        for one in (stock, net):
+            loader = torch.utils.data.DataLoader(
+                data, 30, shuffle=True, generator=torch.Generator().manual_seed(1)
+            )
+            optimizer = torch.optim.SGD(one.parameters(), 0.2)
+            for _ in range(10):
+                for xs, ts in loader if one is stock else suspects.follow(loader):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(one(xs), ts).backward()
+                    optimizer.step()
+    torch.testing.assert_close(net.weight, stock.weight)  # the training is the plain one
+    assert set(suspects.ranking()[:6].tolist()) == set(range(6))
+
+
 def test_errors_of_suspects():
+    with pytest.raises(ValueError, match="rank_by must be 'weight' or 'suspicion', found 'loss'"):
+        ct.Suspects(ct.robustify(network(), MEDIAN), 12, rank_by="loss")
     with pytest.raises(ValueError, match="no robust layer"):
         ct.Suspects(network(), 12)
     net = ct.robustify(network(), MEDIAN)

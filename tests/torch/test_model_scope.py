@@ -282,3 +282,20 @@ def test_a_pass_inside_another_one_is_refused():
     with pytest.raises(RuntimeError, match="another one through the same layers ran inside it"):
         squares(net[2], Inside.apply(net[:2](batch(4)))).backward()
     squares(net, batch(4)).backward()  # and the next one is as ever
+
+
+def test_the_scale_of_a_normalization_is_no_bias_of_another_layer():
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(nn.RMSNorm(4), nn.Linear(4, 3, bias=False)).double()  # noqa: E731
+    stock, net = make(), make()
+    net.load_state_dict(stock.state_dict())
+
+    def loss(net, x):  # the last sample has a signal far out
+        return (net(x).square().mean(dim=1) * (1 + 1e3 * (x[:, 0] == batch(4)[-1, 0]))).mean()
+
+    rows = rows_of(stock, batch(4), loss)
+    wanted = apart(chainrob.AdaptiveMean()(joined(rows)), rows)
+    ct.robustify(net, scope="model")
+    loss(net, batch(4)).backward()
+    for name, p in net.named_parameters():
+        np.testing.assert_allclose(p.grad, wanted[name], rtol=1e-9, atol=1e-12)
