@@ -65,6 +65,23 @@ def test_scope(scope):
     np.testing.assert_allclose(flat((W, b)), expected, rtol=1e-7)
 
 
+@pytest.mark.parametrize("scope", ["unit", "parameter", "layer"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_mean_is_the_same_whether_watched_or_not(scope, reduction):
+    owner = Layer()
+    layer = layer_of(Aggregation(chainrob.Mean(), reduction, scope, owner))
+    unwatched = layer.estimates((X, GY))
+    add_observer(owner, lambda observation: None)
+    np.testing.assert_allclose(flat(unwatched), flat(layer.estimates((X, GY))), rtol=1e-12)
+    bad = X.copy()
+    bad[2, 1] = np.nan
+    with pytest.warns(chainrob.NonFiniteGradientWarning, match="hold NaN"):
+        W, b = layer_of(Aggregation(chainrob.Mean(), reduction, scope)).estimates((bad, GY))
+    kept = np.delete(ROWS, 2, axis=0)[:, :6].mean(axis=0) * N
+    np.testing.assert_allclose(W.ravel(), kept, rtol=1e-12)
+    np.testing.assert_allclose(b, GY.sum(axis=0), rtol=1e-12)  # nothing is wrong with the bias
+
+
 def test_exact_backward_is_the_plain_sum():
     plan = Aggregation(chainrob.CoordinateMedian(), "mean", "layer")
     assert plan.now() is plan

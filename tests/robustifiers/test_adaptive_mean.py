@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import chainrob
-import chainrob.builders
 import chainer
+from chainrob import builders
 from chainrob.robustifiers import AdaptiveMean, suspicion
 from chainrob.robustifiers.adaptive_mean import fence_of_signals, sizes_of
 from chainrob.sample_gradients import Dense, Joined, OuterProducts
@@ -333,8 +333,8 @@ class TestWhatIsALayer:
 
     def test_a_convolution_with_its_bias(self):
         x, gy = np.ones((4, 2, 5)), np.ones((4, 3, 3))
-        geometry = chainrob.builders.Geometry((3,), (1,), (1,), 1)
-        found = chainrob.builders.convolution_rows((x, gy), (1, 2), geometry, (0,))
+        geometry = builders.Geometry((3,), (1,), (1,), 1)
+        found = builders.convolution_rows((x, gy), (1, 2), geometry, (0,))
         assert sizes_of(Joined([found[1], found[2]])) is not None
 
     def test_any_other_vector_is_none(self):

@@ -335,3 +335,40 @@ def test_tiles_are_reduced_by_the_compiled_form_as_by_the_definition(name, robus
     found = robustifier(operator)
     expected = operator.reduce(robustifier.reduce)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_squared_norms_of_an_embedding(dtype):
+    ids = np.array([[0, 0, 3], [2, -1, 9], [5, 5, 5], [-1, -1, -1]])  # repeated, ignored, none
+    gy = RNG.normal(size=(4, 3, 2)).astype(dtype)
+    gy[2] *= dtype(1e18)
+    operator = EmbeddingGradients(ids, gy, 6)
+    rows = operator.materialize().astype(np.float64)
+    wanted = (rows**2).sum(axis=-1)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    for one in (operator, operator.touched()):
+        found = one.squared_norms()
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, wanted, rtol=tolerance)
+    np.testing.assert_allclose(operator.take(np.array([2, 0])).squared_norms(), wanted[[2, 0]])
+    by_unit = operator.units()
+    np.testing.assert_allclose(
+        by_unit.squared_norms(),
+        (by_unit.materialize().astype(np.float64) ** 2).sum(axis=-1),
+        rtol=tolerance,
+    )
+
+
+def test_squared_norms_of_an_embedding_of_nothing():
+    nothing = EmbeddingGradients(np.zeros((3, 0), int), np.zeros((3, 0, 2)), 6)
+    np.testing.assert_array_equal(nothing.squared_norms(), np.zeros(3))
+    nobody = EmbeddingGradients(np.zeros((0, 2), int), np.zeros((0, 2, 2)), 6)
+    assert nobody.squared_norms().shape == (0,)
+
+
+def test_the_plain_sum_is_that_of_the_rows():
+    outer = OuterProducts(RNG.normal(size=(N, 2, 3)), RNG.normal(size=(N, 2, 4)))
+    ids = EmbeddingGradients(RNG.integers(0, 5, (N, 2)), RNG.normal(size=(N, 2, 3)), 5)
+    for one in (outer, outer.units(), ids, patches(), Dense(RNG.normal(size=(N, 2, 3)))):
+        wanted = one.materialize().sum(axis=-2).reshape((*one.replicas, *one.shape))
+        np.testing.assert_allclose(one.total(), wanted, rtol=1e-12, atol=1e-12)
