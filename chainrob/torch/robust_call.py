@@ -63,7 +63,7 @@ class LayerKind:
     min_ndim: int = 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class RobustCall:
     """One call of a layer.
 
