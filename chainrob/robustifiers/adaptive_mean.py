@@ -134,7 +134,8 @@ class AdaptiveMean(Weighting):
     def _trust(self, signals: Array, bounded: Any) -> Array:
         """The squared shares (*R, N) of the signals within their fence; 1 where bounded."""
         xp = array_module(signals)
-        if signals.shape[-1] < 3 or bounded is True:
+        everywhere = bounded is True or (bounded is not False and xp is np and bounded.all())
+        if signals.shape[-1] < 3 or everywhere:
             return xp.ones(signals.shape)
         trust = within(signals, fence_of_signals(signals))
         return trust if bounded is False else xp.where(bounded, 1.0, trust)
