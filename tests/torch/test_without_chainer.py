@@ -18,6 +18,7 @@ import chainrob.torch as ct
 
 for module in pkgutil.walk_packages(ct.__path__, "chainrob.torch."):
     importlib.import_module(module.name)
+assert "torch._dynamo" not in sys.modules  # two seconds that only torch.compile needs
 net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
 net = copy.deepcopy(ct.robustify(net, chainrob.GeometricMedian(), scope="model"))
 optimizer = torch.optim.SGD(net.parameters(), 0.1)
