@@ -1,5 +1,5 @@
-"""Multi-head attention whose projections, which are Linear layers over positions, are estimated
-robustly.
+"""Multi-head attention with robust estimates of its projections, which are Linear layers over
+positions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["MultiheadAttention"]
 class MultiheadAttention(RobustModule, nn.MultiheadAttention):
     """``torch.nn.MultiheadAttention``, with robust gradients of its projections.
 
-    The input projection is one layer (one row a sample joins queries, keys and values), the output
-    projection, ``out_proj``, another, which ``robustify`` converts as well. PyTorch's own forward
-    pass hands both weights to one function, past every hook, so it is written out here. Where
-    query, key and value are different tensors, each is mapped by the whole input projection, of
-    which a part is taken.
+    The input projection is one layer: one row a sample joins queries, keys and values. The output
+    projection, ``out_proj``, is another layer, and ``robustify`` converts it as well. PyTorch's own
+    forward pass hands both weights to one function, past every hook, so the pass is written out
+    here. Where query, key and value are different tensors, the whole input projection maps each of
+    them, and a part of the answer is taken.
 
     ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn`` and nested tensors are not available.
     """

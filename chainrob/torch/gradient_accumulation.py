@@ -36,18 +36,18 @@ def accumulate_samples(module: torch.nn.Module) -> Iterator[None]:
 
     .. math:: \hat g = R\big(\{N\, c_{mn}\}_{mn}\big), \qquad N = \sum_m N_m
 
-    with :math:`c_{mn}` what sample n of micro-batch m adds to the gradient: R = mean gives what
+    with :math:`c_{mn}` what sample n of micro-batch m adds to the gradient. R = mean gives what
     PyTorch accumulates. Inside, the backward passes of robust layers keep their inputs and output
-    gradients and leave ``.grad`` alone; at the end the estimate of all samples is added to it. What
-    is kept is what one batch of all samples would hold.
+    gradients, and leave ``.grad`` alone. At the end the estimate of all samples is added to it. The
+    layers keep what one batch of all samples would hold.
 
-    Without it each backward pass makes an estimate of its own and the estimates add up: an average
-    of robust estimates, each from few samples.
+    Without it each backward pass makes an estimate of its own, and the estimates add up. That is an
+    average of robust estimates, each from few samples.
 
-    With ``loss_reduction='mean'`` divide each loss by the number of micro-batches (or weigh it by
-    its share of the samples), as ever. All micro-batches call the layers equally often, and with
-    inputs that differ in the number of samples only, or, in Linear layers and embeddings, also of
-    positions.
+    With ``loss_reduction='mean'`` divide each loss by the number of micro-batches, or weigh it by
+    its share of the samples, as ever. All micro-batches must call the layers equally often. Their
+    inputs may differ in the number of samples. In Linear layers and embeddings the number of
+    positions may differ too.
 
     Args:
         module: the model; all robust layers below take part.

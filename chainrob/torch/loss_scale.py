@@ -22,15 +22,15 @@ _scalers: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 def use_grad_scaler(module: Module, scaler: Any) -> Module:
     """Tell the robust layers of a module which GradScaler scales its loss.
 
-    Their rows are then divided by the scale before the estimate, which is multiplied by it, so that
-    absolute thresholds, as in ``ClipNorm``, are in units of the unscaled loss. An output gradient
-    with NaN or infinity is an overflow: the layer's gradients become infinite, so the scaler skips
-    the step and lowers the scale, whatever the robustifier would make of the rows.
+    Each layer then divides its rows by the scale, and multiplies the estimate by it. So absolute
+    thresholds, as in ``ClipNorm``, are in units of the unscaled loss. An output gradient with NaN
+    or infinity is an overflow, whatever the robustifier would make of the rows. The layer's
+    gradients become infinite, so the scaler skips the step and lowers the scale.
 
-    Without it thresholds are in units of the scaled loss, and only layers that ran in float16, or
-    under autocast to it, take every NaN and infinity for an overflow rather than for a bad sample.
-    In the other layers a gradient of which no sample is finite still reaches the scaler, with a
-    warning. The scaler is no part of the module: copies and pickles do not have it.
+    Without it thresholds are in units of the scaled loss. Only layers that ran in float16, or under
+    autocast to it, take every NaN and infinity for an overflow. The others take them for a bad
+    sample. A gradient of which no sample is finite still reaches the scaler, with a warning. The
+    scaler is no part of the module: copies and pickles do not have it.
 
     Args:
         module: the model; all robust layers below are told.

@@ -1,11 +1,11 @@
 """One estimate for a whole model, complete when ``backward()`` returns.
 
 A row of the whole model needs all parameters, and a parameter may be used in several places. So the
-layers leave their sample gradients with their ``ModelGroup`` during the pass, and a node of the
-graph that lies between all of them and their parameters (the gate) makes the estimate: PyTorch runs
-it when every layer has been passed, and before any parameter has its gradient. Hooks of parameters,
-``torch.autograd.grad``, DistributedDataParallel and whatever reads ``.grad`` afterwards therefore
-see what they would see without.
+layers leave their sample gradients with their ``ModelGroup`` during the pass. The gate makes the
+estimate: a node of the graph between all layers and their parameters. PyTorch runs it when every
+layer has been passed, and before any parameter has its gradient. So hooks of parameters,
+``torch.autograd.grad``, DistributedDataParallel and whatever reads ``.grad`` see what they would
+see without.
 """
 
 from __future__ import annotations

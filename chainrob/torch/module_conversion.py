@@ -66,17 +66,18 @@ def robustify(
     What is computed, and when:
 
     - A layer that is called several times in a pass estimates each call by itself, and the
-      estimates add up; a weight that two layers share likewise. Only ``scope='model'`` adds up each
-      sample's gradients first.
+      estimates add up. So do those of two layers that share a weight. Only ``scope='model'`` adds
+      up each sample's gradients first.
     - With ``scope='model'`` there is one estimate a backward pass, complete when ``backward()``
       returns. Two backward passes before a step are two estimates that add up, as gradients do;
       ``accumulate_samples`` joins them into one.
     - A weight that is used past its layer, as in ``F.linear(x, layer.weight)``, gets the plain
-      gradient of that use: nothing there can see the samples. Nor can a layer see that an input
-      without a batch has as many axes as one with a batch (a single sequence in a Linear layer).
-    - A layer that sees a single sample, other numbers of samples in one pass, or a multiple of what
-      the first layer saw (positions put below one another) says so once, with a
-      ``chainrob.SampleAxisWarning``.
+      gradient of that use: nothing there can see the samples.
+    - A single sequence in a Linear layer has as many axes as a batch of samples. The layer takes it
+      for a batch.
+    - A layer warns once, with a ``chainrob.SampleAxisWarning``, where its samples look wrong: a
+      single sample, other numbers of samples in one pass, or a multiple of what the first layer saw
+      (positions put below one another).
 
     Args:
         module: any module.

@@ -1,9 +1,9 @@
 """DistributedDataParallel: one estimate over the samples of all ranks.
 
 Inside the wrapper's forward pass a robust layer knows its process group. In the backward pass the
-ranks exchange what the estimate needs (``chainrob.distributed``), over a gloo group of their own,
-so that nothing meets the wrapper's own messages. All ranks then hold the same estimate, which the
-wrapper's average leaves as it is.
+ranks exchange what the estimate needs (``chainrob.distributed``). They do so over a gloo group of
+their own, which keeps these messages apart from the wrapper's. All ranks then hold the same
+estimate, and the wrapper's average leaves it as it is.
 """
 
 from __future__ import annotations

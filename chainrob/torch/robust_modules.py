@@ -36,11 +36,11 @@ def robust_forms() -> dict[type[torch.nn.Module], type[RobustModule]]:
 class RobustModule(torch.nn.Module):
     """Mixed in before a stock module: it holds how its gradients are estimated.
 
-    The settings are plain attributes, may be exchanged between iterations, and are no part of
+    The settings are plain attributes, and may be exchanged between iterations. They are no part of
     ``state_dict``: files are the stock module's. ``robustifier=None`` is the stock module, bit for
-    bit. A module of your own gets a robust form by deriving from this class and your class, naming
-    ``stock = YourModule``, and calling the functions of ``chainrob.torch.functional``, or
-    ``self.run``, in ``forward``.
+    bit. To give a module of your own a robust form, derive a class from this one and from yours,
+    with ``stock = YourModule``. Its ``forward`` calls the functions of
+    ``chainrob.torch.functional``, or ``self.run``.
 
     Attributes:
         robustifier: a Robustifier, any callable (N, D) -> (D,), or None for the plain sum.

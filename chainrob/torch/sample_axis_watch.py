@@ -36,8 +36,8 @@ _pass = _Pass()
 def watch(call: Any, n_samples: int) -> None:
     """Take down what a layer sees in a backward pass, and warn where that looks wrong.
 
-    Nothing is said of a layer for which ``chainrob.samples`` was used, even as ``samples()``, and
-    of one whose estimate is the same whatever a sample is.
+    A layer for which ``chainrob.samples`` was used is left out, even as ``samples()``. So is one
+    whose estimate is the same whatever a sample is.
     """
     plan = call.aggregation
     if plan.owner is None or plan.samples is not None or isinstance(plan.robustifier, Mean):

@@ -127,9 +127,9 @@ def per_sample_norms(module: torch.nn.Module, *, loss_reduction: str = "mean") -
     .. math:: \lVert g_n \rVert = \Big(\sum_l \lVert g_n^{(l)} \rVert^2\Big)^{1/2}, \qquad
         \lVert g_{y_n} x_n^\top \rVert = \lVert g_{y_n} \rVert \, \lVert x_n \rVert
 
-    Forward and backward passes inside ``with`` are measured, the last one counts. Robust layers
-    are measured as they are; plain ones are made robust with ``Mean()`` meanwhile, which leaves
-    their gradients as they are, so they need a robust form. Frozen layers do not count.
+    Forward and backward passes inside ``with`` are measured, and the last one counts. Robust layers
+    are measured as they are. Plain ones are made robust meanwhile, so they need a robust form. They
+    get ``Mean()``, which leaves their gradients as they are. Frozen layers do not count.
 
     Args:
         module: the model.

@@ -24,10 +24,10 @@ __all__ = ["Suspects"]
 class Suspects:
     """Rank the samples of the training data by the weight that robust layers gave them.
 
-    In every backward pass each robust layer gives each sample of the batch an effective weight: 1
-    in a plain mean, near 0 for a sample that was truncated, trimmed or outvoted. They are summed up
-    by the sample's index (``chainrob.training.WeightAverages``), which ``follow`` knows from the
-    loader; with batches of another origin, tell it by ``next``.
+    In every backward pass each robust layer gives each sample of the batch an effective weight. It
+    is 1 in a plain mean, and near 0 for a sample that was truncated, trimmed or outvoted. The
+    weights are added up by the sample's index (``chainrob.training.WeightAverages``). ``follow``
+    knows the indices from the loader. For batches of another origin, say them by ``next``.
 
     Args:
         module: the model; all robust layers below are watched until ``close``.

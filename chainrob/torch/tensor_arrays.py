@@ -1,8 +1,8 @@
 """Tensors as the core's arrays and back, without a copy; on the tensors' device and stream.
 
 On the CPU a tensor and a NumPy array share their memory. On a GPU they do so by DLPack, and CuPy
-works on PyTorch's current stream, so nothing waits for anything. Only bfloat16, which neither NumPy
-nor CuPy has, is copied (to float32).
+works on PyTorch's current stream, so nothing waits for anything. Only bfloat16 is copied, to
+float32, for neither NumPy nor CuPy has it.
 """
 
 from __future__ import annotations
