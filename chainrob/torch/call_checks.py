@@ -8,19 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_call", "check_leaves", "lower_dtype"]
+__all__ = ["check_call", "check_leaves", "lower_dtype", "refuse_transforms"]
 
 
-def check_call(
-    kind: Any, x: Tensor, parameters: Sequence[Tensor | None], sample_axis: int, where: str
-) -> None:
-    """Raise where a layer cannot be estimated."""
+def refuse_transforms(where: str) -> None:
+    """Raise inside a transform of ``torch.func``."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             f"{where}: a robust layer cannot run under torch.func or functorch (vmap, grad, jvp, "
             f"...): its gradient is no function of one sample; use loss.backward() or "
             f"torch.autograd.grad, or chainrob.torch.plain(module) first"
         )
+
+
+def check_call(
+    kind: Any, x: Tensor, parameters: Sequence[Tensor | None], sample_axis: int, where: str
+) -> None:
+    """Raise where a layer cannot be estimated."""
+    refuse_transforms(where)
     if x.ndim < kind.min_ndim or x.ndim <= sample_axis:
         raise ValueError(
             f"{where}: a robust layer needs a batch: its input must have at least {kind.min_ndim} "

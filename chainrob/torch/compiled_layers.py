@@ -22,7 +22,7 @@ from chainrob.aggregation import Aggregation
 from chainrob.aggregation.observers import is_observed
 from chainrob.aggregation.sample_index import SampleIndex, current_samples
 from chainrob.torch import gradient_accumulation, ranks_of_ddp
-from chainrob.torch.call_checks import check_call, check_leaves, lower_dtype
+from chainrob.torch.call_checks import check_call, check_leaves, lower_dtype, refuse_transforms
 from chainrob.torch.robust_call import (
     LayerKind,
     Parameters,
@@ -80,7 +80,8 @@ def kind_of_layer(make: Callable[..., LayerKind]) -> Callable[..., Any]:
 
 def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis: int) -> Tensor:
     """y of one call of a layer, while Dynamo traces it."""
-    lower, in_half = lower_dtype(x, _casts(kind))
+    casts = _begin(module.name_in_graphs, kind)
+    lower, in_half = lower_dtype(x, casts)
     if lower is not None:
         x = x.to(lower)
     token = None
@@ -93,7 +94,9 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
 
 
 @_asked_by_dynamo
-def _casts(kind: str) -> bool:
+def _begin(layer: str, kind: str) -> bool:
+    """Refuse what only the tracing sees, and say whether autocast casts such a layer."""
+    refuse_transforms(_layer(layer, kind)[1])
     return _kinds[kind].casts
 
 
