@@ -108,11 +108,6 @@ def remove_observer(owner: Any, observer: Observer) -> None:
         _observers.pop(owner, None)
 
 
-def is_observed(*owners: Any) -> bool:
-    """Whether anyone observes one of the owners; what it costs not to be watched."""
-    return bool(_observers) and any(owner in _observers for owner in owners if owner is not None)
-
-
 def watched_estimate(
     robustifier: Callable[[Any], Any],
     gradients: Mapping[str, SampleGradients],
@@ -131,18 +126,20 @@ def watched_estimate(
         source: whose gradient it is: the layer, or the model.
         owners: whose observers are told; none where nobody is to be told.
     """
-    watch = bool(gradients) and is_observed(*owners)
-    estimates, weights = estimate_watched(robustifier, list(gradients.values()), scope, watch=watch)
-    if watch:
-        told: list[Observer] = []
-        for owner in owners:
-            for observer, name in tuple(_observers.get(owner, ())):
-                if observer not in told:
-                    told.append(observer)
-                    name = name if owner is source else "/"
-                    observer(
-                        Observation(
-                            source, name, robustifier, gradients, scope, loss_reduction, weights
-                        )
+    watched = []
+    if _observers and gradients:
+        watched = [owner for owner in owners if owner in _observers]
+    rows = list(gradients.values())
+    estimates, weights = estimate_watched(robustifier, rows, scope, watch=bool(watched))
+    told: list[Observer] = []
+    for owner in watched:
+        for observer, name in tuple(_observers.get(owner, ())):
+            if observer not in told:
+                told.append(observer)
+                name = name if owner is source else "/"
+                observer(
+                    Observation(
+                        source, name, robustifier, gradients, scope, loss_reduction, weights
                     )
+                )
     return estimates

@@ -128,12 +128,10 @@ class Robustifier(abc.ABC):
         if n_samples == 0:
             raise ValueError(f"{name}: gradients must hold at least one row, found none")
         if self.nonfinite == "propagate":
-            self.check(n_samples)
             with np.errstate(over="ignore", invalid="ignore"):
-                return self._estimate(gradients, watch)
+                return self.estimate_unseen(gradients, watch)
         if gradients.all_finite():
-            self.check(n_samples)
-            return self._estimate(gradients, watch)
+            return self.estimate_unseen(gradients, watch)
         finite = gradients.finite_rows()
         n_bad = int((~finite).sum())
         found = f"{name}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
@@ -146,6 +144,11 @@ class Robustifier(abc.ABC):
         if n_bad:
             warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=3)
         return self._from_finite(gradients, finite, watch)
+
+    def estimate_unseen(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        """As ``estimate``, of an operator whose rows the caller knows to be finite."""
+        self.check(gradients.n_samples)
+        return self._estimate(gradients, watch)
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.

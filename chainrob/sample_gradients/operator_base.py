@@ -443,7 +443,7 @@ class Blocks(Mixed):
         super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        if not reduction.compiled or self.xp is not np:
+        if reduction.fused is None or reduction.mix is not None or self.xp is not np:
             return super()._reduce(reduction, dtype, squares)
 
         def of_part(part: SampleGradients) -> Array:

@@ -26,6 +26,9 @@ from chainrob.sample_gradients.operator_base import (
 )
 from chainrob.sample_gradients.row_index import RowIndex
 
+FEW = 1 << 17
+"""Numbers in all rows up to which a kernel's call costs more than one more input does."""
+
 
 class OuterProducts(Factored):
     """Row n is sum_s gy[n, s] x[n, s]^T, a (Q, P) matrix, known from N * S * (Q + P) numbers.
@@ -54,6 +57,7 @@ class OuterProducts(Factored):
         self.dtype = np.promote_types(x.dtype, gy.dtype)
         self.has_bias = bias
         self.by_unit = by_unit
+        self.units_share_inputs = by_unit and x.ndim > 3 and x.shape[-4] == 1
 
     @property
     def xp(self) -> Any:
@@ -165,14 +169,29 @@ class OuterProducts(Factored):
         return values.reshape((*self.replicas, self.n_samples, width))
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        if self._units_share_inputs and squares is None and not reduction.by_replica:
+        if self.units_share_inputs and squares is None and not reduction.by_replica:
             return self.as_layer()._reduce(reduction, dtype, squares)
-        x, gy = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
-        out = reduction.of_outer_products(x, gy, squares)
+        out = reduction.of_outer_products(*self._computed(), squares)
         if out is None:
             return super()._reduce(reduction, dtype, squares)
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
+
+    def reduce_with_bias(
+        self, reduction: Reduction, dtype: Any, squares: RowSquares | None
+    ) -> tuple[Array, Array] | None:
+        """``reduce`` of the weights and of the bias beside them, one more input that is 1: a
+        single call of a kernel, where the numbers are few; else None.
+        """
+        n_outputs, n_inputs = self._matrix
+        if prod(self.replicas) * self.n_samples * n_outputs * (n_inputs + 1) > FEW:
+            return None
+        (x, gy), xp = self._computed(), self.xp
+        x = xp.concatenate([x, xp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
+        out = reduction.of_outer_products(x, gy, squares)
+        if out is None:
+            return None
+        return out[..., :-1].astype(dtype or self.dtype), out[..., -1].astype(dtype or gy.dtype)
 
     def grouped(self, n_blocks: int) -> OuterProducts | None:
         """The means of blocks as outer products: the samples of a block become its positions, with
@@ -231,12 +250,8 @@ class OuterProducts(Factored):
         x = self.x[(..., None, *(slice(None),) * 3)]
         return OuterProducts(x, self.gy[..., None, :, :, :].swapaxes(-1, -4), by_unit=True)
 
-    @property
-    def _units_share_inputs(self) -> bool:
-        return self.by_unit and self.x.ndim > 3 and self.x.shape[-4] == 1
-
     def as_layer(self) -> OuterProducts:
-        if not self._units_share_inputs:
+        if not self.units_share_inputs:
             return self
         return OuterProducts(self.x[..., 0, :, :, :], _side_by_side(self.gy))
 
@@ -251,12 +266,16 @@ class OuterProducts(Factored):
     def surely_finite(self) -> Array:
         # No product of factors exceeds the roots of their sums of squares. Each sum is one fast
         # pass. If it overflows, the rows may still be finite: the caller looks.
-        dtype, vdot = self.compute_dtype, self.xp.vdot
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
-        limit = _root_of_largest(dtype)
+        (x, gy), vdot = self._computed(), self.xp.vdot
+        limit = _root_of_largest(x.dtype)
         return (vdot(x, x) < limit) & (vdot(gy, gy) < limit)
 
     # -- inside
+
+    def _computed(self) -> tuple[Array, Array]:
+        """x and gy in ``compute_dtype``."""
+        dtype = self.compute_dtype
+        return self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
 
     @property
     def _matrix(self) -> tuple[int, int]:
@@ -266,7 +285,7 @@ class OuterProducts(Factored):
     def _contract(self, gy: Array) -> Array:
         """Sum over samples and positions of gy x^T: (*R, *shape)."""
         x = self.x.astype(gy.dtype, copy=False)
-        if self._units_share_inputs:
+        if self.units_share_inputs:
             x, gy = x[..., 0, :, :, :], _side_by_side(gy)
         count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
         x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
@@ -325,7 +344,7 @@ class OuterProducts(Factored):
     def pullback_weights(
         self, weights: Array, mixing: Array | None, cotangent: Array
     ) -> tuple[Any, ...]:
-        if not self._units_share_inputs:
+        if not self.units_share_inputs:
             return self._pull_weights(weights, mixing, cotangent)
         # All units in turn, in chunks: their inputs are shared, so their cotangents of x add up.
         *lead, n_units = self.replicas
@@ -346,7 +365,7 @@ class OuterProducts(Factored):
         self, weights: Array, mixing: Array | None, cotangent: Array
     ) -> tuple[Any, ...]:
         xp, dtype = self.xp, self.compute_dtype
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        x, gy = self._computed()
         matrix = cotangent.reshape((*self.replicas, 1, *self._matrix)).astype(dtype)
         share = weights.astype(dtype)[..., None, None]
         d_gy = xp.matmul(share * x, matrix.swapaxes(-1, -2))
@@ -358,10 +377,10 @@ class OuterProducts(Factored):
         return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:
-        if self._units_share_inputs:
+        if self.units_share_inputs:
             return self.as_layer().pullback_coordinates(derivative, cotangent)
         xp, dtype = self.xp, self.compute_dtype
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        x, gy = self._computed()
         replicas, n = self.replicas, self.n_samples
         matrix = cotangent.reshape((*replicas, *self._matrix)).astype(dtype)
         d_x = xp.zeros((*replicas, *x.shape[-3:]), dtype)

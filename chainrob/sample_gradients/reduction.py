@@ -35,11 +35,6 @@ class Reduction(NamedTuple):
     """Whether tiles must have their replica axes; else an operator may leave them out, which only a
     reduction that differs between replicas can tell."""
 
-    @property
-    def compiled(self) -> bool:
-        """Whether there is a compiled form for outer products as they are."""
-        return self.fused is not None and self.mix is None
-
     def of_values(self, values: Array, squares: RowSquares | None = None) -> Array:
         """The estimate (*R, d) from a tile (*R, N, d), whose squares are added to ``squares``.
 
@@ -66,7 +61,7 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or not self.compiled:
+        if self.fused is None or self.mix is not None:
             return None
         return fused(*self.fused, x, gy, squares)
 
