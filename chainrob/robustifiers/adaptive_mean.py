@@ -222,14 +222,12 @@ def within(norms: Array, fence: Array) -> Array:
 def _fence(ordered: Array, share: float, near: Any, spread: tuple[float, float]) -> Array:
     xp, n = array_module(ordered), ordered.shape[-1]
     # A norm of zero says nothing of what is usual: quantiles are those of the others.
-    zeros = (ordered == 0.0).sum(axis=-1, keepdims=True)
+    zeros = (ordered == 0.0).sum(axis=-1, keepdims=ordered.ndim > 1)
     below = xp.maximum(1, ((n - zeros - 1) * share + 1e-9).astype(np.int64))
     at = xp.minimum(zeros + below, n - 1)
-    low, largest = xp.take_along_axis(ordered, at, axis=-1), ordered[..., -1:]
-    half = xp.minimum(zeros + (n - zeros - 1) // 2, n - 1)
-    median = xp.take_along_axis(ordered, xp.maximum(half, 0), axis=-1)
+    low, median = _ranked(ordered, at), _ranked(ordered, zeros + (n - zeros - 1) // 2)
     safe = xp.where(low > 0.0, low, 1.0)
-    mean = xp.take_along_axis(xp.cumsum(ordered / safe, axis=-1), at - 1, axis=-1) / below
+    mean = _ranked(xp.cumsum(ordered / safe, axis=-1), at - 1) / below
     usual, power = spread
     # Bounds keep the quotients finite; what they cut off is beyond every number of use.
     wide = xp.maximum(1.0 / (usual * xp.maximum(mean, 1e-30)), 1.0)
@@ -237,7 +235,15 @@ def _fence(ordered: Array, share: float, near: Any, spread: tuple[float, float])
     fence = xp.where(low > 0.0, low * (near * wide**power), xp.inf)
     # A third of small norms is no reason to cut off the rest, unless it is far away.
     fence = xp.where(median <= APART * low, xp.maximum(fence, median), fence)
+    largest = ordered[..., -1:]
     return xp.minimum(fence, xp.where(largest > 0.0, largest, 1.0))
+
+
+def _ranked(ordered: Array, at: Array) -> Array:
+    """The entries at the places (*R, 1) of ordered numbers (*R, N); of (N,) at the place ()."""
+    if ordered.ndim == 1:
+        return ordered[at]
+    return array_module(ordered).take_along_axis(ordered, at, axis=-1)
 
 
 def _rank(n: int, share: float) -> int:
