@@ -62,11 +62,11 @@ def estimate_watched(
             found = robustifier.estimate(joined, watch)
         elif joined.all_finite():
             found = robustifier.estimate_unseen(joined, watch)
-        else:  # rows are dropped parameter by parameter
-            values = [robustifier(one) for one in gradients]
+        else:  # rows are dropped parameter by parameter, or unit by unit
+            values = [estimate(robustifier, [one], scope)[0] for one in gradients]
             return values, robustifier.sample_weights(joined) if watch else None
         return list(found.value), found.weights
-    values: list[Array] = []
+    values = []
     total, count = None, 0
     for one in gradients:
         # Where units are the same, the weights are those of all coordinates; a single number is

@@ -12,7 +12,7 @@ from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.gram import row_norms, squares_too_large
 from chainrob.robustifiers.pre_aggregation import norms_of
 from chainrob.robustifiers.robustifier import Weighting
-from chainrob.sample_gradients import Joined, SampleGradients
+from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
 LOW_OF_INPUTS, LOW_OF_SIGNALS, HIGH = 1 / 3, 3 / 8, 0.9
@@ -158,8 +158,7 @@ class Sizes(NamedTuple):
 
 def sizes_of(gradients: SampleGradients) -> Sizes | None:
     """The norms of inputs and signals of one layer, with or without a bias, else None."""
-    parts = gradients.parts if isinstance(gradients, Joined) else (gradients,)
-    weights, biases = parts[0], parts[1:]
+    weights, *biases = gradients.parameters
     if weights.input_and_signal is None or len(biases) > 1:
         return None
     if any(len(one.shape) > 1 for one in biases):

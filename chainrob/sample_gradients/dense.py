@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.operator_base import (
     Array,
     Derivative,
@@ -18,9 +18,9 @@ from chainrob.sample_gradients.operator_base import (
     RowSquares,
     SampleGradients,
     block_matrix,
-    central_row,
 )
 from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.rows import central_row, products
 
 
 class Dense(Factored):
@@ -49,7 +49,7 @@ class Dense(Factored):
     @property
     def flat(self) -> Array:
         """The rows (*R, N, D) in ``compute_dtype``."""
-        rows = self.rows.reshape((*self.replicas, self.n_samples, self.size))
+        rows = self.rows.reshape((*self.replicas, self.n_samples, prod(self.shape)))
         return rows.astype(self.compute_dtype, copy=False)
 
     @property
@@ -64,7 +64,7 @@ class Dense(Factored):
 
     def weighted_sum(self, weights: Array) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False)
-        total = self.xp.matmul(weights[..., None, :], self.flat)
+        total = weights[..., None, :] @ self.flat
         return total.reshape((*self.replicas, *self.shape)).astype(self.dtype, copy=False)
 
     def gram(self) -> Array:
@@ -104,7 +104,7 @@ class Dense(Factored):
     def grouped(self, n_blocks: int) -> Dense:
         flat = self.flat
         matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
-        means = self.xp.matmul(matrix, flat)
+        means = matrix @ flat
         return Dense(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
 
     def row_sums(self, rows: RowIndex) -> Dense:
@@ -128,8 +128,8 @@ class Dense(Factored):
 
     def surely_finite(self) -> Array:
         # One fast pass. If the sum overflows, the rows may still be finite: the caller looks.
-        flat = self.flat
-        return self.xp.isfinite(self.xp.vdot(flat, flat))
+        flat, xp = self.flat, self.xp
+        return xp.isfinite(xp.vdot(flat, flat))
 
     def finite_rows(self) -> Array:
         return self.xp.isfinite(self.flat).all(axis=-1)
@@ -138,7 +138,7 @@ class Dense(Factored):
 
     def projections(self, direction: Array) -> Array:
         flat = direction.reshape((*self.replicas, self.size, 1)).astype(np.float64)
-        return self.xp.matmul(self.flat.astype(np.float64, copy=False), flat)[..., 0]
+        return (self.flat.astype(np.float64, copy=False) @ flat)[..., 0]
 
     def pullback_weights(
         self, weights: Array, mixing: Array | None, cotangent: Array
@@ -147,7 +147,7 @@ class Dense(Factored):
         flat = cotangent.reshape((*self.replicas, 1, self.size))
         rows = weights[..., None].astype(dtype) * flat
         if mixing is not None:
-            rows = rows + self.xp.matmul(mixing.astype(dtype), self.flat)
+            rows = rows + mixing.astype(dtype) @ self.flat
         return (rows.reshape(self.rows.shape),)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:

@@ -52,6 +52,10 @@ class Joined(SampleGradients):
         """Each operator and the bias beside it, if there is one."""
 
     @property
+    def parameters(self) -> tuple[SampleGradients, ...]:
+        return self.parts
+
+    @property
     def xp(self) -> Any:
         return self.parts[0].xp
 

@@ -5,7 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from chainrob.kernels import array_module, centered_gram
 from chainrob.kernels.matrix_products import product
 from chainrob.sample_gradients.dense import Dense
-from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.operator_base import (
     TILE_BUDGET,
     Array,
@@ -22,9 +22,10 @@ from chainrob.sample_gradients.operator_base import (
     Index,
     Reduction,
     RowSquares,
-    central_row,
 )
+from chainrob.sample_gradients.position_pairs import gram_of_pairs, mixed_pairs
 from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.rows import block_members, centered_products, products
 
 FEW = 1 << 17
 """Numbers in all rows up to which a kernel's call costs more than one more input does."""
@@ -130,20 +131,7 @@ class OuterProducts(Factored):
             gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
             if gram is not None:
                 return gram
-        # With x = xc + dx and gy = gc + dg, the centered row is dg x^T + gc dx^T: its Gram matrix
-        # comes from the two Gram matrices of the differences, so that what the rows have in common
-        # never meets their differences.
-        x, gy = self._matrices()
-        xc, gc = central_row(x), central_row(gy)
-        dx, dg = x - xc, gy - gc
-        along_x = _inner(dx, xc)
-        along_g = _inner(dg, gc)
-        dx_dx = products(dx)
-        x_dx = dx_dx + along_x[..., None, :]
-        x_x = x_dx + (along_x + (_inner(xc, xc) + constant))[..., :, None]
-        cross = along_g[..., :, None] * x_dx
-        norm = _inner(gc, gc)[..., None]
-        return products(dg) * x_x + cross + cross.swapaxes(-1, -2) + norm * dx_dx
+        return centered_products(*self._matrices(), constant)
 
     def rectangles(self, budget: int) -> Iterator[Index]:
         n_outputs, n_inputs = self._matrix
@@ -164,7 +152,7 @@ class OuterProducts(Factored):
         if self.n_positions == 1:
             values = gy[..., 0, :, None] * x[..., 0, None, :]
         else:
-            values = self.xp.matmul(gy.swapaxes(-1, -2), x)
+            values = gy.swapaxes(-1, -2) @ x
         width = values.shape[-2] * values.shape[-1]
         return values.reshape((*self.replicas, self.n_samples, width))
 
@@ -199,7 +187,7 @@ class OuterProducts(Factored):
         """
         if self.n_positions != 1:
             return None
-        index, share = map(self.xp.asarray, _blocks(self.n_samples, n_blocks))
+        index, share = map(self.xp.asarray, block_members(self.n_samples, n_blocks))
         x, gy = self.x[..., 0, :], self.gy[..., 0, :]
         # What pads a block is zero in both factors: infinity times zero would be NaN.
         x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
@@ -313,24 +301,7 @@ class OuterProducts(Factored):
         if n * s * s * (p + q) > (self.n_positions + n) * p * q:
             return self._gram_of_tiles(centered=centered)
         x, gy = self.x.astype(np.float64, copy=False), self.gy.astype(np.float64, copy=False)
-        if centered:
-            xc, gc = _central_sample(x), _central_sample(gy)
-            gc = self.xp.broadcast_to(gc, gy.shape)
-            x = self.xp.concatenate([x, x - xc], axis=-2)
-            gy = self.xp.concatenate([gy - gc, gc], axis=-2)
-        out = self.xp.empty((*self.replicas, n, n), np.float64)
-        step = max(1, TILE_BUDGET // max(1, prod(self.replicas) * n * s * s))
-        xt = x.reshape((*x.shape[:-3], n * s, p)).swapaxes(-1, -2)
-        gt = gy.reshape((*gy.shape[:-3], n * s, q)).swapaxes(-1, -2)
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            left_x = x[..., start:stop, :, :].reshape((*x.shape[:-3], -1, p))
-            left_g = gy[..., start:stop, :, :].reshape((*gy.shape[:-3], -1, q))
-            pairs = self.xp.matmul(left_x, xt) * self.xp.matmul(left_g, gt)
-            out[..., start:stop, :] = pairs.reshape((*self.replicas, stop - start, s, n, s)).sum(
-                axis=(-3, -1)
-            )
-        return out
+        return gram_of_pairs(x, gy, self.replicas, centered=centered)
 
     # -- double backward
 
@@ -338,7 +309,7 @@ class OuterProducts(Factored):
         dtype = self.compute_dtype
         matrix = direction.reshape((*self.replicas, *self._matrix))
         matrix = matrix.astype(dtype).swapaxes(-1, -2)[..., None, :, :]
-        mapped = self.xp.matmul(self.x.astype(dtype, copy=False), matrix)
+        mapped = self.x.astype(dtype, copy=False) @ matrix
         return (mapped * self.gy).sum(axis=(-1, -2), dtype=np.float64)
 
     def pullback_weights(
@@ -368,12 +339,12 @@ class OuterProducts(Factored):
         x, gy = self._computed()
         matrix = cotangent.reshape((*self.replicas, 1, *self._matrix)).astype(dtype)
         share = weights.astype(dtype)[..., None, None]
-        d_gy = xp.matmul(share * x, matrix.swapaxes(-1, -2))
-        d_x = xp.matmul(share * gy, matrix)
+        d_gy = (share * x) @ matrix.swapaxes(-1, -2)
+        d_x = (share * gy) @ matrix
         if mixing is not None:
             mixing = mixing.astype(dtype)
-            d_gy = d_gy + self._mixed_positions(mixing, x, gy)
-            d_x = d_x + self._mixed_positions(mixing, gy, x)
+            d_gy = d_gy + mixed_pairs(mixing, x, gy, self.replicas)
+            d_x = d_x + mixed_pairs(mixing, gy, x, self.replicas)
         return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:
@@ -390,28 +361,9 @@ class OuterProducts(Factored):
             piece = matrix[..., outputs, inputs]
             rows = derivative(values) * piece.reshape((*replicas, 1, -1))
             rows = rows.reshape((*replicas, n, *piece.shape[-2:]))
-            d_gy[..., outputs] += xp.matmul(x[..., inputs], rows.swapaxes(-1, -2))
-            d_x[..., inputs] += xp.matmul(gy[..., outputs], rows)
+            d_gy[..., outputs] += x[..., inputs] @ rows.swapaxes(-1, -2)
+            d_x[..., inputs] += gy[..., outputs] @ rows
         return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
-
-    def _mixed_positions(self, mixing: Array, key: Array, value: Array) -> Array:
-        """sum_m,t M_nm <key_ns, key_mt> value_mt: the mixed rows applied to one factor."""
-        xp, n, s, replicas = self.xp, self.n_samples, self.n_positions, self.replicas
-        keys = key.reshape((*key.shape[:-3], n * s, key.shape[-1]))
-        values = value.reshape((*value.shape[:-3], n * s, value.shape[-1]))
-        out = xp.empty((*replicas, n, s, value.shape[-1]), key.dtype)
-        step = max(1, TILE_BUDGET // max(1, prod(replicas) * n * s * s))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            here = keys[..., start * s : stop * s, :]
-            dots = xp.matmul(here, keys.swapaxes(-1, -2))
-            dots = dots.reshape((*dots.shape[:-2], stop - start, s, n, s))
-            dots = dots * mixing[..., start:stop, None, :, None]
-            dots = dots.reshape((*replicas, (stop - start) * s, n * s))
-            mixed = xp.matmul(dots, values)
-            mixed = mixed.reshape((*replicas, stop - start, s, value.shape[-1]))
-            out[..., start:stop, :, :] = mixed
-        return out
 
 
 def _side_by_side(gy: Array) -> Array:
@@ -429,16 +381,6 @@ def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
     return array.sum(axis=shared, keepdims=True) if shared else array
 
 
-@lru_cache(maxsize=32)
-def _blocks(n_samples: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of every block, and their shares in its mean: 0 for what pads a block."""
-    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
-    counts = np.diff(edges)
-    index = np.minimum(edges[:-1, None] + np.arange(counts.max()), n_samples - 1)
-    inside = np.arange(counts.max()) < counts[:, None]
-    return index, inside / counts[:, None]
-
-
 @cache
 def _root_of_largest(dtype: np.dtype) -> np.floating:
     return np.sqrt(np.finfo(dtype).max)
@@ -448,14 +390,3 @@ def _largest(array: Array) -> Array:
     """The largest absolute value along the last axis; 0 where it is empty."""
     xp = array_module(array)
     return xp.abs(array).max(axis=-1) if array.shape[-1] else xp.zeros(array.shape[:-1])
-
-
-def _inner(rows: Array, row: Array) -> Array:
-    """Inner products of (*R, N, K) rows with one (*R, 1, K): (*R, N)."""
-    return array_module(rows).matmul(rows, row.swapaxes(-1, -2))[..., 0]
-
-
-def _central_sample(array: Array) -> Array:
-    """As ``central_row``, for samples (*R, N, S, K): the whole sample (*R, 1, S, K)."""
-    flat = array.reshape((*array.shape[:-2], -1))
-    return central_row(flat).reshape((*array.shape[:-3], 1, *array.shape[-2:]))

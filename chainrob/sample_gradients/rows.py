@@ -25,6 +25,35 @@ def central_row(array: Array) -> Array:
     return xp.take_along_axis(array, middle[..., None, None], axis=-2)
 
 
+def products(rows: Array) -> Array:
+    """Inner products of rows (*R, N, K): (*R, N, N)."""
+    return rows @ rows.swapaxes(-1, -2)
+
+
+def centered_products(x: Array, gy: Array, constant: float) -> Array:
+    """Inner products (*R, N, N) of the outer products gy_n x_n^T less a common row.
+
+    With x = xc + dx and gy = gc + dg, the centered row is dg x^T + gc dx^T: its products come from
+    the two Gram matrices of the differences, so that what the rows have in common never meets their
+    differences.
+
+    Args:
+        x: inputs, (*R, N, P), float64.
+        gy: output gradients, (*R, N, Q), float64.
+        constant: square of one more input that is the same in all samples.
+    """
+    xc, gc = central_row(x), central_row(gy)
+    dx, dg = x - xc, gy - gc
+    along_x = (dx @ xc.swapaxes(-1, -2))[..., 0]
+    along_g = (dg @ gc.swapaxes(-1, -2))[..., 0]
+    size_x, size_g = (xc * xc).sum(axis=-1), (gc * gc).sum(axis=-1)
+    dx_dx = products(dx)
+    x_dx = dx_dx + along_x[..., None, :]
+    x_x = x_dx + (along_x + (size_x + constant))[..., :, None]
+    cross = along_g[..., :, None] * x_dx
+    return products(dg) * x_x + cross + cross.swapaxes(-1, -2) + size_g[..., None] * dx_dx
+
+
 def squared_distances(gram: Array) -> Array:
     """Squared distances between rows from their (centered) Gram matrix, both (*R, N, N).
 
@@ -48,3 +77,13 @@ def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
     start, stop = edges[:-1, None], edges[1:, None]
     index = xp.arange(n_samples)
     return ((index >= start) & (index < stop)) / (stop - start)
+
+
+@lru_cache(maxsize=32)
+def block_members(n_samples: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of every block, and their shares in its mean: 0 for what pads a block."""
+    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
+    counts = np.diff(edges)
+    index = np.minimum(edges[:-1, None] + np.arange(counts.max()), n_samples - 1)
+    inside = np.arange(counts.max()) < counts[:, None]
+    return index, inside / counts[:, None]
