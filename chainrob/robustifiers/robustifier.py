@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -18,10 +16,11 @@ from chainrob.robustifiers.errors import (
     NonFiniteGradientWarning,
     NotDifferentiableError,
 )
+from chainrob.robustifiers.estimates import Estimate, in_chunks, together
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.operator_base import Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",
@@ -35,27 +34,10 @@ __all__ = [
     "Weighting",
     "as_operator",
     "describe",
-    "in_chunks",
 ]
 
 Policy = Literal["drop", "raise", "propagate"]
 Self = TypeVar("Self", bound="Robustifier")
-
-
-class Estimate(NamedTuple):
-    """A robust estimate, and how much of each sample entered it."""
-
-    value: Any
-    """(*R, *shape); a tuple of them for joined parameters."""
-    weights: Array | None = None
-    """(*R, N), float64, see ``Robustifier.sample_weights``; None where nobody watches, or where
-    they are not known."""
-
-    def times(self, factor: float) -> Estimate:
-        """The estimate multiplied by a number; the weights stay."""
-        if isinstance(self.value, tuple):
-            return self._replace(value=tuple(part * factor for part in self.value))
-        return self._replace(value=self.value * factor)
 
 
 @dataclass(frozen=True, repr=False)
@@ -378,33 +360,6 @@ def _about(gram: Array, shift: Array) -> Array:
     noise = 1e-13 * xp.median(norms, axis=-1, keepdims=True)
     there = xp.diagonal(shifted, axis1=-2, axis2=-1) > noise
     return xp.where(there[..., :, None] & there[..., None, :], shifted, 0.0)
-
-
-def in_chunks(gradients: SampleGradients, answer: Callable[[SampleGradients], Any]) -> Any:
-    """``answer(gradients)``, over few replicas at a time where all their N x N matrices would take
-    too much memory.
-    """
-    n, replicas = gradients.n_samples, gradients.replicas
-    if not replicas or replicas[0] <= 1 or prod(replicas) * n * n <= TILE_BUDGET:
-        return answer(gradients)
-    step = max(1, TILE_BUDGET // (prod(replicas[1:]) * n * n))
-    parts = [
-        answer(gradients.replica((slice(start, start + step),)))
-        for start in range(0, replicas[0], step)
-    ]
-    if isinstance(parts[0], Estimate):
-        return together(gradients.xp.concatenate, parts)
-    return gradients.xp.concatenate(parts)
-
-
-def together(join: Callable[[list[Any]], Any], parts: list[Estimate]) -> Estimate:
-    """The estimates of several replicas as one, by a function that joins a list of arrays."""
-    values, weights = [one.value for one in parts], [one.weights for one in parts]
-    if isinstance(values[0], tuple):
-        value = tuple(join(list(column)) for column in zip(*values, strict=True))
-    else:
-        value = join(values)
-    return Estimate(value, None if weights[0] is None else join(weights))
 
 
 def as_operator(gradients: Array | SampleGradients) -> SampleGradients:
