@@ -179,7 +179,8 @@ class OuterProducts(Factored):
         out = reduction.of_outer_products(x, gy, squares)
         if out is None:
             return None
-        return out[..., :-1].astype(dtype or self.dtype), out[..., -1].astype(dtype or gy.dtype)
+        bias = out[..., -1].astype(dtype or self.gy.dtype)
+        return out[..., :-1].astype(dtype or self.dtype), bias
 
     def grouped(self, n_blocks: int) -> OuterProducts | None:
         """The means of blocks as outer products: the samples of a block become its positions, with
