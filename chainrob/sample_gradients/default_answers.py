@@ -70,8 +70,8 @@ class DefaultAnswers:
         """The operator without coordinates that are known to be zero in all samples."""
         return self
 
-    def grouped(self, n_blocks: int) -> Any:
-        """``block_means`` in a form that compiled reductions know, or None."""
+    def combined(self, matrix: Array) -> Any:
+        """``mix`` by a matrix (M, N) in a form that compiled reductions know, or None."""
         return None
 
     def added_up(self, uses: Sequence[Any]) -> Any:

@@ -17,7 +17,6 @@ from chainrob.sample_gradients.operator_base import (
     Reduction,
     RowSquares,
     SampleGradients,
-    block_matrix,
 )
 from chainrob.sample_gradients.row_index import RowIndex
 from chainrob.sample_gradients.rows import central_row, products
@@ -101,11 +100,10 @@ class Dense(Factored):
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
 
-    def grouped(self, n_blocks: int) -> Dense:
+    def combined(self, matrix: Array) -> Dense:
         flat = self.flat
-        matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
-        means = matrix @ flat
-        return Dense(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
+        rows = matrix.astype(flat.dtype, copy=False) @ flat
+        return Dense(rows.reshape((*rows.shape[:-1], *self.shape)), len(self.replicas))
 
     def row_sums(self, rows: RowIndex) -> Dense:
         axis = len(self.replicas)

@@ -28,7 +28,6 @@ __all__ = [
     "MATERIALIZE_LIMIT",
     "TILE_BUDGET",
     "Array",
-    "Blocks",
     "Derivative",
     "Fused",
     "Index",
@@ -182,7 +181,7 @@ class SampleGradients(DefaultAnswers, Differentiable, abc.ABC):
 
     def block_means(self, n_blocks: int) -> SampleGradients:
         """The means of ``n_blocks`` contiguous blocks of rows whose sizes differ by one at most."""
-        return Blocks(self, n_blocks)
+        return Mixed(self, block_matrix(self.n_samples, n_blocks, self.xp))
 
     def mix(self, matrix: Array, *, affine: bool = True) -> SampleGradients:
         """The operator whose rows are ``matrix`` @ G, for a matrix (*R, M, N).
@@ -287,6 +286,20 @@ class Mixed(SampleGradients):
         return gram * (apart[..., :, None] & apart[..., None, :])
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        compiled = reduction.fused is not None and reduction.mix is None and self.xp is np
+        if not compiled or self.matrix.ndim > 2:
+            return self._reduce_tiles(reduction, dtype, squares)
+
+        def of_part(part: SampleGradients) -> Any:
+            rows = part.combined(self.matrix)
+            if rows is not None:
+                return rows.reduce(reduction, dtype or part.dtype, squares)
+            mixed = self if part is self.base else Mixed(part, self.matrix, affine=self.affine)
+            return mixed._reduce_tiles(reduction, dtype, squares)
+
+        return self.base.each(of_part)
+
+    def _reduce_tiles(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
         last = reduction.mix
         mix = self._combine if last is None else lambda values: last(self._combine(values))
         # Output units that are mixed each in its own way are no longer one layer to their base.
@@ -353,27 +366,3 @@ class Mixed(SampleGradients):
 
     def _combine(self, values: Array) -> Array:
         return self.matrix.astype(values.dtype, copy=False) @ values
-
-
-class Blocks(Mixed):
-    """The means of contiguous blocks of rows.
-
-    Args:
-        base: the operator of the rows.
-        n_blocks: number of blocks, whose sizes differ by one at most.
-    """
-
-    def __init__(self, base: SampleGradients, n_blocks: int) -> None:
-        super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
-
-    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        if reduction.fused is None or reduction.mix is not None or self.xp is not np:
-            return super()._reduce(reduction, dtype, squares)
-
-        def of_part(part: SampleGradients) -> Array:
-            means = part.grouped(self.n_samples)
-            if means is None:
-                return Mixed._reduce(Blocks(part, self.n_samples), reduction, dtype, squares)
-            return means.reduce(reduction, dtype or part.dtype, squares)
-
-        return self.base.each(of_part)

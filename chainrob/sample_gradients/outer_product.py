@@ -25,7 +25,7 @@ from chainrob.sample_gradients.operator_base import (
 )
 from chainrob.sample_gradients.position_pairs import gram_of_pairs, mixed_pairs
 from chainrob.sample_gradients.row_index import RowIndex
-from chainrob.sample_gradients.rows import block_members, centered_products, products
+from chainrob.sample_gradients.rows import centered_products, members_of, products
 
 FEW = 1 << 17
 """Numbers in all rows up to which a kernel's call costs more than one more input does."""
@@ -182,18 +182,25 @@ class OuterProducts(Factored):
         bias = out[..., -1].astype(dtype or self.gy.dtype)
         return out[..., :-1].astype(dtype or self.dtype), bias
 
-    def grouped(self, n_blocks: int) -> OuterProducts | None:
-        """The means of blocks as outer products: the samples of a block become its positions, with
-        zeros where a block is one sample short. For S = 1.
+    def combined(self, matrix: Array) -> OuterProducts | None:
+        """The samples of a mixed row become its positions, with zeros where a row has fewer of them
+        than others. None where that would take many.
         """
-        if self.n_positions != 1:
+        members = members_of(matrix)
+        if members is None:
             return None
-        index, share = map(self.xp.asarray, block_members(self.n_samples, n_blocks))
-        x, gy = self.x[..., 0, :], self.gy[..., 0, :]
-        # What pads a block is zero in both factors: infinity times zero would be NaN.
-        x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
-        share = share.astype(self.compute_dtype, copy=False)[..., None]
-        return self.with_factors(x, self.xp.take(gy, index, axis=-2) * share)
+        index, share = members
+
+        share = np.repeat(share, self.n_positions, axis=1)[..., None]
+        share = share.astype(self.compute_dtype, copy=False)
+
+        def positions(factor: Array) -> Array:
+            rows = np.take(factor, index, axis=-3)
+            rows = rows.reshape((*factor.shape[:-3], *share.shape[:2], factor.shape[-1]))
+            # What fills up a row is zero in both factors: infinity times zero would be NaN.
+            return np.where(share != 0.0, rows, factor.dtype.type(0))
+
+        return self.with_factors(positions(self.x), positions(self.gy) * share)
 
     def row_sums(self, rows: RowIndex) -> OuterProducts | None:
         """Rows of one sample are positions; a shorter sample is filled up with zeros."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from chainrob.kernels import array_module
 from chainrob.sample_gradients.reduction import Array
+from chainrob.sample_gradients.row_index import PADDING_LIMIT
 
 
 def central_row(array: Array) -> Array:
@@ -79,11 +80,22 @@ def block_matrix(n_samples: int, n_blocks: int, xp: Any = np) -> Array:
     return ((index >= start) & (index < stop)) / (stop - start)
 
 
-@lru_cache(maxsize=32)
-def block_members(n_samples: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of every block, and their shares in its mean: 0 for what pads a block."""
-    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
-    counts = np.diff(edges)
-    index = np.minimum(edges[:-1, None] + np.arange(counts.max()), n_samples - 1)
-    inside = np.arange(counts.max()) < counts[:, None]
-    return index, inside / counts[:, None]
+def members_of(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The rows that each mixed row is made of, and their shares in it, both (M, S); what fills up a
+    mixed row has share 0.
+
+    Args:
+        matrix: one row a mixed row, (M, N).
+
+    Returns:
+        None where mixed rows would take more than ``PADDING_LIMIT`` times the rows.
+    """
+    rows, columns = np.nonzero(matrix)
+    counts = np.bincount(rows, minlength=len(matrix))
+    most = int(counts.max(initial=1))
+    if len(matrix) * most > PADDING_LIMIT * matrix.shape[1]:
+        return None
+    place = np.arange(rows.size) - (np.cumsum(counts) - counts)[rows]
+    index, share = np.zeros((len(matrix), most), np.int64), np.zeros((len(matrix), most))
+    index[rows, place], share[rows, place] = columns, matrix[rows, columns]
+    return index, share

@@ -152,3 +152,31 @@ def test_a_plain_function_sees_weights_and_bias_apart():
     W, b = Joined([weights.bias(), weights]).reduce(lambda values: values.max(axis=-2))[::-1]
     np.testing.assert_array_equal(W.ravel(), weights.materialize().max(axis=0))
     np.testing.assert_array_equal(b, weights.bias().materialize().max(axis=0))
+
+
+FEW_MEMBERS = np.zeros((4, N))
+FEW_MEMBERS[0, 5], FEW_MEMBERS[1, [0, 2]], FEW_MEMBERS[3, [6, 1]] = 0.5, 0.25, (0.75, -0.25)
+
+
+@pytest.mark.parametrize("robustifier", KERNELS, ids=repr)
+@pytest.mark.parametrize("name", ["dense", "outer", "several", "joined"])
+@pytest.mark.parametrize("members", [FEW_MEMBERS, np.eye(N)[[3, 0, 5, 1]], np.ones((4, N)) / N])
+def test_mixed_rows_go_to_the_kernels(name, robustifier, members):
+    operator = operators()[name]
+    mixed = operator.mix(members, affine=False)
+    reduction = robustifier.reduction(len(members))
+    plain = Reduction(robustifier.reduce, robustifier.coordinate_weights)
+    watched, expected = RowSquares.of(mixed), RowSquares.of(mixed)
+    found, wanted = mixed.reduce(reduction, squares=watched), mixed.reduce(plain, squares=expected)
+    pairs = zip(found, wanted, strict=True) if name == "joined" else [(found, wanted)]
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(watched.weights(), expected.weights(), rtol=1e-7, atol=1e-7)
+
+
+def test_an_infinite_row_stays_in_its_mixed_row():
+    x, gy = np.ones((N, 1, 3)), np.ones((N, 1, 2))
+    gy[0] = np.inf
+    mixed = OuterProducts(x, gy).mix(FEW_MEMBERS, affine=False)
+    found = mixed.reduce(chainrob.CoordinateMedian().reduction(4))
+    np.testing.assert_array_equal(found, 0.5)
