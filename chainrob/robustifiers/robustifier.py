@@ -20,7 +20,7 @@ from chainrob.robustifiers.estimates import Estimate, in_chunks, together
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.operator_base import Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.operator_base import AmongZeros, Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",
@@ -248,11 +248,20 @@ class CoordinateWise(Robustifier):
 
     def reduction(self, n_samples: int) -> Reduction:
         """``reduce`` with its weights and its compiled form, for N rows."""
-        return Reduction(self.reduce, self.coordinate_weights, self.fused(n_samples))
+        return Reduction(
+            self.reduce,
+            self.coordinate_weights,
+            self.fused(n_samples),
+            among_zeros=self.among_zeros,
+        )
 
     def fused(self, n_samples: int) -> Fused | None:
         """The compiled form of ``reduce`` for outer products, None where there is none."""
         return None
+
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        """What is known of coordinates that are zero in most samples, as in an embedding."""
+        return AmongZeros()
 
     @abc.abstractmethod
     def reduce(self, values: Array) -> Array:

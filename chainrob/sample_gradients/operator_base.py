@@ -21,12 +21,13 @@ from chainrob._renamed import renamed_attribute
 from chainrob.kernels import mixed_gram
 from chainrob.sample_gradients.default_answers import DefaultAnswers
 from chainrob.sample_gradients.pullback import Derivative, Differentiable
-from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.reduction import AmongZeros, Array, Fused, Reduction, RowSquares
 from chainrob.sample_gradients.rows import block_matrix, squared_distances
 
 __all__ = [
     "MATERIALIZE_LIMIT",
     "TILE_BUDGET",
+    "AmongZeros",
     "Array",
     "Derivative",
     "Fused",

@@ -20,6 +20,15 @@ class Fused(NamedTuple):
     parameters: tuple[Any, ...] = ()
 
 
+class AmongZeros(NamedTuple):
+    """What a reduction makes of a coordinate that is zero in most samples."""
+
+    ignored: int = 0
+    """So many values that are not zero leave the estimate where zeros alone have it."""
+    reduce: Callable[[Array, int], Array] | None = None
+    """The estimates (d,) from some values (M, d) and the number of further values, all zero."""
+
+
 class Reduction(NamedTuple):
     """What is done to the N values of every coordinate."""
 
@@ -31,6 +40,8 @@ class Reduction(NamedTuple):
     """The compiled form of ``reduce``, where there is one."""
     mix: Callable[[Array], Array] | None = None
     """(*R, N, d) -> (*R, M, d): what is done to the values first; see ``Mixed``."""
+    among_zeros: Callable[[int], AmongZeros] | None = None
+    """N to shorter ways for coordinates that are zero in most samples."""
     by_replica: bool = False
     """Whether tiles must have their replica axes; else an operator may leave them out, which only a
     reduction that differs between replicas can tell."""
