@@ -114,11 +114,12 @@ class LayerGradients:
         self, rows: Sequence[SampleGradients], estimates: Sequence[Array]
     ) -> tuple[Array, ...]:
         """The estimates in the dtypes of the gradients."""
-        # NumPy's arithmetic turns an array of no axes into a scalar, which is no array.
-        return tuple(
-            row.xp.asarray(one).astype(self.dtypes[index], copy=False)
-            for index, row, one in zip(self.wanted, rows, estimates, strict=True)
-        )
+        gradients = []
+        for index, row, one in zip(self.wanted, rows, estimates, strict=True):
+            if not one.ndim:  # NumPy's arithmetic turns it into a scalar, which is no array
+                one = row.xp.asarray(one)
+            gradients.append(one.astype(self.dtypes[index], copy=False))
+        return tuple(gradients)
 
     def zeros(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         """Zeros of the wanted parameters' shapes."""
@@ -136,35 +137,33 @@ class LayerGradients:
         Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy``
         then carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
         """
-        arrays, n_samples = self.scaled(arrays)
+        arrays, n_samples, rows = self._scaled(arrays)
         operators = self.build(arrays, self.wanted)
-        rows = self.rows_of_samples(arrays)
         if rows is None:
             return operators, n_samples
         if self.aggregation.scope == "model":  # all uses are first put together
             return {key: RowSums(one, rows) for key, one in operators.items()}, n_samples
         return summed_rows(operators, rows), n_samples
 
-    def rows_of_samples(self, arrays: tuple[Array, ...]) -> RowIndex | None:
-        """To which sample each row belongs, where ``chainrob.samples`` says it."""
-        samples = self.aggregation.samples
-        return None if samples is None else samples.rows(self.n_rows(arrays), self.function)
-
     def n_rows(self, arrays: tuple[Array, ...]) -> int:
         """The entries of gy's sample axis, positions of one put together."""
         return int(arrays[-1].shape[self.sample_axis]) // self.n_positions
 
-    def scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int]:
-        """The arrays with gy in the unit of contract 1, and N.
+    def _scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int, RowIndex | None]:
+        """The arrays with gy in the unit of contract 1, N, and to which sample each row belongs,
+        where ``chainrob.samples`` says it.
 
         float16 becomes float32 first: N times what a scaled loss leaves there is soon beyond it.
         """
-        *inputs, gy = (one.astype(np.float32) if one.dtype == np.float16 else one for one in arrays)
-        rows = self.rows_of_samples(arrays)
-        n_samples = self.n_rows(arrays) if rows is None else rows.n_samples
+        *inputs, gy = [one.astype(np.float32) if one.dtype == np.float16 else one for one in arrays]
+        n_samples, samples, rows = self.n_rows(arrays), self.aggregation.samples, None
+        if samples is not None:
+            rows = samples.rows(n_samples, self.function)
+        if rows is not None:
+            n_samples = rows.n_samples
         if self.aggregation.loss_reduction == "mean":
             gy = gy * gy.dtype.type(n_samples)
-        return (*inputs, gy), n_samples
+        return (*inputs, gy), n_samples, rows
 
     def check_differentiable(self) -> None:
         """Raise where the estimate has no derivative.
@@ -200,9 +199,8 @@ class LayerGradients:
         assert self.pull is not None
         plan = self.aggregation
         assert plan.robustifier is not None
-        inputs, n_samples = self.scaled(arrays)
+        inputs, n_samples, index = self._scaled(arrays)
         operators = self.build(inputs, self.wanted)
-        index = self.rows_of_samples(inputs)
         if index is not None:  # not resolved: cotangents are wanted of the single rows
             operators = {key: RowSums(one, index) for key, one in operators.items()}
         rows = [self._explicit(operators[index]) for index in self.wanted]

@@ -125,9 +125,9 @@ def remove_observer(owner: Any, observer: Observer) -> None:
         _observers.pop(owner, None)
 
 
-def is_observed(*owners: Any) -> bool:
-    """Whether anyone observes one of the owners; what it costs not to be watched."""
-    return bool(_observers) and any(owner in _observers for owner in owners if owner is not None)
+def is_observed(owner: Any) -> bool:
+    """Whether anyone observes the layer or model."""
+    return owner is not None and owner in _observers
 
 
 def watched_estimate(
@@ -148,18 +148,18 @@ def watched_estimate(
         source: whose gradient it is: the layer, or the model.
         owners: whose observers are told; none where nobody is to be told.
     """
-    watch = bool(gradients) and is_observed(*owners)
-    estimates, weights = estimate_watched(robustifier, list(gradients.values()), scope, watch=watch)
-    if watch:
-        told: list[Observer] = []
-        for owner in owners:
-            for observer, name in tuple(_observers.get(owner, ())):
-                if observer not in told:
-                    told.append(observer)
-                    name = name if owner is source else "/"
-                    observer(
-                        Observation(
-                            source, name, robustifier, gradients, scope, loss_reduction, weights
-                        )
+    watched = [owner for owner in owners if is_observed(owner)] if gradients else []
+    rows = list(gradients.values())
+    estimates, weights = estimate_watched(robustifier, rows, scope, watch=bool(watched))
+    told: list[Observer] = []
+    for owner in watched:
+        for observer, name in tuple(_observers.get(owner, ())):
+            if observer not in told:
+                told.append(observer)
+                name = name if owner is source else "/"
+                observer(
+                    Observation(
+                        source, name, robustifier, gradients, scope, loss_reduction, weights
                     )
+                )
     return estimates

@@ -48,44 +48,48 @@ def estimate_watched(
         has one weight a unit or a parameter, they are averaged over the coordinates. None where
         nobody watches, and for a plain callable, whose weights nobody knows.
     """
-    none = gradients[0].xp.ones((*gradients[0].replicas, 0)) if watch and gradients else None
-    if gradients and gradients[0].n_samples == 0 and not spans_ranks(robustifier):
+    if not gradients:
+        return [], None
+    if gradients[0].n_samples == 0 and not spans_ranks(robustifier):
         # An empty batch has a loss of nothing, and the stock gradient of that is zero.
-        return [one.zeros() for one in gradients], none
+        return [one.zeros() for one in gradients], _of_nothing(gradients[0]) if watch else None
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
     same = isinstance(robustifier, JOINT_OR_APART)
-    if len(gradients) > 1 and (watch if same else scope in ("layer", "model")):
+    if len(gradients) > 1 and (same or scope in ("layer", "model")):
         joined = Joined(gradients)
-        # Rows that are not finite are dropped parameter by parameter where these are apart.
-        if not same or robustifier.nonfinite == "propagate" or joined.all_finite():
-            values, weights = robustifier.estimate(joined, watch)
-            return list(values), weights
-        return [robustifier(one) for one in gradients], robustifier.sample_weights(joined)
-    found = [_apart(robustifier, one, scope, watch) for one in gradients]
-    values = [value for value, _ in found]
+        if not same or robustifier.nonfinite == "propagate":
+            found = robustifier.estimate(joined, watch)
+        elif joined.all_finite():
+            found = robustifier.estimate_unseen(joined, watch)
+        else:  # rows are dropped parameter by parameter, or unit by unit
+            values = [estimate(robustifier, [one], scope)[0] for one in gradients]
+            return values, robustifier.sample_weights(joined) if watch else None
+        return list(found.value), found.weights
+    values = []
     total, count = None, 0
-    for one, (_, weights) in zip(gradients, found, strict=True):
+    for one in gradients:
+        # Where units are the same, the weights are those of all coordinates; a single number is
+        # its own unit.
+        if scope != "unit" or not one.shape or (watch and same):
+            value, weights = robustifier.estimate(one, watch)
+        else:  # every output unit is a problem of its own
+            value, weights = robustifier.estimate(one.units(), watch)
+            value = one.join_units(value)
+            weights = None if weights is None else weights.mean(axis=-2)
+        values.append(value)
         # What no sample touched says nothing about any sample.
         if weights is not None and (size := one.touched().size):
             share = weights * size
             total, count = share if total is None else total + share, count + size
-    known = not isinstance(robustifier, FromFunction)
-    return values, total / count if total is not None else none if known else None
+    if not watch or isinstance(robustifier, FromFunction):
+        return values, None
+    return values, _of_nothing(gradients[0]) if total is None else total / count
 
 
-def _apart(
-    robustifier: Robustifier, gradients: SampleGradients, scope: Scope, watch: bool
-) -> tuple[Array, Array | None]:
-    """The estimate of one parameter in its own shape, and the weights in it."""
-    if watch and isinstance(robustifier, JOINT_OR_APART):
-        scope = "parameter"  # units are the same, and the weights are those of all coordinates
-    if scope != "unit" or not gradients.shape:  # a single number is its own unit
-        return robustifier.estimate(gradients, watch)
-    # Every output unit is a problem of its own.
-    found = robustifier.estimate(gradients.units(), watch)
-    weights = None if found.weights is None else found.weights.mean(axis=-2)
-    return gradients.join_units(found.value), weights
+def _of_nothing(gradients: SampleGradients) -> Array:
+    """The weights where there is nothing to weigh."""
+    return gradients.xp.ones((*gradients.replicas, 0))
 
 
 def count_samples(robustifier: Callable[[Any], Any], n_samples: int) -> int:

@@ -85,15 +85,11 @@ class GradientNode(function_node.FunctionNode):
         self.retain_inputs(tuple(range(len(arrays))))
         if self.traced:
             return self._replayed(arrays)
-        self._watch(arrays)
-        return self.layer.estimates(arrays)
-
-    def _watch(self, arrays: tuple[Array, ...]) -> None:
-        """Warn if the rows of a link do not look like samples."""
         plan = self.layer.aggregation
         watched = plan.owner is not None and plan.samples is None
         if watched and not isinstance(plan.robustifier, Mean) and not spans_ranks(plan.robustifier):
             watch_count(plan.owner, self.layer.n_rows(arrays), plan.scope)
+        return self.layer.estimates(arrays)
 
     def _replayed(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         """The gradients with the present settings. ``@static_graph`` runs this once while it
@@ -211,22 +207,23 @@ class RobustFunction:
         gradients: dict[int, chainer.Variable | None] = {}
         if 0 in indexes:
             gradients[0] = self.input_gradient(gy)
-        wanted = [index for index in indexes if index in self.parameters]
-        if wanted:
-            inputs = self.inputs  # type: ignore[attr-defined]
+        inputs = self.inputs  # type: ignore[attr-defined]
+        dtypes = {index: inputs[index].dtype for index in indexes if index in self.parameters}
+        if dtypes:
+            wanted = tuple(dtypes)
             node = GradientNode(
                 self.sample_gradients,
                 self.aggregation,
                 wanted,
                 self.parameters,
-                {index: inputs[index].dtype for index in wanted},
+                dtypes,
                 self.sample_axis(gy),
                 self.n_positions,
                 origin=self,
                 pull=self.pull,
             )
             gradients.update(zip(wanted, node.apply((*self.sources(), gy)), strict=True))
-        return tuple(gradients[index] for index in indexes)
+        return tuple(map(gradients.get, indexes))
 
 
 def runs_plainly(aggregation: Aggregation) -> bool:

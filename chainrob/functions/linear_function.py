@@ -12,7 +12,6 @@ from chainer.utils import type_check
 from chainrob.aggregation import Aggregation, Reduction, Scope
 from chainrob.builders import linear_pullback, linear_rows
 from chainrob.functions.gradient_node import RobustFunction, runs_plainly
-from chainrob.kernels import array_module
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
@@ -66,7 +65,7 @@ class LinearFunction(RobustFunction, function_node.FunctionNode):
     def forward(self, inputs: tuple[Array, ...]) -> tuple[Array]:
         x, W = inputs[:2]
         self.retain_inputs((0, 1))
-        y = array_module(x).matmul(x, W.swapaxes(-1, -2)).astype(x.dtype, copy=False)
+        y = (x @ W.swapaxes(-1, -2)).astype(x.dtype, copy=False)
         if len(inputs) == 3:
             y += inputs[2][..., None, :]
         return (y,)

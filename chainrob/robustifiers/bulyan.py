@@ -7,9 +7,10 @@ from typing import Any
 
 from chainrob.kernels import array_module
 from chainrob.robustifiers.bad_rows import BadRows
+from chainrob.robustifiers.estimates import Estimate, in_chunks
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.mean_around_median import MeanAroundMedian
-from chainrob.robustifiers.robustifier import Estimate, Robustifier, in_chunks
+from chainrob.robustifiers.robustifier import Robustifier
 from chainrob.robustifiers.selection import TIE
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array, squared_distances

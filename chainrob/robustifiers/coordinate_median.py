@@ -10,7 +10,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.headroom import headroom, restored
 from chainrob.robustifiers.robustifier import CoordinateWise
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.operator_base import Array, Fused
+from chainrob.sample_gradients.operator_base import AmongZeros, Array, Fused
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +38,9 @@ class CoordinateMedian(CoordinateWise):
 
     def fused(self, n_samples: int) -> Fused | None:
         return Fused("coordinate_median")
+
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        return AmongZeros(ignored=(n_samples - 1) // 2)
 
     def reduce(self, values: Array) -> Array:
         values, exponents = headroom(values)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chainrob.robustifiers.robustifier import Estimate, Policy, Robustifier, together
+from chainrob.robustifiers.estimates import Estimate, together
+from chainrob.robustifiers.robustifier import Policy, Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 

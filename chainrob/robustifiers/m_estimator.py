@@ -262,7 +262,8 @@ def chi_scale(deviations: Array) -> Array:
         reach = 4.0 * 2.0 ** min(iteration, 8)  # the root may be many powers of ten away
         step = xp.clip(excess / xp.where(slope > 0.0, slope, 1e-300), -reach, reach)
         moved = t + step
-        outside = (moved <= low) | (moved >= high)
+        # A step that is lost in rounding has arrived, and is no reason to halve the bracket.
+        outside = ((moved <= low) | (moved >= high)) & (moved != t)
         moved = xp.where(outside & xp.isfinite(low + high), 0.5 * (low + high), moved)
         moved = xp.where(has_root, moved, t)  # without a root there is nowhere to go
         change = xp.abs(moved - t)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chainrob.robustifiers.estimates import Estimate, together
 from chainrob.robustifiers.mean import Mean
-from chainrob.robustifiers.robustifier import Estimate, Robustifier, together
+from chainrob.robustifiers.robustifier import Robustifier
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from chainrob.robustifiers.errors import NonFiniteGradientError, NotDifferentiableError
+from chainrob.robustifiers.estimates import Estimate, in_chunks
 from chainrob.robustifiers.gram import RowNorms
 from chainrob.robustifiers.parameters import describe, with_dropped
-from chainrob.robustifiers.robustifier import Estimate, Robustifier, as_operator, in_chunks
+from chainrob.robustifiers.robustifier import Robustifier, as_operator
 from chainrob.sample_gradients import SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 

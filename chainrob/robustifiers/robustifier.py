@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -18,10 +16,11 @@ from chainrob.robustifiers.errors import (
     NonFiniteGradientWarning,
     NotDifferentiableError,
 )
+from chainrob.robustifiers.estimates import Estimate, in_chunks, together
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.parameters import describe, require_choice, with_dropped
 from chainrob.sample_gradients import Dense, SampleGradients
-from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.operator_base import AmongZeros, Array, Fused, Reduction, RowSquares
 
 __all__ = [
     "ConvergenceWarning",
@@ -35,27 +34,10 @@ __all__ = [
     "Weighting",
     "as_operator",
     "describe",
-    "in_chunks",
 ]
 
 Policy = Literal["drop", "raise", "propagate"]
 Self = TypeVar("Self", bound="Robustifier")
-
-
-class Estimate(NamedTuple):
-    """A robust estimate, and how much of each sample entered it."""
-
-    value: Any
-    """(*R, *shape); a tuple of them for joined parameters."""
-    weights: Array | None = None
-    """(*R, N), float64, see ``Robustifier.sample_weights``; None where nobody watches, or where
-    they are not known."""
-
-    def times(self, factor: float) -> Estimate:
-        """The estimate multiplied by a number; the weights stay."""
-        if isinstance(self.value, tuple):
-            return self._replace(value=tuple(part * factor for part in self.value))
-        return self._replace(value=self.value * factor)
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,12 +110,10 @@ class Robustifier(abc.ABC):
         if n_samples == 0:
             raise ValueError(f"{name}: gradients must hold at least one row, found none")
         if self.nonfinite == "propagate":
-            self.check(n_samples)
             with np.errstate(over="ignore", invalid="ignore"):
-                return self._estimate(gradients, watch)
+                return self.estimate_unseen(gradients, watch)
         if gradients.all_finite():
-            self.check(n_samples)
-            return self._estimate(gradients, watch)
+            return self.estimate_unseen(gradients, watch)
         finite = gradients.finite_rows()
         n_bad = int((~finite).sum())
         found = f"{name}: {n_bad} of {finite.size} sample gradients hold NaN or infinity"
@@ -146,6 +126,11 @@ class Robustifier(abc.ABC):
         if n_bad:
             warnings.warn(f"{found}; they have weight 0", NonFiniteGradientWarning, stacklevel=3)
         return self._from_finite(gradients, finite, watch)
+
+    def estimate_unseen(self, gradients: SampleGradients, watch: bool = False) -> Estimate:
+        """As ``estimate``, of an operator whose rows the caller knows to be finite."""
+        self.check(gradients.n_samples)
+        return self._estimate(gradients, watch)
 
     def sample_weights(self, gradients: Array | SampleGradients) -> Array:
         r"""How much of each sample entered the estimate: (*R, N), float64; 1 in a plain mean.
@@ -263,11 +248,20 @@ class CoordinateWise(Robustifier):
 
     def reduction(self, n_samples: int) -> Reduction:
         """``reduce`` with its weights and its compiled form, for N rows."""
-        return Reduction(self.reduce, self.coordinate_weights, self.fused(n_samples))
+        return Reduction(
+            self.reduce,
+            self.coordinate_weights,
+            self.fused(n_samples),
+            among_zeros=self.among_zeros,
+        )
 
     def fused(self, n_samples: int) -> Fused | None:
         """The compiled form of ``reduce`` for outer products, None where there is none."""
         return None
+
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        """What is known of coordinates that are zero in most samples, as in an embedding."""
+        return AmongZeros()
 
     @abc.abstractmethod
     def reduce(self, values: Array) -> Array:
@@ -375,33 +369,6 @@ def _about(gram: Array, shift: Array) -> Array:
     noise = 1e-13 * xp.median(norms, axis=-1, keepdims=True)
     there = xp.diagonal(shifted, axis1=-2, axis2=-1) > noise
     return xp.where(there[..., :, None] & there[..., None, :], shifted, 0.0)
-
-
-def in_chunks(gradients: SampleGradients, answer: Callable[[SampleGradients], Any]) -> Any:
-    """``answer(gradients)``, over few replicas at a time where all their N x N matrices would take
-    too much memory.
-    """
-    n, replicas = gradients.n_samples, gradients.replicas
-    if not replicas or replicas[0] <= 1 or prod(replicas) * n * n <= TILE_BUDGET:
-        return answer(gradients)
-    step = max(1, TILE_BUDGET // (prod(replicas[1:]) * n * n))
-    parts = [
-        answer(gradients.replica((slice(start, start + step),)))
-        for start in range(0, replicas[0], step)
-    ]
-    if isinstance(parts[0], Estimate):
-        return together(gradients.xp.concatenate, parts)
-    return gradients.xp.concatenate(parts)
-
-
-def together(join: Callable[[list[Any]], Any], parts: list[Estimate]) -> Estimate:
-    """The estimates of several replicas as one, by a function that joins a list of arrays."""
-    values, weights = [one.value for one in parts], [one.weights for one in parts]
-    if isinstance(values[0], tuple):
-        value = tuple(join(list(column)) for column in zip(*values, strict=True))
-    else:
-        value = join(values)
-    return Estimate(value, None if weights[0] is None else join(weights))
 
 
 def as_operator(gradients: Array | SampleGradients) -> SampleGradients:

@@ -14,7 +14,7 @@ from chainrob.robustifiers.parameters import require_choice, require_floor, requ
 from chainrob.robustifiers.robustifier import CoordinateWise, as_operator
 from chainrob.robustifiers.trimming import median_derivative
 from chainrob.sample_gradients import SampleGradients
-from chainrob.sample_gradients.operator_base import Array, Fused
+from chainrob.sample_gradients.operator_base import AmongZeros, Array, Fused
 
 SQRT2 = sqrt(2.0)
 
@@ -73,10 +73,24 @@ class SoftTruncation(CoordinateWise):
     def fused(self, n_samples: int) -> Fused | None:
         return Fused("soft_truncation", (self.delta, self.pilot, self.min_variance))
 
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        if self.pilot != "mean" or type(self).reduce is not SoftTruncation.reduce:
+            return AmongZeros()
+        return AmongZeros(reduce=self._reduce_with_zeros)
+
     def reduce(self, values: Array) -> Array:
+        return self._estimate_of(values)
+
+    def _reduce_with_zeros(self, values: Array, zeros: int) -> Array:
         xp = array_module(values)
-        pilot = self._pilot(values)
-        estimate = pilot.center + pilot.let_in.mean(axis=-2, keepdims=True)
+        one = xp.zeros((*values.shape[:-2], 1, values.shape[-1]), values.dtype)
+        return self._estimate_of(xp.concatenate([values, one], axis=-2), zeros)
+
+    def _estimate_of(self, values: Array, copies: int = 1) -> Array:
+        """The estimate from values (*R, N, d), the last of which counts several times."""
+        xp, n = array_module(values), values.shape[-2] - 1 + copies
+        pilot = self._pilot(values, copies)
+        estimate = pilot.center + _sum(pilot.let_in, copies) / n
         # Every term lies between the pilot and its value, so only rounding could leave their range.
         return (xp.clip(estimate, *pilot.ends) * pilot.unit)[..., 0, :]
 
@@ -121,15 +135,19 @@ class SoftTruncation(CoordinateWise):
         # Without a scale all values are one, and the estimate moves with their mean.
         return of_center, xp.where(pilot.floored, 0.0, of_scale)
 
-    def _pilot(self, values: Array) -> Pilot:
+    def _pilot(self, values: Array, copies: int = 1) -> Pilot:
         """Location, scale and truncated deviations, at any size of the values.
 
         No square, sum or quotient may overflow: values near the largest float are divided by a
         power of two that leaves room for a sum over them, squares are those of shares of the
         largest deviation, and a scale beyond all floats is infinite: nothing is truncated.
+
+        Args:
+            values: (*R, N, d).
+            copies: how many times the last value counts; 1 about the median.
         """
         xp = array_module(values)
-        n = values.shape[-2]
+        n = values.shape[-2] - 1 + copies
         largest = float(xp.finfo(values.dtype).max)
         room = 2.0 ** (n.bit_length() + 2)
         low, high = (end(values, axis=-2, keepdims=True) for end in (xp.min, xp.max))
@@ -137,11 +155,11 @@ class SoftTruncation(CoordinateWise):
         unit = xp.where(size > largest / room, room, 1.0).astype(values.dtype)
         values, ends = values / unit, (low / unit, high / unit)
         if self.pilot == "mean":
-            center = values.mean(axis=-2, keepdims=True)
+            center = _sum(values, copies) / n
             deviations = values - center
             widest = xp.abs(deviations).max(axis=-2, keepdims=True)
             shares = deviations / xp.where(widest > 0.0, widest, 1.0).astype(values.dtype)
-            mean_square = (shares * shares).sum(axis=-2, keepdims=True) / max(n - 1, 1)
+            mean_square = _sum(shares * shares, copies) / max(n - 1, 1)
             sigma = widest * xp.sqrt(mean_square)
         else:
             center = xp.median(values, axis=-2, keepdims=True)
@@ -202,6 +220,13 @@ class Pilot(NamedTuple):
     def by_log_scale(self) -> Array:
         """The same in log s, which is finite where s is not."""
         return (self.clipped * self.units * self.units).mean(axis=-2, keepdims=True) / 3.0
+
+
+def _sum(values: Array, copies: int) -> Array:
+    """The sum of values (*R, N, d), the last of which counts several times: (*R, 1, d)."""
+    if copies == 1:
+        return values.sum(axis=-2, keepdims=True)
+    return values[..., :-1, :].sum(axis=-2, keepdims=True) + copies * values[..., -1:, :]
 
 
 def psi(units: Array) -> Array:

@@ -10,7 +10,7 @@ from chainrob.kernels import array_module
 from chainrob.robustifiers.adaptive_mean import fence_of_inputs, fence_of_signals, lengths, sizes_of
 from chainrob.robustifiers.gram import gram_matrix
 from chainrob.robustifiers.pre_aggregation import norms_of
-from chainrob.sample_gradients import Joined, OuterProducts, SampleGradients
+from chainrob.sample_gradients import OuterProducts, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
 
@@ -78,7 +78,7 @@ class Factors(NamedTuple):
 
 def _factors(gradients: SampleGradients) -> Factors | None:
     """The factors of the rows, None where they are not of this form."""
-    parts = gradients.parts if isinstance(gradients, Joined) else (gradients,)
+    parts = gradients.parameters
     weights = parts[0]
     if weights.outer_factors is None or weights.outer_factors[0].shape[-2] != 1:
         return None

@@ -14,7 +14,7 @@ from chainrob.robustifiers.parameters import (
     require_minority,
 )
 from chainrob.robustifiers.robustifier import CoordinateWise
-from chainrob.sample_gradients.operator_base import Array
+from chainrob.sample_gradients.operator_base import AmongZeros, Array
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +53,9 @@ class Trimming(CoordinateWise):
         # A fraction such as 0.29 of 100 must cut 29 although 0.29 * 100 is 28.999...
         # Nor may rounding up cut off all: 2k < N, as fraction < 0.5 says.
         return min(int(np.floor(self.fraction * n_samples + 1e-9)), (n_samples - 1) // 2)
+
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        return AmongZeros(ignored=self.trim(n_samples))
 
     def check(self, n_samples: int) -> None:
         if self.count is not None:

@@ -1,12 +1,13 @@
 """The N per-sample gradients of a parameter as an operator that answers questions, never as an N x
 D array.
 
-An operator is one file with one class, which answers for itself: ``base.SampleGradients`` lists the
-questions. Most operators are made of arrays with a sample axis and subclass ``factored.Factored``,
-which answers from those arrays what can be answered (other samples, the size of the rows, MPI's
-exchange, tiles); ``tiled.Tiled`` answers the rest from the values at a rectangle of coordinates,
-output units too. So a new operator touches three files besides its tests: its own, this one, and
-the builder of the layer that makes it.
+An operator is one file with one class, which answers for itself. ``operator_base.SampleGradients``
+lists the questions, and ``default_answers`` those that most operators leave as they are. Most
+operators are made of arrays with a sample axis and subclass ``factored.Factored``, which answers
+from those arrays what can be answered (other samples, the size of the rows, MPI's exchange, tiles).
+``tiled.Tiled`` answers the rest from the values at a rectangle of coordinates, output units too. So
+a new operator touches three files besides its tests: its own, this one, and the builder of the
+layer that makes it.
 """
 
 from chainrob.sample_gradients.dense import Dense

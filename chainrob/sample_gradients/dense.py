@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chainrob.kernels import array_module
-from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.operator_base import (
     Array,
     Derivative,
@@ -17,10 +17,9 @@ from chainrob.sample_gradients.operator_base import (
     Reduction,
     RowSquares,
     SampleGradients,
-    block_matrix,
-    central_row,
 )
 from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.rows import central_row, products
 
 
 class Dense(Factored):
@@ -55,7 +54,7 @@ class Dense(Factored):
     @property
     def flat(self) -> Array:
         """The rows (*R, N, D) in ``compute_dtype``."""
-        rows = self.rows.reshape((*self.replicas, self.n_samples, self.size))
+        rows = self.rows.reshape((*self.replicas, self.n_samples, prod(self.shape)))
         return rows.astype(self.compute_dtype, copy=False)
 
     @property
@@ -73,7 +72,7 @@ class Dense(Factored):
 
     def weighted_sum(self, weights: Array) -> Array:
         weights = weights.astype(self.compute_dtype, copy=False)
-        total = self.xp.matmul(weights[..., None, :], self.flat)
+        total = weights[..., None, :] @ self.flat
         return total.reshape((*self.replicas, *self.shape)).astype(self.dtype, copy=False)
 
     def gram(self) -> Array:
@@ -110,11 +109,10 @@ class Dense(Factored):
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
 
-    def grouped(self, n_blocks: int) -> Dense:
+    def combined(self, matrix: Array) -> Dense:
         flat = self.flat
-        matrix = block_matrix(self.n_samples, n_blocks, self.xp).astype(flat.dtype, copy=False)
-        means = self.xp.matmul(matrix, flat)
-        return self._like(means.reshape((*means.shape[:-1], *self.shape)), len(self.replicas))
+        rows = matrix.astype(flat.dtype, copy=False) @ flat
+        return self._like(rows.reshape((*rows.shape[:-1], *self.shape)), len(self.replicas))
 
     def row_sums(self, rows: RowIndex) -> Dense:
         axis = len(self.replicas)
@@ -137,8 +135,8 @@ class Dense(Factored):
 
     def surely_finite(self) -> Array:
         # One fast pass. If the sum overflows, the rows may still be finite: the caller looks.
-        flat = self.flat
-        return self.xp.isfinite(self.xp.vdot(flat, flat))
+        flat, xp = self.flat, self.xp
+        return xp.isfinite(xp.vdot(flat, flat))
 
     def finite_rows(self) -> Array:
         return self.xp.isfinite(self.flat).all(axis=-1)
@@ -147,7 +145,7 @@ class Dense(Factored):
 
     def projections(self, direction: Array) -> Array:
         flat = direction.reshape((*self.replicas, self.size, 1)).astype(np.float64)
-        return self.xp.matmul(self.flat.astype(np.float64, copy=False), flat)[..., 0]
+        return (self.flat.astype(np.float64, copy=False) @ flat)[..., 0]
 
     def pullback_weights(
         self, weights: Array, mixing: Array | None, cotangent: Array
@@ -156,7 +154,7 @@ class Dense(Factored):
         flat = cotangent.reshape((*self.replicas, 1, self.size))
         rows = weights[..., None].astype(dtype) * flat
         if mixing is not None:
-            rows = rows + self.xp.matmul(mixing.astype(dtype), self.flat)
+            rows = rows + mixing.astype(dtype) @ self.flat
         return (rows.reshape(self.rows.shape),)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:

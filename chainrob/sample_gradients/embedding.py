@@ -22,6 +22,12 @@ from chainrob.sample_gradients.operator_base import (
 from chainrob.sample_gradients.row_index import RowIndex
 from chainrob.sample_gradients.tiled import Tiled
 
+RARE = 4
+"""An id is rare where at most one in so many samples holds it."""
+
+FEW = 1 << 18
+"""Numbers in all touched rows up to which it costs less to look at all than to count zeros."""
+
 
 class Entries(NamedTuple):
     """What is not zero: each pair (id, sample) once, ordered by id and then by sample."""
@@ -100,15 +106,20 @@ class EmbeddingGradients(Tiled):
 
     def touched(self) -> EmbeddingGradients:
         """The operator of the rows that some sample touched; the others are zero in all samples."""
-        xp, entries, rows = self.xp, self.entries, self.touched_ids
-        place = xp.zeros(self.shape[0] + 1, np.int64)
+        return self._of_ids(self.touched_ids)
+
+    def _of_ids(self, rows: Array) -> EmbeddingGradients:
+        """The operator of some rows, given in order."""
+        xp, entries = self.xp, self.entries
+        place = xp.full(self.shape[0] + 1, rows.size, np.int64)  # ignored here as well
         place[rows] = xp.arange(rows.size)
-        place[-1] = rows.size  # ignored here as well
         valid = (self.ids >= 0) & (self.ids < self.shape[0])
         small = EmbeddingGradients(
             place[xp.where(valid, self.ids, self.shape[0])], self.gy, int(rows.size)
         )
         # What is known is handed on: entries are costly to find.
+        if rows is not self.touched_ids:
+            entries = Entries(*(part[place[entries.ids] < rows.size] for part in entries))
         small.__dict__["entries"] = entries._replace(ids=place[entries.ids])
         return small
 
@@ -181,13 +192,48 @@ class EmbeddingGradients(Tiled):
         if self.unit is not None:
             return super()._reduce(reduction, dtype, squares)
         out = self.xp.zeros(self.shape, dtype or self.dtype)
-        small = self.touched()
-        if small.shape[0] < self.shape[0] and out.size:
+        rows = self.touched_ids
+        if rows.size < self.shape[0] and out.size:
             # All the other coordinates are N zeros: they are reduced once for all.
             out[...] = reduction.of_values(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
-        if small.shape[0]:
-            out[self.touched_ids] = SampleGradients._reduce(small, reduction, dtype, squares)
+        counted = squares is None and reduction.mix is None and reduction.among_zeros is not None
+        if counted and self.xp is np and out.size:
+            rows = self._reduce_rare(reduction, out)
+        if rows.size:
+            out[rows] = SampleGradients._reduce(self._of_ids(rows), reduction, dtype, squares)
         return out
+
+    def _reduce_rare(self, reduction: Reduction, out: np.ndarray) -> np.ndarray:
+        """Fill in the rows that few samples touched, where the reduction knows a shorter way than
+        to look at the zeros of all others; answers with the ids that are left.
+        """
+        assert reduction.among_zeros is not None
+        ids, values, n = self.entries.ids, self.entries.values, self.n_samples
+        if np.isnan(values).any():  # where it may propagate, it must show
+            return self.touched_ids
+        ignored, reduce = reduction.among_zeros(n)
+        starts = _starts(ids)
+        users = np.diff(starts, append=len(ids))
+        alike = users <= ignored
+        if alike.any():
+            out[ids[starts[alike]]] = reduction.of_values(np.zeros((n, 1), values.dtype))
+        if reduce is None or n * values.shape[1] * len(starts) <= FEW:
+            return ids[starts[~alike]]
+        rare = ~alike & (RARE * users <= n)
+        size = 1
+        while RARE * size < 2 * n:  # filled up with zeros to a power of two
+            chosen = np.flatnonzero(rare & (users <= size) & (2 * users > size))
+            step = max(1, TILE_BUDGET // (size * values.shape[1]))
+            for start in range(0, chosen.size, step):
+                some = chosen[start : start + step]
+                place = np.arange(size)[:, None]
+                there = place < users[some]
+                tile = values[starts[some] + np.where(there, place, 0)]
+                tile = np.where(there[..., None], tile, values.dtype.type(0))
+                found = reduce(tile.reshape((size, -1)), n - size)
+                out[ids[starts[some]]] = found.reshape((some.size, -1))
+            size *= 2
+        return ids[starts[~alike & ~rare]]
 
     def finite_rows(self) -> Array:
         if self.unit is not None:

@@ -20,8 +20,8 @@ from chainrob.sample_gradients.operator_base import (
     Array,
     Index,
     SampleGradients,
-    central_row,
 )
+from chainrob.sample_gradients.rows import central_row, products
 
 HEADROOM = 200
 """How far, in powers of two, the typical row may be pushed below 1 to make room for the largest."""
@@ -102,11 +102,6 @@ class Factored(SampleGradients):
             rows = rows - central_row(rows) if centered and rows.size else rows
             out += products(rows)
         return out
-
-
-def products(rows: Array) -> Array:
-    """Inner products of rows (*R, N, K): (*R, N, N)."""
-    return array_module(rows).matmul(rows, rows.swapaxes(-1, -2))
 
 
 def _typical_exponent(rows: Array) -> Any:

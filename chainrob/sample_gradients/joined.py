@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from math import prod
 from operator import add, and_
 from typing import Any
 
@@ -34,17 +35,25 @@ class Joined(SampleGradients):
         if not parts:
             raise ValueError("Joined: parts must hold at least one operator, found none")
         self.parts = tuple(parts)
-        self.replicas, self.n_samples = parts[0].replicas, parts[0].n_samples
-        if any(
-            part.n_samples != self.n_samples or part.replicas != self.replicas for part in parts
-        ):
-            counts = {(part.replicas, part.n_samples) for part in parts}
+        counts = {(part.replicas, part.n_samples) for part in parts}
+        if len(counts) > 1:
             raise ValueError(
                 f"Joined: all parts must have the same replicas and number of samples, found "
                 f"{sorted(counts)}"
             )
-        self.shape = (sum([part.size for part in parts]),)
+        self.replicas, self.n_samples = parts[0].replicas, parts[0].n_samples
+        self.shape = (sum([prod(part.shape) for part in parts]),)
         self.dtype = np.result_type(*[part.dtype for part in parts])
+        given = set(map(id, parts))
+        biases = {id(part.weights): part for part in parts if id(part.weights) in given}
+        self.layers: list[tuple[Any, Any]] = [
+            (part, biases.get(id(part))) for part in parts if id(part.weights) not in given
+        ]
+        """Each operator and the bias beside it, if there is one."""
+
+    @property
+    def parameters(self) -> tuple[SampleGradients, ...]:
+        return self.parts
 
     @property
     def xp(self) -> Any:
@@ -71,18 +80,24 @@ class Joined(SampleGradients):
         # rows.
         return reduce(add, [one.centered_gram() for one in self._products()])
 
-    def _products(self) -> list[SampleGradients]:
+    def _products(self) -> list[Any]:
         """The parts, a bias as one more input of its weights."""
-        given = {id(part) for part in self.parts}
-        biases = [part for part in self.parts if id(part.weights) in given]
-        if not biases:
-            return list(self.parts)
-        with_bias = {id(part.weights): part.weights.with_bias() for part in biases if part.weights}
-        rest = [part for part in self.parts if part not in biases]
-        return [with_bias.get(id(part), part) for part in rest]
+        return [one if bias is None else one.with_bias() for one, bias in self.layers]
+
+    def mean(self) -> Any:
+        return self.each(lambda part: part.mean())
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        return self.each(lambda part: part.reduce(reduction, dtype, squares))
+        found: dict[int, Any] = {}
+        for weights, bias in self.layers:
+            both = None if bias is None else weights.reduce_with_bias(reduction, dtype, squares)
+            if both is not None:
+                found[id(weights)], found[id(bias)] = both
+                continue
+            found[id(weights)] = weights.reduce(reduction, dtype, squares)
+            if bias is not None:
+                found[id(bias)] = bias.reduce(reduction, dtype, squares)
+        return tuple([found[id(part)] for part in self.parts])
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         """The parts' tiles one after the other, each index with the part's number in front."""
@@ -106,10 +121,10 @@ class Joined(SampleGradients):
         return reduce(and_, [part.finite_rows() for part in self.parts])
 
     def surely_finite(self) -> Array:
-        # What says it of the weights looks at all that a bias beside them is made of.
-        given = {id(part) for part in self.parts}
-        asked = [part for part in self.parts if id(part.weights) not in given]
-        return reduce(and_, [part.surely_finite() for part in asked])
+        # Where a layer's factors are of ordinary size, so are their sums, except in float16.
+        if self.dtype == np.float16:
+            return reduce(and_, [part.surely_finite() for part in self.parts])
+        return reduce(and_, [one.surely_finite() for one, _ in self.layers])
 
     def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""

@@ -1,5 +1,7 @@
 """What every operator of sample gradients answers, and linear combinations of its rows.
 
+``default_answers`` has what most operators leave as it is.
+
 Index legend, used in all files of this folder: ``R`` replica axes (none in ordinary use; one row of
 an ensemble, or one output unit, is one replica), ``N`` samples, ``S`` positions within a sample
 (further batch axes, pixels, time steps), ``Q`` outputs, ``P`` inputs, ``D`` coordinates of one
@@ -9,24 +11,24 @@ gradient (Q * P for a weight matrix).
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from chainrob._renamed import renamed_attribute
 from chainrob.kernels import mixed_gram
+from chainrob.sample_gradients.default_answers import DefaultAnswers
 from chainrob.sample_gradients.pullback import Derivative, Differentiable
-from chainrob.sample_gradients.reduction import Array, Fused, Reduction, RowSquares
-from chainrob.sample_gradients.row_index import RowIndex
-from chainrob.sample_gradients.rows import block_matrix, central_row, squared_distances
+from chainrob.sample_gradients.reduction import AmongZeros, Array, Fused, Reduction, RowSquares
+from chainrob.sample_gradients.rows import block_matrix, squared_distances
 
 __all__ = [
     "MATERIALIZE_LIMIT",
     "TILE_BUDGET",
+    "AmongZeros",
     "Array",
-    "Blocks",
     "Derivative",
     "Fused",
     "Index",
@@ -35,7 +37,6 @@ __all__ = [
     "RowSquares",
     "SampleGradients",
     "block_matrix",
-    "central_row",
     "squared_distances",
 ]
 
@@ -49,7 +50,7 @@ MATERIALIZE_LIMIT = 1 << 28
 """Numbers that ``materialize`` is willing to build (1 GiB in float32)."""
 
 
-class SampleGradients(Differentiable, abc.ABC):
+class SampleGradients(DefaultAnswers, Differentiable, abc.ABC):
     """The matrix G of N sample gradients (rows) of one parameter, as an operator.
 
     Attributes:
@@ -185,7 +186,7 @@ class SampleGradients(Differentiable, abc.ABC):
 
     def block_means(self, n_blocks: int) -> SampleGradients:
         """The means of ``n_blocks`` contiguous blocks of rows whose sizes differ by one at most."""
-        return Blocks(self, n_blocks)
+        return Mixed(self, block_matrix(self.n_samples, n_blocks, self.xp))
 
     def mix(self, matrix: Array, *, affine: bool = True) -> SampleGradients:
         """The operator whose rows are ``matrix`` @ G, for a matrix (*R, M, N).
@@ -229,86 +230,6 @@ class SampleGradients(Differentiable, abc.ABC):
         """An estimate of zeros."""
         return self.xp.zeros((*self.replicas, *self.shape), self.dtype)
 
-    # -- what most operators leave as it is
-
-    def each(self, answer: Callable[[SampleGradients], Any]) -> Any:
-        """What ``answer`` says of the operator; a tuple, one a part, for joined parameters."""
-        return answer(self)
-
-    def touched(self) -> SampleGradients:
-        """The operator without coordinates that are known to be zero in all samples."""
-        return self
-
-    def grouped(self, n_blocks: int) -> SampleGradients | None:
-        """``block_means`` in a form that compiled reductions know, or None."""
-        return None
-
-    def added_up(self, uses: Sequence[SampleGradients]) -> SampleGradients | None:
-        """One operator for the sum of several of this kind, or None: see ``summed.add_up``."""
-        return None
-
-    def row_sums(self, rows: RowIndex) -> SampleGradients | None:
-        """The operator whose row n is the sum of sample n's rows, or None: see ``RowSums``."""
-        return None
-
-    def resolved(self) -> SampleGradients:
-        """The same rows as an operator of the samples itself, where that is cheaper."""
-        return self
-
-    def as_layer(self) -> SampleGradients:
-        """The same coordinates, output units side by side: for whom looks at one at a time."""
-        return self
-
-    def join_units(self, estimate: Array) -> Array:
-        """Estimates of all output units (*R, U, ...) in the parameter's own shape."""
-        return estimate.reshape((*self.replicas, *self.shape))
-
-    # -- size
-
-    def magnitude(self) -> Any:
-        """The exponent e for which rows of 2^-e G have ordinary size; see ``normalized``."""
-        return 0
-
-    def scaled_down(self, exponent: Any) -> SampleGradients:
-        """The operator 2^-exponent G."""
-        raise NotImplementedError(f"{type(self).__name__} has no scaled form")
-
-    # -- what an operator is made of
-
-    weights: Any = None
-    """Of a bias: the weights beside it, which answer for both with ``with_bias()``."""
-
-    units_come_first: ClassVar[bool] = True
-    """Whether output units are the entries of the parameter's first axis."""
-
-    sparse: ClassVar[bool] = False
-    """Whether most coordinates are zero in all samples."""
-
-    of_signals: bool = False
-    """Whether the rows are output gradients alone, with no input in them, as those of a bias."""
-
-    of_rows: ClassVar[bool] = False
-    """Whether a layer sees several rows of one sample; see ``RowSums``."""
-
-    outer_factors: tuple[Array, Array] | None = None
-    """x and gy, (*R, N, S, P) and (*R, N, S, Q), of ordinary outer products."""
-
-    input_and_signal: tuple[Array, Array] | None = None
-    """Each sample's inputs and output gradients as vectors, (*R, N, K) and (*R, N, L), where the
-    rows are sums of their products."""
-
-    def map_factors(self, answer: Callable[[Array, int], Array]) -> SampleGradients:
-        """The operator of other samples, from what the rows are made of.
-
-        Args:
-            answer: an array and the number of its sample axis to the array of the other samples.
-        """
-        raise NotImplementedError(f"the rows of {type(self).__name__} are made of no arrays")
-
-    def numbers_per_sample(self) -> int:
-        """How many numbers one sample's rows are made of."""
-        return prod(self.replicas) * self.size
-
 
 class Mixed(SampleGradients):
     """The operator A G, for an operator G of N rows and a matrix A of M new rows.
@@ -341,7 +262,7 @@ class Mixed(SampleGradients):
         return self.base.xp
 
     def weighted_sum(self, weights: Array) -> Any:
-        combined = self.xp.matmul(weights.astype(np.float64, copy=False)[..., None, :], self.matrix)
+        combined = weights.astype(np.float64, copy=False)[..., None, :] @ self.matrix
         return self.base.weighted_sum(combined[..., 0, :])
 
     def gram(self) -> Array:
@@ -358,7 +279,7 @@ class Mixed(SampleGradients):
         # Mixed rows may coincide where the rows did not, so they are centered once more; and what
         # rounding cannot tell from the center is put there.
         sizes = xp.abs(self.matrix)
-        rounding = (xp.matmul(sizes, xp.abs(base)) * sizes).sum(axis=-1)
+        rounding = ((sizes @ xp.abs(base)) * sizes).sum(axis=-1)
         norms = xp.diagonal(gram, axis1=-2, axis2=-1)
         middle = xp.argsort(norms, axis=-1)[..., (self.n_samples - 1) // 2][..., None, None]
         row = xp.take_along_axis(gram, middle, axis=-2)
@@ -370,6 +291,20 @@ class Mixed(SampleGradients):
         return gram * (apart[..., :, None] & apart[..., None, :])
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
+        compiled = reduction.fused is not None and reduction.mix is None and self.xp is np
+        if not compiled or self.matrix.ndim > 2:
+            return self._reduce_tiles(reduction, dtype, squares)
+
+        def of_part(part: SampleGradients) -> Any:
+            rows = part.combined(self.matrix)
+            if rows is not None:
+                return rows.reduce(reduction, dtype or part.dtype, squares)
+            mixed = self if part is self.base else Mixed(part, self.matrix, affine=self.affine)
+            return mixed._reduce_tiles(reduction, dtype, squares)
+
+        return self.base.each(of_part)
+
+    def _reduce_tiles(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
         last = reduction.mix
         mix = self._combine if last is None else lambda values: last(self._combine(values))
         # Output units that are mixed each in its own way are no longer one layer to their base.
@@ -399,7 +334,7 @@ class Mixed(SampleGradients):
 
     def finite_rows(self) -> Array:
         bad = (~self.base.finite_rows()).astype(np.float64)
-        touched = self.xp.matmul(self.xp.abs(self.matrix), bad[..., None])[..., 0]
+        touched = (self.xp.abs(self.matrix) @ bad[..., None])[..., 0]
         return touched == 0.0
 
     def magnitude(self) -> Any:
@@ -412,51 +347,27 @@ class Mixed(SampleGradients):
         return self.base.each(lambda part: answer(Mixed(part, self.matrix, affine=self.affine)))
 
     def projections(self, direction: Any) -> Array:
-        return self.xp.matmul(self.matrix, self.base.projections(direction)[..., None])[..., 0]
+        return (self.matrix @ self.base.projections(direction)[..., None])[..., 0]
 
     def pullback_weights(
         self, weights: Array, mixing: Array | None, cotangent: Any
     ) -> tuple[Any, ...]:
         back = self.matrix.swapaxes(-1, -2)
-        weights = self.xp.matmul(back, weights[..., None].astype(np.float64))[..., 0]
+        weights = (back @ weights[..., None].astype(np.float64))[..., 0]
         if mixing is not None:
-            mixing = self.xp.matmul(self.xp.matmul(back, mixing), self.matrix)
+            mixing = back @ mixing @ self.matrix
         return self.base.pullback_weights(weights, mixing, cotangent)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Any) -> tuple[Any, ...]:
         def through(values: Array) -> Array:
             matrix = self.matrix.astype(values.dtype, copy=False)
-            mixed = derivative(self.xp.matmul(matrix, values))
-            return self.xp.matmul(matrix.swapaxes(-1, -2), mixed)
+            mixed = derivative(matrix @ values)
+            return matrix.swapaxes(-1, -2) @ mixed
 
         return self.base.pullback_coordinates(through, cotangent)
 
     def _congruent(self, gram: Array) -> Array:
-        return self.xp.matmul(self.xp.matmul(self.matrix, gram), self.matrix.swapaxes(-1, -2))
+        return self.matrix @ gram @ self.matrix.swapaxes(-1, -2)
 
     def _combine(self, values: Array) -> Array:
-        return self.xp.matmul(self.matrix.astype(values.dtype, copy=False), values)
-
-
-class Blocks(Mixed):
-    """The means of contiguous blocks of rows.
-
-    Args:
-        base: the operator of the rows.
-        n_blocks: number of blocks, whose sizes differ by one at most.
-    """
-
-    def __init__(self, base: SampleGradients, n_blocks: int) -> None:
-        super().__init__(base, block_matrix(base.n_samples, n_blocks, base.xp))
-
-    def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        if not reduction.compiled or self.xp is not np:
-            return super()._reduce(reduction, dtype, squares)
-
-        def of_part(part: SampleGradients) -> Array:
-            means = part.grouped(self.n_samples)
-            if means is None:
-                return Mixed._reduce(Blocks(part, self.n_samples), reduction, dtype, squares)
-            return means.reduce(reduction, dtype or part.dtype, squares)
-
-        return self.base.each(of_part)
+        return self.matrix.astype(values.dtype, copy=False) @ values

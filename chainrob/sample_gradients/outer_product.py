@@ -5,7 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from chainrob.kernels import array_module, centered_gram
 from chainrob.kernels.matrix_products import product
 from chainrob.sample_gradients.dense import Dense
-from chainrob.sample_gradients.factored import Factored, products
+from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.operator_base import (
     TILE_BUDGET,
     Array,
@@ -22,9 +22,13 @@ from chainrob.sample_gradients.operator_base import (
     Index,
     Reduction,
     RowSquares,
-    central_row,
 )
+from chainrob.sample_gradients.position_pairs import gram_of_pairs, mixed_pairs
 from chainrob.sample_gradients.row_index import RowIndex
+from chainrob.sample_gradients.rows import centered_products, members_of, products
+
+FEW = 1 << 17
+"""Numbers in all rows up to which a kernel's call costs more than one more input does."""
 
 
 class OuterProducts(Factored):
@@ -54,6 +58,7 @@ class OuterProducts(Factored):
         self.dtype = np.promote_types(x.dtype, gy.dtype)
         self.has_bias = bias
         self.by_unit = by_unit
+        self.units_share_inputs = by_unit and x.ndim > 3 and x.shape[-4] == 1
 
     @property
     def xp(self) -> Any:
@@ -129,20 +134,7 @@ class OuterProducts(Factored):
             gram = centered_gram(self.x[..., 0, :], self.gy[..., 0, :], constant)
             if gram is not None:
                 return gram
-        # With x = xc + dx and gy = gc + dg, the centered row is dg x^T + gc dx^T: its Gram matrix
-        # comes from the two Gram matrices of the differences, so that what the rows have in common
-        # never meets their differences.
-        x, gy = self._matrices()
-        xc, gc = central_row(x), central_row(gy)
-        dx, dg = x - xc, gy - gc
-        along_x = _inner(dx, xc)
-        along_g = _inner(dg, gc)
-        dx_dx = products(dx)
-        x_dx = dx_dx + along_x[..., None, :]
-        x_x = x_dx + (along_x + (_inner(xc, xc) + constant))[..., :, None]
-        cross = along_g[..., :, None] * x_dx
-        norm = _inner(gc, gc)[..., None]
-        return products(dg) * x_x + cross + cross.swapaxes(-1, -2) + norm * dx_dx
+        return centered_products(*self._matrices(), constant)
 
     def rectangles(self, budget: int) -> Iterator[Index]:
         n_outputs, n_inputs = self._matrix
@@ -163,32 +155,55 @@ class OuterProducts(Factored):
         if self.n_positions == 1:
             values = gy[..., 0, :, None] * x[..., 0, None, :]
         else:
-            values = self.xp.matmul(gy.swapaxes(-1, -2), x)
+            values = gy.swapaxes(-1, -2) @ x
         width = values.shape[-2] * values.shape[-1]
         return values.reshape((*self.replicas, self.n_samples, width))
 
     def _reduce(self, reduction: Reduction, dtype: Any, squares: RowSquares | None) -> Any:
-        if self._units_share_inputs and squares is None and not reduction.by_replica:
+        if self.units_share_inputs and squares is None and not reduction.by_replica:
             return self.as_layer()._reduce(reduction, dtype, squares)
-        x, gy = (one.astype(self.compute_dtype, copy=False) for one in (self.x, self.gy))
-        out = reduction.of_outer_products(x, gy, squares)
+        out = reduction.of_outer_products(*self._computed(), squares)
         if out is None:
             return super()._reduce(reduction, dtype, squares)
         out = out.reshape((*self.replicas, *self.shape))
         return out.astype(dtype or self.dtype, copy=False)
 
-    def grouped(self, n_blocks: int) -> OuterProducts | None:
-        """The means of blocks as outer products: the samples of a block become its positions, with
-        zeros where a block is one sample short. For S = 1.
+    def reduce_with_bias(
+        self, reduction: Reduction, dtype: Any, squares: RowSquares | None
+    ) -> tuple[Array, Array] | None:
+        """``reduce`` of the weights and of the bias beside them, one more input that is 1: a
+        single call of a kernel, where the numbers are few; else None.
         """
-        if self.n_positions != 1:
+        n_outputs, n_inputs = self._matrix
+        if prod(self.replicas) * self.n_samples * n_outputs * (n_inputs + 1) > FEW:
             return None
-        index, share = map(self.xp.asarray, _blocks(self.n_samples, n_blocks))
-        x, gy = self.x[..., 0, :], self.gy[..., 0, :]
-        # What pads a block is zero in both factors: infinity times zero would be NaN.
-        x = self.xp.where(share[..., None] > 0, self.xp.take(x, index, axis=-2), x.dtype.type(0))
-        share = share.astype(self.compute_dtype, copy=False)[..., None]
-        return self.with_factors(x, self.xp.take(gy, index, axis=-2) * share)
+        (x, gy), xp = self._computed(), self.xp
+        x = xp.concatenate([x, xp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
+        out = reduction.of_outer_products(x, gy, squares)
+        if out is None:
+            return None
+        bias = out[..., -1].astype(dtype or self.gy.dtype)
+        return out[..., :-1].astype(dtype or self.dtype), bias
+
+    def combined(self, matrix: Array) -> OuterProducts | None:
+        """The samples of a mixed row become its positions, with zeros where a row has fewer of them
+        than others. None where that would take many.
+        """
+        members = members_of(matrix)
+        if members is None:
+            return None
+        index, share = members
+
+        share = np.repeat(share, self.n_positions, axis=1)[..., None]
+        share = share.astype(self.compute_dtype, copy=False)
+
+        def positions(factor: Array) -> Array:
+            rows = np.take(factor, index, axis=-3)
+            rows = rows.reshape((*factor.shape[:-3], *share.shape[:2], factor.shape[-1]))
+            # What fills up a row is zero in both factors: infinity times zero would be NaN.
+            return np.where(share != 0.0, rows, factor.dtype.type(0))
+
+        return self.with_factors(positions(self.x), positions(self.gy) * share)
 
     def row_sums(self, rows: RowIndex) -> OuterProducts | None:
         """Rows of one sample are positions; a shorter sample is filled up with zeros."""
@@ -234,12 +249,8 @@ class OuterProducts(Factored):
         x = self.x[(..., None, *(slice(None),) * 3)]
         return OuterProducts(x, self.gy[..., None, :, :, :].swapaxes(-1, -4), by_unit=True)
 
-    @property
-    def _units_share_inputs(self) -> bool:
-        return self.by_unit and self.x.ndim > 3 and self.x.shape[-4] == 1
-
     def as_layer(self) -> OuterProducts:
-        if not self._units_share_inputs:
+        if not self.units_share_inputs:
             return self
         return OuterProducts(self.x[..., 0, :, :, :], _side_by_side(self.gy))
 
@@ -254,12 +265,16 @@ class OuterProducts(Factored):
     def surely_finite(self) -> Array:
         # No product of factors exceeds the roots of their sums of squares. Each sum is one fast
         # pass. If it overflows, the rows may still be finite: the caller looks.
-        dtype, vdot = self.compute_dtype, self.xp.vdot
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
-        limit = _root_of_largest(dtype)
+        (x, gy), vdot = self._computed(), self.xp.vdot
+        limit = _root_of_largest(x.dtype)
         return (vdot(x, x) < limit) & (vdot(gy, gy) < limit)
 
     # -- inside
+
+    def _computed(self) -> tuple[Array, Array]:
+        """x and gy in ``compute_dtype``."""
+        dtype = self.compute_dtype
+        return self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
 
     @property
     def _matrix(self) -> tuple[int, int]:
@@ -269,7 +284,7 @@ class OuterProducts(Factored):
     def _contract(self, gy: Array) -> Array:
         """Sum over samples and positions of gy x^T: (*R, *shape)."""
         x = self.x.astype(gy.dtype, copy=False)
-        if self._units_share_inputs:
+        if self.units_share_inputs:
             x, gy = x[..., 0, :, :, :], _side_by_side(gy)
         count = self.n_samples * self.n_positions  # not -1: a layer may have no inputs
         x = x.reshape((*x.shape[:-3], count, x.shape[-1]))
@@ -297,24 +312,7 @@ class OuterProducts(Factored):
         if n * s * s * (p + q) > (self.n_positions + n) * p * q:
             return self._gram_of_tiles(centered=centered)
         x, gy = self.x.astype(np.float64, copy=False), self.gy.astype(np.float64, copy=False)
-        if centered:
-            xc, gc = _central_sample(x), _central_sample(gy)
-            gc = self.xp.broadcast_to(gc, gy.shape)
-            x = self.xp.concatenate([x, x - xc], axis=-2)
-            gy = self.xp.concatenate([gy - gc, gc], axis=-2)
-        out = self.xp.empty((*self.replicas, n, n), np.float64)
-        step = max(1, TILE_BUDGET // max(1, prod(self.replicas) * n * s * s))
-        xt = x.reshape((*x.shape[:-3], n * s, p)).swapaxes(-1, -2)
-        gt = gy.reshape((*gy.shape[:-3], n * s, q)).swapaxes(-1, -2)
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            left_x = x[..., start:stop, :, :].reshape((*x.shape[:-3], -1, p))
-            left_g = gy[..., start:stop, :, :].reshape((*gy.shape[:-3], -1, q))
-            pairs = self.xp.matmul(left_x, xt) * self.xp.matmul(left_g, gt)
-            out[..., start:stop, :] = pairs.reshape((*self.replicas, stop - start, s, n, s)).sum(
-                axis=(-3, -1)
-            )
-        return out
+        return gram_of_pairs(x, gy, self.replicas, centered=centered)
 
     # -- double backward
 
@@ -322,13 +320,13 @@ class OuterProducts(Factored):
         dtype = self.compute_dtype
         matrix = direction.reshape((*self.replicas, *self._matrix))
         matrix = matrix.astype(dtype).swapaxes(-1, -2)[..., None, :, :]
-        mapped = self.xp.matmul(self.x.astype(dtype, copy=False), matrix)
+        mapped = self.x.astype(dtype, copy=False) @ matrix
         return (mapped * self.gy).sum(axis=(-1, -2), dtype=np.float64)
 
     def pullback_weights(
         self, weights: Array, mixing: Array | None, cotangent: Array
     ) -> tuple[Any, ...]:
-        if not self._units_share_inputs:
+        if not self.units_share_inputs:
             return self._pull_weights(weights, mixing, cotangent)
         # All units in turn, in chunks: their inputs are shared, so their cotangents of x add up.
         *lead, n_units = self.replicas
@@ -349,22 +347,22 @@ class OuterProducts(Factored):
         self, weights: Array, mixing: Array | None, cotangent: Array
     ) -> tuple[Any, ...]:
         xp, dtype = self.xp, self.compute_dtype
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        x, gy = self._computed()
         matrix = cotangent.reshape((*self.replicas, 1, *self._matrix)).astype(dtype)
         share = weights.astype(dtype)[..., None, None]
-        d_gy = xp.matmul(share * x, matrix.swapaxes(-1, -2))
-        d_x = xp.matmul(share * gy, matrix)
+        d_gy = (share * x) @ matrix.swapaxes(-1, -2)
+        d_x = (share * gy) @ matrix
         if mixing is not None:
             mixing = mixing.astype(dtype)
-            d_gy = d_gy + self._mixed_positions(mixing, x, gy)
-            d_x = d_x + self._mixed_positions(mixing, gy, x)
+            d_gy = d_gy + mixed_pairs(mixing, x, gy, self.replicas)
+            d_x = d_x + mixed_pairs(mixing, gy, x, self.replicas)
         return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
 
     def pullback_coordinates(self, derivative: Derivative, cotangent: Array) -> tuple[Any, ...]:
-        if self._units_share_inputs:
+        if self.units_share_inputs:
             return self.as_layer().pullback_coordinates(derivative, cotangent)
         xp, dtype = self.xp, self.compute_dtype
-        x, gy = self.x.astype(dtype, copy=False), self.gy.astype(dtype, copy=False)
+        x, gy = self._computed()
         replicas, n = self.replicas, self.n_samples
         matrix = cotangent.reshape((*replicas, *self._matrix)).astype(dtype)
         d_x = xp.zeros((*replicas, *x.shape[-3:]), dtype)
@@ -374,28 +372,9 @@ class OuterProducts(Factored):
             piece = matrix[..., outputs, inputs]
             rows = derivative(values) * piece.reshape((*replicas, 1, -1))
             rows = rows.reshape((*replicas, n, *piece.shape[-2:]))
-            d_gy[..., outputs] += xp.matmul(x[..., inputs], rows.swapaxes(-1, -2))
-            d_x[..., inputs] += xp.matmul(gy[..., outputs], rows)
+            d_gy[..., outputs] += x[..., inputs] @ rows.swapaxes(-1, -2)
+            d_x[..., inputs] += gy[..., outputs] @ rows
         return _unbroadcast(d_x, x.shape, xp), _unbroadcast(d_gy, gy.shape, xp)
-
-    def _mixed_positions(self, mixing: Array, key: Array, value: Array) -> Array:
-        """sum_m,t M_nm <key_ns, key_mt> value_mt: the mixed rows applied to one factor."""
-        xp, n, s, replicas = self.xp, self.n_samples, self.n_positions, self.replicas
-        keys = key.reshape((*key.shape[:-3], n * s, key.shape[-1]))
-        values = value.reshape((*value.shape[:-3], n * s, value.shape[-1]))
-        out = xp.empty((*replicas, n, s, value.shape[-1]), key.dtype)
-        step = max(1, TILE_BUDGET // max(1, prod(replicas) * n * s * s))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            here = keys[..., start * s : stop * s, :]
-            dots = xp.matmul(here, keys.swapaxes(-1, -2))
-            dots = dots.reshape((*dots.shape[:-2], stop - start, s, n, s))
-            dots = dots * mixing[..., start:stop, None, :, None]
-            dots = dots.reshape((*replicas, (stop - start) * s, n * s))
-            mixed = xp.matmul(dots, values)
-            mixed = mixed.reshape((*replicas, stop - start, s, value.shape[-1]))
-            out[..., start:stop, :, :] = mixed
-        return out
 
 
 def _side_by_side(gy: Array) -> Array:
@@ -413,16 +392,6 @@ def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
     return array.sum(axis=shared, keepdims=True) if shared else array
 
 
-@lru_cache(maxsize=32)
-def _blocks(n_samples: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of every block, and their shares in its mean: 0 for what pads a block."""
-    edges = (np.arange(n_blocks + 1) * n_samples) // n_blocks
-    counts = np.diff(edges)
-    index = np.minimum(edges[:-1, None] + np.arange(counts.max()), n_samples - 1)
-    inside = np.arange(counts.max()) < counts[:, None]
-    return index, inside / counts[:, None]
-
-
 @cache
 def _root_of_largest(dtype: np.dtype) -> np.floating:
     return np.sqrt(np.finfo(dtype).max)
@@ -432,14 +401,3 @@ def _largest(array: Array) -> Array:
     """The largest absolute value along the last axis; 0 where it is empty."""
     xp = array_module(array)
     return xp.abs(array).max(axis=-1) if array.shape[-1] else xp.zeros(array.shape[:-1])
-
-
-def _inner(rows: Array, row: Array) -> Array:
-    """Inner products of (*R, N, K) rows with one (*R, 1, K): (*R, N)."""
-    return array_module(rows).matmul(rows, row.swapaxes(-1, -2))[..., 0]
-
-
-def _central_sample(array: Array) -> Array:
-    """As ``central_row``, for samples (*R, N, S, K): the whole sample (*R, 1, S, K)."""
-    flat = array.reshape((*array.shape[:-2], -1))
-    return central_row(flat).reshape((*array.shape[:-3], 1, *array.shape[-2:]))

@@ -20,6 +20,15 @@ class Fused(NamedTuple):
     parameters: tuple[Any, ...] = ()
 
 
+class AmongZeros(NamedTuple):
+    """What a reduction makes of a coordinate that is zero in most samples."""
+
+    ignored: int = 0
+    """So many values that are not zero leave the estimate where zeros alone have it."""
+    reduce: Callable[[Array, int], Array] | None = None
+    """The estimates (d,) from some values (M, d) and the number of further values, all zero."""
+
+
 class Reduction(NamedTuple):
     """What is done to the N values of every coordinate."""
 
@@ -31,14 +40,11 @@ class Reduction(NamedTuple):
     """The compiled form of ``reduce``, where there is one."""
     mix: Callable[[Array], Array] | None = None
     """(*R, N, d) -> (*R, M, d): what is done to the values first; see ``Mixed``."""
+    among_zeros: Callable[[int], AmongZeros] | None = None
+    """N to shorter ways for coordinates that are zero in most samples."""
     by_replica: bool = False
     """Whether tiles must have their replica axes; else an operator may leave them out, which only a
     reduction that differs between replicas can tell."""
-
-    @property
-    def compiled(self) -> bool:
-        """Whether there is a compiled form for outer products as they are."""
-        return self.fused is not None and self.mix is None
 
     def of_values(self, values: Array, squares: RowSquares | None = None) -> Array:
         """The estimate (*R, d) from a tile (*R, N, d), whose squares are added to ``squares``.
@@ -66,7 +72,7 @@ class Reduction(NamedTuple):
             gy: output gradients (*R, N, S, Q), of the same dtype.
             squares: what the squares are added to.
         """
-        if self.fused is None or not self.compiled:
+        if self.fused is None or self.mix is not None:
             return None
         return fused(*self.fused, x, gy, squares)
 

@@ -202,3 +202,20 @@ def test_what_is_cleared_is_forgotten():
     layer_of(plan, targets={1: Layer(), 2: b}).estimates((X, GY))
     forget(W)
     assert [one.target for one in recorder.collect()] == [b]
+
+
+@pytest.mark.parametrize("scope", ["unit", "parameter", "layer"])
+@pytest.mark.parametrize("robustifier", [chainrob.TrimmedMean(0.2), chainrob.Mean()])
+def test_watching_changes_no_estimate_where_rows_are_dropped(robustifier, scope):
+    gy = GY.copy()
+    gy[2, 1] = np.inf
+    owner, seen = Layer(), []
+    layer = layer_of(Aggregation(robustifier, "mean", scope, owner))
+    with pytest.warns(chainrob.NonFiniteGradientWarning):
+        alone = layer.estimates((X, gy))
+    add_observer(owner, seen.append)
+    with pytest.warns(chainrob.NonFiniteGradientWarning):
+        watched = layer.estimates((X, gy))
+    for one, other in zip(alone, watched, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert seen[0].sample_weights()[2] == 0.0

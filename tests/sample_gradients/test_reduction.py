@@ -108,3 +108,75 @@ def test_a_plain_function_has_no_weights():
     operator = operators()["dense"]
     with pytest.raises(TypeError, match="squares need the reduction's weights"):
         operator.reduce(lambda values: values.max(axis=-2), squares=RowSquares.of(operator))
+
+
+KERNELS = [*ROBUSTIFIERS, chainrob.SoftTruncation(pilot="median"), chainrob.WinsorizedMean(count=1)]
+
+
+@pytest.mark.parametrize("robustifier", KERNELS, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [((), 1, 4, 3), ((), 1, 16, 8), ((), 2, 2, 10), ((2,), 1, 3, 5)])
+def test_a_bias_rides_along_with_few_weights(robustifier, dtype, sizes):
+    replicas, s, p, q = sizes
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((*replicas, N, s, p)).astype(dtype)
+    gy = rng.standard_normal((*replicas, N, s, q)).astype(dtype)
+    gy[..., 2, :, :] *= 40
+    weights = OuterProducts(x, gy)
+    joined = Joined([weights, weights.bias()])
+    reduction = robustifier.reduction(N)
+    apart, together = RowSquares.of(joined), RowSquares.of(joined)
+    expected = [part.reduce(reduction, squares=apart) for part in joined.parts]
+    found = joined.reduce(reduction, squares=together)
+    unwatched = joined.reduce(reduction)
+    digits = 5e-3 if dtype == np.float16 else 1e-5 if dtype == np.float32 else 1e-11
+    for one, alone, wanted in zip(found, unwatched, expected, strict=True):
+        assert one.dtype == wanted.dtype == dtype
+        assert one.flags.c_contiguous
+        np.testing.assert_allclose(one, wanted, rtol=digits, atol=digits)
+        np.testing.assert_array_equal(one, alone)
+    np.testing.assert_allclose(together.weights(), apart.weights(), rtol=max(digits, 1e-5))
+
+
+def test_of_many_weights_the_bias_is_apart():
+    x, gy = np.ones((N, 1, 200), np.float32), np.ones((N, 1, 100), np.float32)
+    weights = OuterProducts(x, gy)
+    reduction = chainrob.TrimmedMean(0.2).reduction(N)
+    assert weights.reduce_with_bias(reduction, None, None) is None
+    W, b = Joined([weights, weights.bias()]).reduce(reduction)
+    assert (W.shape, b.shape) == ((100, 200), (100,))
+
+
+def test_a_plain_function_sees_weights_and_bias_apart():
+    weights = operators()["several"]
+    W, b = Joined([weights.bias(), weights]).reduce(lambda values: values.max(axis=-2))[::-1]
+    np.testing.assert_array_equal(W.ravel(), weights.materialize().max(axis=0))
+    np.testing.assert_array_equal(b, weights.bias().materialize().max(axis=0))
+
+
+FEW_MEMBERS = np.zeros((4, N))
+FEW_MEMBERS[0, 5], FEW_MEMBERS[1, [0, 2]], FEW_MEMBERS[3, [6, 1]] = 0.5, 0.25, (0.75, -0.25)
+
+
+@pytest.mark.parametrize("robustifier", KERNELS, ids=repr)
+@pytest.mark.parametrize("name", ["dense", "outer", "several", "joined"])
+@pytest.mark.parametrize("members", [FEW_MEMBERS, np.eye(N)[[3, 0, 5, 1]], np.ones((4, N)) / N])
+def test_mixed_rows_go_to_the_kernels(name, robustifier, members):
+    operator = operators()[name]
+    mixed = operator.mix(members, affine=False)
+    reduction = robustifier.reduction(len(members))
+    plain = Reduction(robustifier.reduce, robustifier.coordinate_weights)
+    watched, expected = RowSquares.of(mixed), RowSquares.of(mixed)
+    found, wanted = mixed.reduce(reduction, squares=watched), mixed.reduce(plain, squares=expected)
+    pairs = zip(found, wanted, strict=True) if name == "joined" else [(found, wanted)]
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(watched.weights(), expected.weights(), rtol=1e-7, atol=1e-7)
+
+
+def test_an_infinite_row_stays_in_its_mixed_row():
+    x, gy = np.ones((N, 1, 3)), np.ones((N, 1, 2))
+    gy[0] = np.inf
+    mixed = OuterProducts(x, gy).mix(FEW_MEMBERS, affine=False)
+    found = mixed.reduce(chainrob.CoordinateMedian().reduction(4))
+    np.testing.assert_array_equal(found, 0.5)
