@@ -259,6 +259,11 @@ def _backward(
     with torch.no_grad():
         flags = (needed[0], *needed[2:][: len(parameters)])
         gx, gradients = gradients_of(one_call, x, gy, parameters, flags, recomputed)
+    if group is not None:  # an operator's answers are fixed: what is no estimate takes the gate too
+        pairs = zip(leaves, gradients, strict=True)
+        ready = [(leaf, one) for leaf, one in pairs if leaf is not None and one is not None]
+        if ready:
+            group.hand_over(where, ready)
     outputs = [None if gx is None else gx.to(x.dtype), gy.new_zeros(()), *gradients]
     asked = [needed[0], needed[1], *(need and not needed[1] for need in needed[2:])]
     likes = (x, gy, first, second)
