@@ -141,10 +141,11 @@ class ModelGroup:
         first = None if self._first is None else self._first()
         if self._token is None or first is None or first is layer or not own <= self._signature:
             self._first = weakref.ref(layer)
-            self._renew()
+            self.renew()
         return self._token
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Make the token anew where the parameters have changed."""
         found = {_key(one): one for one in self._estimated() if one.requires_grad}
         if self._token is not None and found.keys() == self._signature:
             return
