@@ -34,7 +34,7 @@ from chainrob.torch.robust_call import (
 
 __all__ = ["call", "enroll", "kind_of_layer"]
 
-_layers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_layers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _kinds: dict[str, LayerKind] = {}
 _numbers = itertools.count(1)
 
@@ -51,11 +51,16 @@ def _asked_by_dynamo(function: Function) -> Function:
     return function
 
 
-def enroll(module: Any) -> str:
-    """A new name for a layer, by which the operators find it for as long as it lives."""
-    name = str(next(_numbers))
-    _layers[name] = module
-    return name
+def enroll(module: Any) -> Tensor:
+    """A new name for a layer, by which the operators find it for as long as it lives.
+
+    It is a number in a tensor: Dynamo makes it an input of the graph, so layers that are alike
+    share one.
+    """
+    number = next(_numbers)
+    _layers[number] = module
+    with torch.inference_mode(False):
+        return torch.tensor(number, device="cpu")
 
 
 def kind_of_layer(make: Callable[..., LayerKind]) -> Callable[..., Any]:
@@ -80,23 +85,25 @@ def kind_of_layer(make: Callable[..., LayerKind]) -> Callable[..., Any]:
 
 def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis: int) -> Tensor:
     """y of one call of a layer, while Dynamo traces it."""
-    casts = _begin(module.name_in_graphs, kind)
+    casts = _begin(kind)
     lower, in_half = lower_dtype(x, casts)
     if lower is not None:
         x = x.to(lower)
     token = None
     if module.group is not None:
-        _renew_token(module.name_in_graphs)
+        _renew_token(module.group)
         token = module.group._token
     first, second = (*parameters, None)[:2]
-    facts = (module.name_in_graphs, kind, _new_number(), sample_axis, lower, in_half)
-    return torch.ops.chainrob.robust_layer(x, token, first, second, *facts)[0]
+    facts = (kind, _new_number(), sample_axis, lower, in_half)
+    return torch.ops.chainrob.robust_layer(
+        x, token, first, second, module.name_in_graphs, *facts
+    )[0]
 
 
 @_asked_by_dynamo
-def _begin(layer: str, kind: str) -> bool:
+def _begin(kind: str) -> bool:
     """Refuse what only the tracing sees, and say whether autocast casts such a layer."""
-    refuse_transforms(_layer(layer, kind)[1])
+    refuse_transforms(_kinds[kind].function)
     return _kinds[kind].casts
 
 
@@ -107,11 +114,10 @@ def _new_number() -> str:
 
 
 @_asked_by_dynamo
-def _renew_token(layer: str) -> bool:
-    """Let the layer's group make its token anew where that is necessary."""
-    module = _layers[layer]
+def _renew_token(group: Any) -> bool:
+    """Let a group make its token anew where that is necessary."""
     with torch.enable_grad():
-        module.group.token(module)
+        group.renew()
     return True
 
 
@@ -157,15 +163,15 @@ def _recall(number: int, where: str) -> Circumstances:
     return found
 
 
-def _layer(name: str, kind: str) -> tuple[Any, str]:
-    module = _layers.get(name)
+def _layer(name: Tensor, kind: str) -> tuple[Any, str]:
+    module = _layers.get(int(name))
     if module is None:
         raise RuntimeError("the robust layer of a compiled program is gone; compile the model anew")
     function = _kinds[kind].function
     return module, f"{function} {module.path!r}" if module.path else function
 
 
-_FACTS = "str layer, str kind, str number, int sample_axis, ScalarType? lower, bool in_half"
+_FACTS = "Tensor layer, str kind, str number, int sample_axis, ScalarType? lower, bool in_half"
 
 
 @torch.library.custom_op(
@@ -179,7 +185,7 @@ def _forward(
     token: Tensor | None,
     first: Tensor | None,
     second: Tensor | None,
-    layer: str,
+    layer: Tensor,
     kind: str,
     number: str,
     sample_axis: int,
@@ -206,7 +212,7 @@ def _shape_of_forward(
     token: Tensor | None,
     first: Tensor | None,
     second: Tensor | None,
-    layer: str,
+    layer: Tensor,
     kind: str,
     number: str,
     sample_axis: int,
@@ -231,7 +237,7 @@ def _backward(
     second: Tensor | None,
     circumstances: Tensor,
     needed: Sequence[bool],
-    layer: str,
+    layer: Tensor,
     kind: str,
     number: str,
     sample_axis: int,
@@ -259,6 +265,11 @@ def _backward(
     with torch.no_grad():
         flags = (needed[0], *needed[2:][: len(parameters)])
         gx, gradients = gradients_of(one_call, x, gy, parameters, flags, recomputed)
+    if group is not None:  # an operator's answers are fixed: what is no estimate takes the gate too
+        pairs = zip(leaves, gradients, strict=True)
+        ready = [(leaf, one) for leaf, one in pairs if leaf is not None and one is not None]
+        if ready:
+            group.hand_over(where, ready)
     outputs = [None if gx is None else gx.to(x.dtype), gy.new_zeros(()), *gradients]
     asked = [needed[0], needed[1], *(need and not needed[1] for need in needed[2:])]
     likes = (x, gy, first, second)
@@ -286,22 +297,22 @@ def _shapes_of_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, _, first, second, *facts = inputs
-    ctx.save_for_backward(x, first, second, output[1])
+    x, _, first, second, layer, *facts = inputs
+    ctx.save_for_backward(x, first, second, layer, output[1])
     ctx.facts = facts
 
 
 def _differentiate(ctx: Any, gy: Tensor, _: Any) -> tuple[Any, ...]:
-    x, first, second, circumstances = ctx.saved_tensors
+    x, first, second, layer, circumstances = ctx.saved_tensors
     needed = list(ctx.needs_input_grad[:4])
     found = iter(
         torch.ops.chainrob.robust_layer_backward(
-            gy, x, first, second, circumstances, needed, *ctx.facts
+            gy, x, first, second, circumstances, needed, layer, *ctx.facts
         )
     )
     by_token = needed[1]  # the parameters' gradients then come from the gate of the group
     asked = [needed[0], needed[1], needed[2] and not by_token, needed[3] and not by_token]
-    return (*(next(found) if need else None for need in asked), *(None for _ in ctx.facts))
+    return (*(next(found) if need else None for need in asked), None, *(None for _ in ctx.facts))
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

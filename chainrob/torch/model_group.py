@@ -40,6 +40,8 @@ class Pass:
     sources: list[Tensor] = field(default_factory=list)
     """Tensors with a graph of their own, for the error of a second derivative."""
     scale: float = 1.0
+    ready: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Pairs of a parameter and a gradient that is no part of the estimate."""
 
     def add(
         self, call: Any, layer: LayerGradients, operators: Mapping[int, Any], scale: float
@@ -60,6 +62,8 @@ class Pass:
 
     def gradients(self, model: Any) -> list[tuple[Tensor, Tensor]]:
         """Pairs of a parameter and its gradient."""
+        if not self.recordings:
+            return []
         entries = [Entry.of(one.name, one) for one in self.recordings.values()]
         robustifier = held_robustifier(self.robustifiers)
         try:
@@ -137,10 +141,11 @@ class ModelGroup:
         first = None if self._first is None else self._first()
         if self._token is None or first is None or first is layer or not own <= self._signature:
             self._first = weakref.ref(layer)
-            self._renew()
+            self.renew()
         return self._token
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Make the token anew where the parameters have changed."""
         found = {_key(one): one for one in self._estimated() if one.requires_grad}
         if self._token is not None and found.keys() == self._signature:
             return
@@ -156,6 +161,19 @@ class ModelGroup:
 
     def record(self, call: Any, layer: LayerGradients, x: Tensor, gy: Tensor, scale: float) -> None:
         """Leave the sample gradients of one call for the end of the pass."""
+        one_pass = self._pass(call.where)
+        with computing(gy):
+            operators, _ = layer.operators(call.arrays(x, gy))
+        one_pass.add(call, layer, operators, scale)
+        if torch.is_grad_enabled():
+            one_pass.sources += [one for one in (x, gy) if one.requires_grad]
+
+    def hand_over(self, where: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Let the gate pass on gradients that need no estimate: exact ones, or overflows."""
+        self._pass(where).ready += pairs
+
+    def _pass(self, where: str) -> Pass:
+        """That which runs."""
         task = torch._C._current_graph_task_id()
         thread = threading.get_ident()
         for number, old in tuple(self._passes.items()):
@@ -165,12 +183,8 @@ class ModelGroup:
                 self._given_up.append(number)
         one_pass = self._passes.setdefault(task, Pass(thread))
         if task in self._given_up:
-            raise RuntimeError(f"{call.where}: {_INTERRUPTED}")
-        with computing(gy):
-            operators, _ = layer.operators(call.arrays(x, gy))
-        one_pass.add(call, layer, operators, scale)
-        if torch.is_grad_enabled():
-            one_pass.sources += [one for one in (x, gy) if one.requires_grad]
+            raise RuntimeError(f"{where}: {_INTERRUPTED}")
+        return one_pass
 
     def finish(self, number: int, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         """The gradients of the gate's parameters, when all layers have been passed."""
@@ -178,10 +192,11 @@ class ModelGroup:
         mine = self._passes.get(task)
         if task in self._given_up:
             raise RuntimeError(_INTERRUPTED)
-        if mine is None or not mine.recordings:
+        if mine is None or not (mine.recordings or mine.ready):
             return (None,) * len(parameters)
         known = {id(one) for one in parameters}
         strangers = [one.name for key, one in mine.recordings.items() if key not in known]
+        strangers += ["a parameter" for one, _ in mine.ready if id(one) not in known]
         if strangers or (self._last[0] == task != -1 and self._last[1] != number):
             self._passes.pop(task, None)
             raise RuntimeError(
@@ -192,6 +207,9 @@ class ModelGroup:
         self._last = task, number
         del self._passes[task]
         found = {id(parameter): gradient for parameter, gradient in mine.gradients(self)}
+        for parameter, gradient in mine.ready:
+            before = found.get(id(parameter))
+            found[id(parameter)] = gradient if before is None else before + gradient
         gradients = tuple(found.get(id(one)) for one in parameters)
         if torch.is_grad_enabled() and mine.sources:
             return _undifferentiable(gradients, mine.sources)

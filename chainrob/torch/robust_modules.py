@@ -63,7 +63,7 @@ class RobustModule(torch.nn.Module):
     sample_axis: int = 0
     group: ModelGroup | None = None
     path: str = ""
-    name_in_graphs: str = ""
+    name_in_graphs: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -106,7 +106,8 @@ class RobustModule(torch.nn.Module):
         self.loss_reduction = loss_reduction
         self.scope = scope
         self.sample_axis = sample_axis
-        self.name_in_graphs = self.name_in_graphs or compiled_layers.enroll(self)
+        if self.name_in_graphs is None:
+            self.name_in_graphs = compiled_layers.enroll(self)
         if self.group is not None and (scope != "model" or self.group is not group):
             self.group.leave(self)
             self.group = None
