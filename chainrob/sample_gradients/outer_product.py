@@ -194,16 +194,18 @@ class OuterProducts(Factored):
             return None
         index, share = members
 
-        share = np.repeat(share, self.n_positions, axis=1)[..., None]
-        share = share.astype(self.compute_dtype, copy=False)
+        share = np.repeat(share, self.n_positions, axis=1)
+        gaps = share == 0.0
 
         def positions(factor: Array) -> Array:
             rows = np.take(factor, index, axis=-3)
-            rows = rows.reshape((*factor.shape[:-3], *share.shape[:2], factor.shape[-1]))
+            rows = rows.reshape((*factor.shape[:-3], *share.shape, factor.shape[-1]))
             # What fills up a row is zero in both factors: infinity times zero would be NaN.
-            return np.where(share != 0.0, rows, factor.dtype.type(0))
+            rows[..., gaps, :] = 0
+            return rows
 
-        return self.with_factors(positions(self.x), positions(self.gy) * share)
+        gy = positions(self.gy) * share[..., None].astype(self.compute_dtype, copy=False)
+        return self.with_factors(positions(self.x), gy)
 
     def row_sums(self, rows: RowIndex) -> OuterProducts | None:
         """Rows of one sample are positions; a shorter sample is filled up with zeros."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -95,9 +96,9 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
         token = module.group._token
     first, second = (*parameters, None)[:2]
     facts = (kind, _new_number(), sample_axis, lower, in_half)
-    return torch.ops.chainrob.robust_layer(
-        x, token, first, second, module.name_in_graphs, *facts
-    )[0]
+    return torch.ops.chainrob.robust_layer(x, token, first, second, module.name_in_graphs, *facts)[
+        0
+    ]
 
 
 @_asked_by_dynamo
@@ -135,18 +136,20 @@ KEPT = 1024
 """How many different circumstances are remembered; most programs have none but the usual ones."""
 
 _circumstances: OrderedDict[int, Circumstances] = OrderedDict()
+_lock = threading.Lock()
 
 
 def _remember(found: Circumstances) -> int:
     """A number for the circumstances; 0 for the usual ones."""
     if found == Circumstances():
         return 0
-    if _circumstances and (last := next(reversed(_circumstances.items())))[1] == found:
-        return last[0]
-    number = next(_numbers)
-    _circumstances[number] = found
-    while len(_circumstances) > KEPT:
-        _circumstances.popitem(last=False)
+    with _lock:
+        if _circumstances and (last := next(reversed(_circumstances.items())))[1] == found:
+            return last[0]
+        number = next(_numbers)
+        _circumstances[number] = found
+        while len(_circumstances) > KEPT:
+            _circumstances.popitem(last=False)
     return number
 
 

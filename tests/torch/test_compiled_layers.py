@@ -320,3 +320,78 @@ class TestRefusals:
 
         with pytest.raises(Exception, match=r"cannot run under torch\.func"):
             slope(parameters)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_exact_gradients(scope):
+    net = mlp(chainrob.GeometricMedian(), scope)
+    found = []
+    for forward in (net, compiled(net)):
+        net.zero_grad()
+        loss = forward(batch()).square().mean()
+        with ct.exact_backward():
+            loss.backward()
+        found.append([p.grad.clone() for p in net.parameters()])
+    check(*found)
+    stock = gradients(ct.plain(net), net, batch())
+    check(found[1], stock)
+
+
+class Overflow(torch.autograd.Function):
+    """The identity; on the way back nothing remains finite in float16."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gy):
+        return gy * 1e9
+
+
+@pytest.mark.parametrize("overflow", [False, True])
+@pytest.mark.parametrize("whole", [False, True], ids=["one layer", "all layers"])
+def test_an_overflow_reaches_the_scaler(whole, overflow):
+    torch.manual_seed(0)
+    first, last = nn.Linear(3, 4), nn.Linear(4, 2)
+    net = ct.robustify(nn.ModuleList([first, last]), chainrob.GeometricMedian(), scope="model")
+    for layer in net:
+        layer.compile(backend="aot_eager")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    ct.use_grad_scaler(net, scaler)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    before = last.weight.detach().clone()
+    with torch.autocast("cpu", torch.float16):
+        hidden = first(torch.randn(8, 3)).tanh()
+        if overflow and not whole:
+            hidden = Overflow.apply(hidden)
+        y = last(hidden)
+        if overflow and whole:
+            y = Overflow.apply(y)
+    scaler.scale(y.float().square().mean()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(before, last.weight) == overflow
+    assert scaler.get_scale() == (512.0 if overflow else 1024.0)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_blocks_that_are_alike_share_a_graph(scope):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 3, dtype=torch.float64)
+
+        def forward(self, x):
+            return x + self.inner(x).tanh()
+
+    torch.manual_seed(0)
+    net = ct.robustify(
+        nn.Sequential(*[Block() for _ in range(12)]), chainrob.GeometricMedian(), scope=scope
+    )
+    wanted = gradients(net, net, batch())
+    counter = CompileCounterWithBackend("eager")
+    for block in net:
+        block.compile(backend=counter, fullgraph=True)
+    check(gradients(net, net, batch()), wanted)
+    assert counter.frame_count <= 2  # the first block's input needs no gradient
