@@ -201,8 +201,8 @@ class ModelGroup:
             self._passes.pop(task, None)
             raise RuntimeError(
                 f"scope='model': parameters were added, exchanged or unfrozen between two layers "
-                f"of one forward pass ({', '.join(strangers) or 'none that is left'}), so they "
-                f"cannot be estimated together; run the forward pass again"
+                f"of one forward pass{_named(strangers)}, so they cannot be estimated together; "
+                f"run the forward pass again"
             )
         self._last = task, number
         del self._passes[task]
@@ -260,3 +260,7 @@ class _Gate(torch.autograd.Function):
         if group is None:
             return (None, None, *(None for _ in parameters))
         return None, None, *group.finish(ctx.number, parameters)
+
+
+def _named(parameters: Sequence[str]) -> str:
+    return f" ({', '.join(parameters)})" if parameters else ""
