@@ -164,10 +164,7 @@ def sizes_of(gradients: SampleGradients) -> Sizes | None:
     if weights.input_and_signal is None or len(biases) > 1:
         return None
     for one in biases:  # with scope='model' it may be any other parameter of the model
-        foreign = one.weights is not weights and (
-            one.weights is not None or hasattr(weights, "with_bias")  # its own bias would name it
-        )
-        if foreign or not one.of_signals or len(one.shape) > 1:
+        if not one.of_signals or len(one.shape) > 1 or one.weights not in (None, weights):
             return None
     x, gy = weights.input_and_signal
     flat = getattr(weights, "n_positions", 1) == 1
