@@ -12,6 +12,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
     pytest.skip("needs gloo", allow_module_level=True)
 
 PROGRAM = """
+import os
 import sys
 import torch
 import torch.multiprocessing
@@ -114,9 +115,12 @@ def worker(rank, size, store):
         assert "in Join" in str(error), error
     else:
         raise AssertionError("Join")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     if rank == 0:
         print("equal", flush=True)
+    # Threads of gloo that still run when Python takes itself apart can abort the process.
+    os._exit(0)
 
 
 if __name__ == "__main__":
