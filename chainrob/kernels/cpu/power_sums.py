@@ -16,8 +16,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.compiling import lean
+from chainrob.kernels.cpu.simd import element, splat, store
 
 POWERS = 3
+
+BLOCK = 256
+"""Samples whose powers are added up before they join the sums of the blocks before, so that
+rounding does not grow with N."""
 
 UNITS = 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 2
 """Units whose sums are in registers at a time: three vectors each. A power of two, so that it
@@ -25,15 +31,14 @@ divides the lanes of a vector."""
 
 
 @intrinsic
-def add_power_sums(
+def _add_power_sums(
     typingctx: Any, b: Any, from_b: Any, powers: Any, from_powers: Any, n: Any, sums: Any, at: Any
 ) -> Any:  # fmt: skip
     """Add the sums over n samples of (a b)^k, k = 1, 2, 3, to ``sums[at:]``, for ``UNITS`` units.
 
     Args:
         b: vectors of inputs, one a sample, from ``from_b`` on.
-        powers: three vectors a sample, from ``from_powers`` on: a, a^2 and a^3 of some units, a
-            unit a lane. ``from_powers`` says in which lane the first unit is.
+        powers: from ``from_powers`` on, for each sample, a of all units, then a^2, then a^3.
         sums: three vectors a unit.
     """
     vector = simd.Vector(b.dtype)
@@ -65,3 +70,37 @@ def add_power_sums(
 
     integer = types.intp
     return types.void(b, integer, powers, integer, integer, sums, integer), codegen
+
+
+@lean
+def powers_of_batch(a: Any, start: int, n: int, powers: Any) -> None:
+    """The first three powers of a batch's factors, ``UNITS`` units after the others, each as
+    ``_add_power_sums`` takes them.
+    """
+    lanes = simd.LINE // a.itemsize
+    at = 0
+    for group in range(0, lanes, UNITS):
+        for i in range(n):
+            for unit in range(UNITS):
+                first = element(a, start + i * lanes + group + unit)
+                square = first * first
+                powers[at + unit] = first
+                powers[at + UNITS + unit] = square
+                powers[at + 2 * UNITS + unit] = square * first
+            at += POWERS * UNITS
+
+
+@lean
+def power_sums(b: Any, at_b: int, powers: Any, n: int, units: int, sums: Any) -> None:
+    """Sums of u, u^2 and u^3 over the samples, u = a b, for the units of a batch."""
+    lanes = simd.LINE // b.itemsize
+    zero = splat(b.dtype.type(0))
+    for k in range(POWERS * lanes):
+        store(sums, k * lanes, zero)
+    for low in range(0, n, BLOCK):
+        count = min(BLOCK, n - low)
+        for unit in range(0, units, UNITS):
+            _add_power_sums(
+                b, at_b + low * lanes, powers, POWERS * (unit * n + UNITS * low), count,
+                sums, unit * POWERS * lanes,
+            )  # fmt: skip

@@ -13,7 +13,7 @@ from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import PIECE
 from chainrob.kernels.cpu.columns import Source, buffer, line, padded
 from chainrob.kernels.cpu.compiling import Kernel, lean
-from chainrob.kernels.cpu.power_sums import POWERS, UNITS, add_power_sums
+from chainrob.kernels.cpu.power_sums import POWERS, power_sums, powers_of_batch
 from chainrob.kernels.cpu.row_squares import (
     FLUSH,
     Watch,
@@ -52,10 +52,6 @@ GROUP = 4
 
 NEAR = 64
 """Rows whose squares are formed together: their sums stay in the first-level cache."""
-
-BLOCK = 256
-"""Samples whose powers are added up before they join the sums of the blocks before, so that
-rounding does not grow with N."""
 
 TRUST = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 0.001}
 """The least variance over mean square at which the central moments still have their digits."""
@@ -191,11 +187,11 @@ def _mean_pilot_by_moments(
         vector, batch = number % n_vectors, number // n_vectors
         at_a, at_b = batch * n * lanes, vector * n * lanes
         if batch != prepared:
-            _powers_of_batch(a, at_a, n, powers)
+            powers_of_batch(a, at_a, n, powers)
             prepared = batch
         first = batch * lanes
         n_units = min(lanes, n_outputs - first)
-        _power_sums(b, at_b, powers, n, n_units, sums)
+        power_sums(b, at_b, powers, n, n_units, sums)
         by_columns = 0  # a bit for each unit whose moments lose their digits
         store(limits, 0, infinite)
         for k in range(n_units):
@@ -375,35 +371,3 @@ def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, 
         store(memory, base + line(i) * lanes, value)
         nan_flag = keep_nan(nan_flag, value)
     return nan_flag
-
-
-@lean
-def _powers_of_batch(a: Any, start: int, n: int, powers: Any) -> None:
-    """The first three powers of a batch's factors, a vector each a sample."""
-    lanes = simd.LINE // a.itemsize
-    at = 0
-    for group in range(0, lanes, UNITS):
-        for i in range(n):
-            for unit in range(UNITS):
-                first = element(a, start + i * lanes + group + unit)
-                square = first * first
-                powers[at + unit] = first
-                powers[at + UNITS + unit] = square
-                powers[at + 2 * UNITS + unit] = square * first
-            at += POWERS * UNITS
-
-
-@lean
-def _power_sums(b: Any, at_b: int, powers: Any, n: int, units: int, sums: Any) -> None:
-    """Sums of u, u^2 and u^3 over the samples, u = a b, for the units of a batch."""
-    lanes = simd.LINE // b.itemsize
-    zero = splat(b.dtype.type(0))
-    for k in range(POWERS * lanes):
-        store(sums, k * lanes, zero)
-    for low in range(0, n, BLOCK):
-        count = min(BLOCK, n - low)
-        for unit in range(0, units, UNITS):
-            add_power_sums(
-                b, at_b + low * lanes, powers, POWERS * (unit * n + UNITS * low), count,
-                sums, unit * POWERS * lanes,
-            )  # fmt: skip
