@@ -31,8 +31,8 @@ COMMANDS = {
 EXAMPLES = """\
 examples:
   chainrob iris                      the tutorial's Figure 4, in the folder results/iris
-  chainrob reproduce --quick         a report in about a minute
-  chainrob compare --quick           a small comparison in about a minute
+  chainrob reproduce --quick         a report in a minute or two
+  chainrob compare --quick           a small comparison in a minute
   chainrob digits --epochs 3         a small network, with some labels wrong
 Each command has more examples and its options: chainrob COMMAND --help
 """

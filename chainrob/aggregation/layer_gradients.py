@@ -1,6 +1,6 @@
 """One layer's backward pass: arrays in, the robust gradients of its parameters out.
 
-Scale (contract 1), scope, watching, recording for the whole model and second derivatives are in one
+Scale, scope, watching, recording for the whole model and second derivatives are in one
 place, here, for all layers of all fronts.
 """
 
@@ -93,7 +93,7 @@ class LayerGradients:
         return self._as_gradients([operators[index] for index in self.wanted], estimates)
 
     def _sums(self, arrays: tuple[Array, ...]) -> tuple[Array, ...] | None:
-        """The sums of the raw contributions: the estimate of ``Mean`` in either unit of contract 1.
+        """The sums of the raw contributions: the estimate of ``Mean``, whatever the loss reduction.
 
         None where somebody else estimates, watches or says what a sample is, and where rows are not
         finite.
@@ -134,7 +134,7 @@ class LayerGradients:
         )
 
     def operators(self, arrays: tuple[Array, ...]) -> tuple[Mapping[int, SampleGradients], int]:
-        """The operators of the wanted parameters, in the unit of contract 1, and N.
+        """The operators of the wanted parameters, and N.
 
         Row n is the gradient of sample n's own loss when the loss is a mean over the batch (``gy``
         then carries 1 / N, so it is multiplied by N), and the raw contribution when it is a sum.
@@ -152,8 +152,8 @@ class LayerGradients:
         return int(arrays[-1].shape[self.sample_axis]) // self.n_positions
 
     def _scaled(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], int, RowIndex | None]:
-        """The arrays with gy in the unit of contract 1, N, and to which sample each row belongs,
-        where ``chainrob.samples`` says it.
+        """The arrays with gy in the unit of the rows (see ``operators``), N, and to which sample
+        each row belongs, where ``chainrob.samples`` says it.
 
         float16 becomes float32 first: N times what a scaled loss leaves there is soon beyond it.
         """

@@ -50,7 +50,7 @@ def model_gradients(
         model: whose observers are told, besides those of the layers.
 
     Returns:
-        one array a parameter, in the scale of contract 1 and the dtype of its rows.
+        one array a parameter, in the scale of the stock gradient and the dtype of its rows.
 
     Raises:
         ValueError: different numbers of samples or loss reductions.

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Compare robust gradients with one-line baselines, over methods, contaminations, data sets "
         "and seeds. All methods have the same budget. Their parameters are chosen on contaminated "
         "validation points. Writes report.html (also .md), figures, errors.csv, times.csv and "
-        "summary.json. The defaults take about 45 minutes on two cores."
+        "summary.json. The defaults take one to one and a half hours on two cores."
     )
     parser.epilog = (
         "examples:\n"

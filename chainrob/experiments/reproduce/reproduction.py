@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick",
         action="store_true",
-        help="about a minute: Figure 4, and where its gain comes from",
+        help="a minute or two: Figure 4, and where its gain comes from",
     )
     add_settings(parser, ReproduceSettings, _OFFERED)
     add("--device", default="@numpy", help="@numpy or @cupy:N (default: %(default)s)")
