@@ -24,9 +24,12 @@ _state = threading.local()
 def check_options(robustifier: Any, loss_reduction: str, scope: str) -> None:
     """Raise where the keyword arguments that all robust functions and links share make no sense."""
     if robustifier is not None and not callable(robustifier):
+        cure = ""
+        if isinstance(robustifier, str):
+            cure = f"; chainrob.robustifiers.get({robustifier!r}) makes one from its name"
         raise TypeError(
             f"robustifier must be None, a Robustifier or a callable (N, D) -> (D,), "
-            f"found {robustifier!r}"
+            f"found {robustifier!r}{cure}"
         )
     if isinstance(robustifier, type):
         raise TypeError(f"robustifier must be an instance, found the class {robustifier.__name__}")

@@ -80,7 +80,9 @@ class RobustModule(torch.nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "stock" in cls.__dict__:
-            _forms.setdefault(cls.stock, cls)
+            known = _forms.setdefault(cls.stock, cls)
+            if (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__):
+                _forms[cls.stock] = cls  # a cell of a notebook has been run again
             # help() and inspect show the stock module's arguments, then the keyword-only ones.
             own = inspect.signature(RobustModule.__init__).parameters
             settings = [one for one in own.values() if one.kind is one.KEYWORD_ONLY]

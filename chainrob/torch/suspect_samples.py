@@ -100,6 +100,11 @@ class Suspects:
         Raises:
             TypeError: a loader without indices.
         """
+        if not isinstance(loader, DataLoader):
+            raise TypeError(
+                f"Suspects.follow needs a torch DataLoader, found {type(loader).__name__}; call "
+                f"next(indices) for each batch"
+            )
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
             raise TypeError(
                 "Suspects.follow needs a loader that draws batches of indices, found one of an "

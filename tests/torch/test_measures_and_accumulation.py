@@ -213,6 +213,8 @@ def test_errors_of_suspects():
         net(batch()).mean().backward()
     with pytest.raises(TypeError, match="draws batches of indices"):
         next(suspects.follow(torch.utils.data.DataLoader(batch(), batch_size=None)))
+    with pytest.raises(TypeError, match="needs a torch DataLoader, found list"):
+        next(suspects.follow([batch()]))
     suspects.close()
     net(batch()).mean().backward()
 
