@@ -10,7 +10,7 @@ from chainrob.functions.convolution_functions import (
 )
 from chainrob.functions.cross_entropy import CrossEntropy, cross_entropy
 from chainrob.functions.embedding_function import embed_id
-from chainrob.functions.gradient_node import GradientNode
+from chainrob.functions.gradient_node import GradientNode, RobustFunction
 from chainrob.functions.huber import Huber, huber
 from chainrob.functions.linear_function import LinearFunction, linear
 from chainrob.functions.mean_absolute_error import MeanAbsoluteError, mean_absolute_error
@@ -27,6 +27,7 @@ __all__ = [
     "LinearFunction",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "RobustFunction",
     "SampleLoss",
     "bias",
     "convolution_2d",

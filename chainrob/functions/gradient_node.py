@@ -157,9 +157,38 @@ class GradientPullback(function_node.FunctionNode):
 class RobustFunction:
     """Base of the robust functions: stock forward pass and gx, robust parameter gradients.
 
-    Derive from it and from a stock function node, in this order. A subclass names its parameters
-    in ``parameters``, makes their operators in ``sample_gradients``, and pulls cotangents back in
-    ``pull``.
+    Derive from it and from a function node, in this order. A subclass names its parameters in
+    ``parameters`` and makes their operators in ``sample_gradients``. Where the rows are made from
+    more than x and gy it overrides ``sources``, and for second derivatives it defines ``pull``.
+
+    Example:
+        >>> import chainer, chainrob, numpy as np
+        >>> from chainrob.sample_gradients import Dense
+        >>> class Gain(chainrob.functions.RobustFunction, chainer.FunctionNode):
+        ...     parameters = {1: "w"}
+        ...
+        ...     def __init__(self, aggregation):
+        ...         super().__init__()
+        ...         self.aggregation = aggregation
+        ...
+        ...     def forward(self, inputs):
+        ...         self.retain_inputs((0, 1))
+        ...         return (inputs[0] * inputs[1],)
+        ...
+        ...     def input_gradient(self, gy):
+        ...         w = self.get_retained_inputs()[1]
+        ...         return gy * chainer.functions.broadcast_to(w, gy.shape)
+        ...
+        ...     def sample_gradients(self, arrays, wanted):
+        ...         x, gy = arrays
+        ...         return {1: Dense(gy * x)}
+        >>> w = chainer.Parameter(np.ones(1, np.float32))
+        >>> median = chainrob.functions.Aggregation(chainrob.CoordinateMedian(), "sum", "layer")
+        >>> x = np.array([[1], [2], [90]], np.float32)
+        >>> (y,) = Gain(median).apply((x, w))
+        >>> chainer.functions.sum(y).backward()  # three times the median of 1, 2 and 90
+        >>> w.grad
+        array([6.], dtype=float32)
     """
 
     parameters: ClassVar[Mapping[int, str]]
