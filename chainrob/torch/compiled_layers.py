@@ -96,9 +96,9 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
         token = module.group._token
     first, second = (*parameters, None)[:2]
     facts = (kind, _new_number(), sample_axis, lower, in_half)
-    return torch.ops.chainrob.robust_layer(x, token, first, second, module.name_in_graphs, *facts)[
-        0
-    ]
+    name = module.name_in_graphs
+    y, _ = torch.ops.chainrob.robust_layer(x, token, first, second, name, *facts)
+    return y
 
 
 @_asked_by_dynamo
@@ -274,10 +274,9 @@ def _backward(
         if ready:
             group.hand_over(where, ready)
     outputs = [None if gx is None else gx.to(x.dtype), gy.new_zeros(()), *gradients]
-    asked = [needed[0], needed[1], *(need and not needed[1] for need in needed[2:])]
     likes = (x, gy, first, second)
     answers = []
-    for need, one, like in zip(asked, (*outputs, None)[:4], likes, strict=True):
+    for need, one, like in zip(_asked(needed), (*outputs, None)[:4], likes, strict=True):
         if need:
             # What an accumulation keeps for its end is zero now.
             answers.append(torch.zeros_like(like) if one is None else _fresh(one, x, gy))
@@ -295,8 +294,7 @@ def _shapes_of_backward(
     *facts: Any,
 ) -> list[Tensor]:
     likes = [x, gy.new_empty(()), first, second]
-    asked = [needed[0], needed[1], *(need and not needed[1] for need in needed[2:])]
-    return [_dense(like) for need, like in zip(asked, likes, strict=True) if need]
+    return [_dense(like) for need, like in zip(_asked(needed), likes, strict=True) if need]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -313,12 +311,19 @@ def _differentiate(ctx: Any, gy: Tensor, _: Any) -> tuple[Any, ...]:
             gy, x, first, second, circumstances, needed, layer, *ctx.facts
         )
     )
-    by_token = needed[1]  # the parameters' gradients then come from the gate of the group
-    asked = [needed[0], needed[1], needed[2] and not by_token, needed[3] and not by_token]
-    return (*(next(found) if need else None for need in asked), None, *(None for _ in ctx.facts))
+    answers = [next(found) if need else None for need in _asked(needed)]
+    return (*answers, None, *(None for _ in ctx.facts))
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _asked(needed: Sequence[bool]) -> list[bool]:
+    """Which gradients the operator answers with: of x, the token, the parameters. With a token,
+    those of the parameters come from the gate of the group.
+    """
+    x, token, *parameters = needed
+    return [x, token, *(need and not token for need in parameters)]
 
 
 def _leaves(module: Any, kind: LayerKind) -> list[Tensor | None]:
