@@ -68,19 +68,18 @@ class LayerGradients:
         the end of the pass: what else the loss says of a parameter (a penalty, a plain use) adds up
         beside the zeros and is kept.
         """
-        sums = self._sums(arrays)
+        plan = self.aggregation
+        sums = self._sums(arrays) if type(plan.robustifier) is Mean else None
         if sums is not None:
             return sums
-        operators, n_samples = self.operators(arrays)
-        plan = self.aggregation
-        rows = {self.names[index]: operators[index] for index in self.wanted}
+        found, n_samples = self.operators(arrays)
+        operators = list(map(found.__getitem__, self.wanted))
+        rows = dict(zip(map(self.names.__getitem__, self.wanted), operators, strict=True))
         if plan.scope == "model":
             assert self.targets is not None
             targets = {self.names[index]: self.targets[index] for index in self.wanted}
             record(plan.owner, rows, plan.loss_reduction, targets)
-            estimates = [
-                one.xp.zeros((*one.replicas, *one.shape), one.dtype) for one in rows.values()
-            ]
+            estimates = [one.zeros() for one in operators]
         else:
             robustifier: Any = plan.robustifier
             owners = () if plan.owner is None else (plan.owner,)
@@ -90,16 +89,16 @@ class LayerGradients:
             if plan.loss_reduction == "sum":
                 n_samples = count_samples(robustifier, n_samples)
                 estimates = [one * one.dtype.type(n_samples) for one in estimates]
-        return self._as_gradients([operators[index] for index in self.wanted], estimates)
+        return self._as_gradients(operators, estimates)
 
     def _sums(self, arrays: tuple[Array, ...]) -> tuple[Array, ...] | None:
-        """The sums of the raw contributions: the estimate of ``Mean``, whatever the loss reduction.
+        """The sums of the raw contributions: what ``Mean`` estimates, whatever the loss reduction.
 
         None where somebody else estimates, watches or says what a sample is, and where rows are not
         finite.
         """
         plan = self.aggregation
-        if type(plan.robustifier) is not Mean or plan.scope == "model" or plan.samples is not None:
+        if plan.scope == "model" or plan.samples is not None:
             return None
         if is_observed(plan.owner) or any(one.dtype == np.float16 for one in arrays):
             return None

@@ -148,7 +148,7 @@ def watched_estimate(
         source: whose gradient it is: the layer, or the model.
         owners: whose observers are told; none where nobody is to be told.
     """
-    watched = [owner for owner in owners if is_observed(owner)] if gradients else []
+    watched = list(filter(is_observed, owners)) if gradients else []
     rows = list(gradients.values())
     estimates, weights = estimate_watched(robustifier, rows, scope, watch=bool(watched))
     told: list[Observer] = []

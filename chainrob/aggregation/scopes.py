@@ -9,7 +9,7 @@ from chainrob.aggregation.layer_options import Scope
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.from_function import FromFunction
 from chainrob.robustifiers.mean import Mean
-from chainrob.robustifiers.robustifier import CoordinateWise, Robustifier
+from chainrob.robustifiers.robustifier import CoordinateWise, Estimate, Robustifier
 from chainrob.sample_gradients import Joined, SampleGradients
 from chainrob.sample_gradients.operator_base import Array
 
@@ -56,27 +56,20 @@ def estimate_watched(
     if not isinstance(robustifier, Robustifier):
         robustifier = FromFunction(robustifier)
     same = isinstance(robustifier, JOINT_OR_APART)
-    if len(gradients) > 1 and (same or scope in ("layer", "model")):
-        joined = Joined(gradients)
+    if same or scope in ("layer", "model"):
+        whole = gradients[0] if len(gradients) == 1 else Joined(gradients)
         if not same or robustifier.nonfinite == "propagate":
-            found = robustifier.estimate(joined, watch)
-        elif joined.all_finite():
-            found = robustifier.estimate_unseen(joined, watch)
+            value, weights = robustifier.estimate(whole, watch)
+        elif whole.all_finite():
+            value, weights = robustifier.estimate_unseen(whole, watch)
         else:  # rows are dropped parameter by parameter, or unit by unit
-            values = [estimate(robustifier, [one], scope)[0] for one in gradients]
-            return values, robustifier.sample_weights(joined) if watch else None
-        return list(found.value), found.weights
+            values = [_of_parameter(robustifier, one, scope, False).value for one in gradients]
+            return values, robustifier.sample_weights(whole) if watch else None
+        return [value] if len(gradients) == 1 else list(value), weights
     values = []
     total, count = None, 0
     for one in gradients:
-        # Where units are the same, the weights are those of all coordinates; a single number is
-        # its own unit.
-        if scope != "unit" or not one.shape or (watch and same):
-            value, weights = robustifier.estimate(one, watch)
-        else:  # every output unit is a problem of its own
-            value, weights = robustifier.estimate(one.units(), watch)
-            value = one.join_units(value)
-            weights = None if weights is None else weights.mean(axis=-2)
+        value, weights = _of_parameter(robustifier, one, scope, watch)
         values.append(value)
         # What no sample touched says nothing about any sample.
         if weights is not None and (size := one.touched().size):
@@ -85,6 +78,19 @@ def estimate_watched(
     if not watch or isinstance(robustifier, FromFunction):
         return values, None
     return values, _of_nothing(gradients[0]) if total is None else total / count
+
+
+def _of_parameter(
+    robustifier: Robustifier, gradients: SampleGradients, scope: Scope, watch: bool
+) -> Estimate:
+    """The estimate of one parameter by itself, with ``'unit'`` that of each output unit; then the
+    weights are averaged over the units.
+    """
+    if scope != "unit" or not gradients.shape:  # a single number is its own unit
+        return robustifier.estimate(gradients, watch)
+    value, weights = robustifier.estimate(gradients.units(), watch)
+    value = gradients.join_units(value)
+    return Estimate(value, None if weights is None else weights.mean(axis=-2))
 
 
 def _of_nothing(gradients: SampleGradients) -> Array:

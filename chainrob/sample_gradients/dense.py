@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -47,7 +48,7 @@ class Dense(Factored):
         self.weights = weights
         self.of_signals = of_signals or weights is not None
 
-    @property
+    @cached_property
     def xp(self) -> Any:
         return array_module(self.rows)
 

@@ -35,21 +35,25 @@ class Joined(SampleGradients):
         if not parts:
             raise ValueError("Joined: parts must hold at least one operator, found none")
         self.parts = tuple(parts)
-        counts = {(part.replicas, part.n_samples) for part in parts}
-        if len(counts) > 1:
-            raise ValueError(
-                f"Joined: all parts must have the same replicas and number of samples, found "
-                f"{sorted(counts)}"
-            )
         self.replicas, self.n_samples = parts[0].replicas, parts[0].n_samples
-        self.shape = (sum([prod(part.shape) for part in parts]),)
-        self.dtype = np.result_type(*[part.dtype for part in parts])
-        given = set(map(id, parts))
-        biases = {id(part.weights): part for part in parts if id(part.weights) in given}
-        self.layers: list[tuple[Any, Any]] = [
-            (part, biases.get(id(part))) for part in parts if id(part.weights) not in given
-        ]
+        self.layers: list[tuple[Any, Any]] = []
         """Each operator and the bias beside it, if there is one."""
+        given, biases = set(map(id, parts)), {}
+        size, self.dtype = 0, parts[0].dtype
+        for part in parts:
+            if part.n_samples != self.n_samples or part.replicas != self.replicas:
+                raise ValueError(
+                    f"Joined: all parts must have the same replicas and number of samples, found "
+                    f"{sorted({(one.replicas, one.n_samples) for one in parts})}"
+                )
+            size += prod(part.shape)
+            self.dtype = np.promote_types(self.dtype, part.dtype)
+            if id(part.weights) in given:
+                biases[id(part.weights)] = part
+        self.shape = (size,)
+        for part in parts:
+            if id(part.weights) not in given:
+                self.layers.append((part, biases.get(id(part))))
 
     @property
     def parameters(self) -> tuple[SampleGradients, ...]:
@@ -97,7 +101,7 @@ class Joined(SampleGradients):
             found[id(weights)] = weights.reduce(reduction, dtype, squares)
             if bias is not None:
                 found[id(bias)] = bias.reduce(reduction, dtype, squares)
-        return tuple([found[id(part)] for part in self.parts])
+        return tuple(map(found.get, map(id, self.parts)))
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         """The parts' tiles one after the other, each index with the part's number in front."""
@@ -124,7 +128,10 @@ class Joined(SampleGradients):
         # Where a layer's factors are of ordinary size, so are their sums, except in float16.
         if self.dtype == np.float16:
             return reduce(and_, [part.surely_finite() for part in self.parts])
-        return reduce(and_, [one.surely_finite() for one, _ in self.layers])
+        finite = self.layers[0][0].surely_finite()
+        for one, _ in self.layers[1:]:
+            finite = finite & one.surely_finite()
+        return finite
 
     def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""

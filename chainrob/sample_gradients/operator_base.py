@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -69,7 +70,7 @@ class SampleGradients(DefaultAnswers, Differentiable, abc.ABC):
     def size(self) -> int:
         return prod(self.shape)
 
-    @property
+    @cached_property
     def compute_dtype(self) -> np.dtype:
         return np.promote_types(self.dtype, np.float32)
 

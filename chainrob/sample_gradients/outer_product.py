@@ -5,7 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -60,7 +60,7 @@ class OuterProducts(Factored):
         self.by_unit = by_unit
         self.units_share_inputs = by_unit and x.ndim > 3 and x.shape[-4] == 1
 
-    @property
+    @cached_property
     def xp(self) -> Any:
         return array_module(self.gy)
 
@@ -174,8 +174,7 @@ class OuterProducts(Factored):
         """``reduce`` of the weights and of the bias beside them, one more input that is 1: a
         single call of a kernel, where the numbers are few; else None.
         """
-        n_outputs, n_inputs = self._matrix
-        if prod(self.replicas) * self.n_samples * n_outputs * (n_inputs + 1) > FEW:
+        if prod(self.replicas) * self.gy.shape[-1] * self.n_samples * (self.x.shape[-1] + 1) > FEW:
             return None
         (x, gy), xp = self._computed(), self.xp
         x = xp.concatenate([x, xp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)

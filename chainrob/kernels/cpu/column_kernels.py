@@ -100,7 +100,7 @@ def solve(
         array (T, Q, P).
     """
     n_inputs, n_outputs = x.shape[-1], gy.shape[-1]
-    if n_inputs < min(n_outputs, simd.lanes(x.dtype)):
+    if n_inputs < min(n_outputs, simd.LINE // x.itemsize):
         # The longer axis fills the lanes.
         if x.shape[0] != gy.shape[0]:
             x = np.repeat(x, gy.shape[0], axis=0)
@@ -108,7 +108,7 @@ def solve(
     source, out = prepare(x, gy)
     n, _, q, n_vectors = source.sizes[:4]
     replicas, columns = gy.shape[0], q * n_vectors
-    grain = max(1, PIECE // (n * simd.lanes(x.dtype)))
+    grain = max(1, PIECE // (n * (simd.LINE // x.itemsize)))
     if watch is None:
 
         def work(start: int, stop: int) -> None:

@@ -52,7 +52,7 @@ def prepare(x: np.ndarray, gy: np.ndarray) -> tuple[Source, np.ndarray]:
     answer has room for the estimates.
     """
     t, n, s, q = gy.shape
-    lanes = simd.lanes(x.dtype)
+    lanes = simd.LINE // x.itemsize
     n_vectors = -(-x.shape[-1] // lanes)
     width = n_vectors * lanes
     step, jump = width, lanes

@@ -40,23 +40,20 @@ def with_headroom(
     Returns:
         array (T, Q, P).
     """
-
-    def estimate(gy: np.ndarray, shrink: float, watch: Watch | None) -> np.ndarray:
-        given = parameters(shrink) if callable(parameters) else parameters
-        return solve(kernels, x, gy, given, watch)
-
+    given = parameters(1.0) if callable(parameters) else parameters
     n, s = gy.shape[1:3]
     largest = float(np.finfo(x.dtype).max)
     limit = largest / (8 * n)
     size_x, size_gy = largest_magnitudes(x, gy)
     # NaN, where it may propagate, is no reason for care.
     if not float(size_x) * float(size_gy) * s > limit:
-        return estimate(gy, 1.0, watch)
+        return solve(kernels, x, gy, given, watch)
     exponent = ceil(log2(8 * n * s))
     with np.errstate(over="ignore", invalid="ignore"):
-        plain = estimate(gy, 1.0, None)
+        plain = solve(kernels, x, gy, given)
         small, shrink = np.ldexp(gy, -exponent), 2.0**-exponent
-        scaled = estimate(small, shrink, watch and watch.shrunk(shrink))
+        given = parameters(shrink) if callable(parameters) else parameters
+        scaled = solve(kernels, x, small, given, watch and watch.shrunk(shrink))
         # An estimate lies between the values; rounding must not carry it beyond them.
         bound = np.ldexp(x.dtype.type(largest), -exponent)
         scaled = np.where(np.isfinite(scaled), np.clip(scaled, -bound, bound), scaled)

@@ -71,16 +71,16 @@ def watch_for(x: np.ndarray, gy: np.ndarray) -> Watch:
 def magnitudes(x: np.ndarray, gy: np.ndarray) -> tuple[int, int]:
     """The exponents of the largest numbers of two arrays; 0 where they are not finite."""
     sizes = largest_magnitudes(x, gy)
-    of_x, of_gy = (int(np.frexp(one)[1]) if np.isfinite(one) else 0 for one in sizes)
-    return of_x, of_gy
+    of_x, of_gy = np.where(np.isfinite(sizes), np.frexp(sizes)[1], 0)
+    return int(of_x), int(of_gy)
 
 
 def largest_magnitudes(x: np.ndarray, gy: np.ndarray) -> np.ndarray:
     """The largest magnitudes of two arrays, (2,)."""
     sizes = np.empty(2, x.dtype)
     # Vectors are loaded from memory as it lies; Numba compiles anew for arrays that are read-only.
-    flat = (one if one.flags.carray else one.copy() for one in (x, gy))
-    _sizes(*(one.reshape(-1) for one in flat), sizes)
+    x, gy = x if x.flags.carray else x.copy(), gy if gy.flags.carray else gy.copy()
+    _sizes(x.reshape(-1), gy.reshape(-1), sizes)
     return sizes
 
 

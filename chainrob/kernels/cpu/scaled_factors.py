@@ -41,7 +41,7 @@ def scaled(factors: np.ndarray) -> Factors:
     """Scale the columns of factors (N, K), K a multiple of the lanes."""
     n, width = factors.shape
     dtype = factors.dtype
-    lanes = simd.lanes(dtype)
+    lanes = simd.LINE // dtype.itemsize
     values = np.empty((width // lanes, n, lanes), dtype)
     reach = np.empty((width // lanes, n), dtype)
     units, least, even = (np.empty(width, dtype) for _ in range(3))

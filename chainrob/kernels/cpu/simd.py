@@ -46,11 +46,6 @@ def vector_type(vector: Vector) -> ir.VectorType:
     return ir.VectorType(element, vector.lanes)
 
 
-def lanes(dtype: Any) -> int:
-    """Lanes of a vector of a NumPy dtype."""
-    return LINE // dtype.itemsize
-
-
 # -- memory: arrays are one-dimensional and contiguous, offsets count elements
 
 

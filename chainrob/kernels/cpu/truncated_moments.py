@@ -65,7 +65,7 @@ def by_moments(
     overflow: np.ndarray, watch: Watch | None,
 ) -> np.ndarray:  # fmt: skip
     """The estimate (1, Q, P) from x (N, P) and gy (N, Q)."""
-    dtype, lanes = x.dtype.type, simd.lanes(x.dtype)
+    dtype, lanes = x.dtype.type, simd.LINE // x.itemsize
     n, n_inputs = x.shape
     n_outputs = gy.shape[1]
     x = padded(x, lanes)
