@@ -131,7 +131,7 @@ def jacobian(function: Function, inputs: Any, *, mode: str = "auto") -> Any:
         if mode == "reverse":
             rows = [_grad([y], xs, [basis], False) for basis in _basis(y)]
             blocks = [
-                _stack([row[k].array for row in rows], y).reshape(y.shape + x.shape)
+                y.xp.stack([row[k].array for row in rows]).reshape(y.shape + x.shape)
                 for k, x in enumerate(xs)
             ]
         else:
@@ -139,7 +139,7 @@ def jacobian(function: Function, inputs: Any, *, mode: str = "auto") -> Any:
             blocks = []
             for k, x in enumerate(xs):
                 columns = [_grad([pulled[k]], [w], [v], False)[0].array for v in _basis(x)]
-                block = _stack(columns, y).reshape((x.size, y.size)).T
+                block = y.xp.stack(columns).reshape((x.size, y.size)).T
                 blocks.append(block.reshape(y.shape + x.shape))
     return blocks[0] if single else tuple(blocks)
 
@@ -214,7 +214,7 @@ def hessian(function: Function, inputs: Any) -> Any:
             rows = [_grad([slope], xs, [basis], False) for basis in _basis(x)]
             blocks.append(
                 tuple(
-                    _stack([row[k].array for row in rows], y).reshape(x.shape + other.shape)
+                    y.xp.stack([row[k].array for row in rows]).reshape(x.shape + other.shape)
                     for k, other in enumerate(xs)
                 )
             )
@@ -298,10 +298,6 @@ def _basis(like: Variable) -> Any:
         unit = like.xp.zeros(like.shape, like.dtype)
         unit.reshape(-1)[j] = 1
         yield chainer.Variable(unit)
-
-
-def _stack(rows: list[Any], like: Variable) -> Any:
-    return like.xp.stack(rows)
 
 
 def _finish(y: Variable, products: Sequence[Variable], single: bool, keep: bool) -> tuple[Any, Any]:

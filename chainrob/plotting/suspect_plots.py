@@ -19,6 +19,7 @@ def suspects(
     ranking: ArrayLike | None = None,
     truth: ArrayLike | None = None,
     layers: Mapping[str, ArrayLike] | None = None,
+    measure: str = "mean effective weight",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the mean effective weights of all samples, the smallest first.
@@ -30,6 +31,8 @@ def suspects(
             by weight and leaves out NaN, the weight of a sample that was never seen.
         truth: Numbers of samples that are known to be bad. They are marked.
         layers: The weights in single layers, drawn as points.
+        measure: What ``weights`` holds, for the axis: with ``rank_by='suspicion'`` it is one
+            minus the mean suspicion.
         ax: Where to draw.
 
     Returns:
@@ -62,7 +65,7 @@ def suspects(
         style = {"linestyle": "", "marker": "x", "color": PALETTE[1], "markersize": 6}
         axes.plot(ranks[at], values[order][at], label=label, **style)
     axes.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="rank", ylabel="mean effective weight", xscale="log")
+    axes.set(xlabel="rank", ylabel=measure, xscale="log")
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(values))))
     return axes
 
@@ -72,6 +75,7 @@ def most_suspect(
     *,
     ranking: ArrayLike | None = None,
     top: int = 15,
+    measure: str = "mean effective weight",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the smallest weights as bars, with the numbers of the samples.
@@ -81,6 +85,7 @@ def most_suspect(
         ranking: Numbers of the samples, the most suspect first; None ranks
             by weight and leaves out NaN, the weight of a sample that was never seen.
         top: Number of samples to show.
+        measure: What ``weights`` holds, for the axis.
         ax: Where to draw.
 
     Returns:
@@ -102,7 +107,7 @@ def most_suspect(
     axes.barh(np.arange(len(worst)), values[worst], color=PALETTE[1])
     axes.set_yticks(np.arange(len(worst)), [str(index) for index in worst])
     axes.invert_yaxis()
-    axes.set(xlabel="mean effective weight", ylabel="number of the sample")
+    axes.set(xlabel=measure, ylabel="number of the sample")
     return axes
 
 

@@ -74,6 +74,7 @@ class RobustMLP(BaseEstimator):
         held_out = None
         if self.early_stopping:
             rows, held_out = self._split(rows, targets, rng)
+        self._check_batches(len(rows))
         averages = WeightAverages(len(targets)) if self.track_suspects else None
 
         total, epochs = np.zeros(len(targets)), 0
@@ -178,6 +179,16 @@ class RobustMLP(BaseEstimator):
 
     def _batch_size(self, n_samples: int) -> int:
         return min(200 if self.batch_size == "auto" else int(self.batch_size), n_samples)
+
+    def _check_batches(self, n_samples: int) -> None:
+        """Suspicion compares samples of one batch, and two of them say nothing of each other."""
+        smallest = n_samples // max(1, -(-n_samples // self._batch_size(n_samples)))
+        if self.track_suspects and self.rank_by == "suspicion" and smallest < 3:
+            _refuse(
+                "batch_size",
+                "leave at least 3 samples in every batch with rank_by='suspicion'",
+                self.batch_size,
+            )
 
     def _robustifier(self) -> Callable[[Any], Any] | None:
         if not isinstance(self.robustifier, str):

@@ -191,7 +191,9 @@ class SuspectReport(chainer.training.Extension):
         """Write the figure, in one piece; nothing if no layer was seen."""
         if self.plot_name is not None and self._averages.layers:
             with atomic_path(Path(folder) / self.plot_name) as temporary:
-                draw_suspects(self._averages).savefig(temporary, format="png", dpi=160)
+                draw_suspects(self._averages, self.rank_by).savefig(
+                    temporary, format="png", dpi=160
+                )
 
     def serialize(self, serializer: Any) -> None:
         """Read or write the sums."""

@@ -155,6 +155,8 @@ def test_suspicion_finds_wrong_labels_beside_the_plain_mean():
     assert 0 <= model.sample_weights_.min() <= model.sample_weights_.max() <= 1
     with pytest.raises(ValueError, match="rank_by must be one of 'weight', 'suspicion'"):
         quick(RobustMLPClassifier, rank_by="loss").fit(X, y)
+    with pytest.raises(ValueError, match=r"batch_size must leave at least 3 samples .* found 2"):
+        quick(RobustMLPClassifier, rank_by="suspicion", batch_size=2).fit(X, y)
 
 
 def test_outliers_have_no_say_in_when_training_stops():

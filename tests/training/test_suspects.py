@@ -11,9 +11,11 @@ from sklearn.datasets import load_digits
 import chainrob
 import chainer
 from chainer.training import extensions
+from chainrob.aggregation.weight_averages import WeightAverages
 from chainrob.datasets import contamination
 from chainrob.experiments.iris import iris_settings, make_model, trial_data
 from chainrob.training import SeededShuffle, Snapshot, SuspectReport, observe, resume
+from chainrob.training.suspect_files import draw_suspects
 from tests.oracles import estimators as oracle
 
 RNG = np.random.default_rng(0)
@@ -261,3 +263,12 @@ def test_suspicion_is_that_of_the_rows(scope):
         rows = rows.astype(np.float64)
         expected = oracle.suspicion(rows, np.linalg.norm(rows, axis=1))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_figures_say_what_ranks_the_samples():
+    averages = WeightAverages(3)
+    averages.add("/l", [0, 1, 2], [0.5, 1.0, 0.9])
+    for rank_by, word in (("weight", "weight"), ("suspicion", "suspicion")):
+        overview, bars = draw_suspects(averages, rank_by).axes
+        assert word in overview.get_ylabel()
+        assert word in bars.get_xlabel()

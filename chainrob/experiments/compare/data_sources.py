@@ -169,12 +169,13 @@ def _file(path: Path, given: dict[str, str]) -> DataSource:
         t = t.astype(np.float64)
     pixels = None
     if "pixels" in given:
-        height, _, width = given["pixels"].partition("x")
-        pixels = (int(height), int(width))
-        if height == "" or pixels[0] * pixels[1] != x.shape[1]:
+        size = re.fullmatch(r"(\d+)x(\d+)", given["pixels"])
+        if size is None or int(size[1]) * int(size[2]) != x.shape[1]:
             raise ValueError(
-                f"data {path}: pixels must multiply to {x.shape[1]}, found {given['pixels']!r}"
+                f"data {path}: pixels must be HxW with H * W = {x.shape[1]}, found "
+                f"{given['pixels']!r}"
             )
+        pixels = (int(size[1]), int(size[2]))
     return DataSource(
         lambda: Sample(x.astype(np.float64), t, t), "mlp16", 64, pixels, task == "classification"
     )

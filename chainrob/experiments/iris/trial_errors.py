@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrob.experiments.files import write_bytes
 from chainrob.experiments.iris.protocol import IrisSettings
 from chainrob.experiments.iris.published import published_figure4
+from chainrob.experiments.tables import write_csv
 from chainrob.experiments.usage import UsageError
 from chainrob.statistics import bootstrap_interval
 
@@ -43,15 +42,16 @@ class IrisResults:
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one row per method, trial and recorded time. Equal results give equal bytes."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for method, errors in self.errors.items():
-            for trial, curve in enumerate(errors.tolist()):
-                for time, (train, test) in zip(self.settings.recorded, curve, strict=True):
-                    row = (method, trial, time, time * self.settings.n_train, train, test)
-                    writer.writerow(row)
-        write_bytes(path, text.getvalue().encode())
+        write_csv(
+            path,
+            COLUMNS,
+            (
+                (method, trial, time, time * self.settings.n_train, train, test)
+                for method, errors in self.errors.items()
+                for trial, curve in enumerate(errors.tolist())
+                for time, (train, test) in zip(self.settings.recorded, curve, strict=True)
+            ),
+        )
 
     @classmethod
     def read_csv(cls, path: str | os.PathLike[str], settings: IrisSettings) -> IrisResults:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import chainer
 from chainrob.datasets import read_data_file
-from chainrob.differentiation import EvaluationTrace, evaluation_trace
+from chainrob.differentiation import EvaluationTrace
 from chainrob.experiments.report.document import (
     Block,
     Code,
@@ -21,7 +21,11 @@ from chainrob.experiments.report.document import (
     Text,
     Verdict,
 )
-from chainrob.experiments.reproduce.tutorial_errata import bundling_section, errata_section
+from chainrob.experiments.reproduce.tutorial_errata import (
+    bundling_section,
+    errata_section,
+    worked_example,
+)
 from chainrob.plotting import chainer_graph, computation_graph, new_figure
 
 __all__ = [
@@ -29,7 +33,6 @@ __all__ = [
     "differentiation_sections",
     "listing1",
     "published_tables",
-    "worked_example",
 ]
 
 _SHA256 = "abe59774cdd8f9dfe20e0ed24af1a9a579d87bad341745ed07849be4e1970672"
@@ -46,11 +49,6 @@ def published_tables() -> dict[str, dict[str, float]]:
         read_data_file("published/autodiff_tables.json", _SHA256)
     )
     return content
-
-
-def worked_example() -> EvaluationTrace:
-    """The computation of f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3)."""
-    return evaluation_trace(lambda a, b: a**3 / b + chainer.functions.sin(a * b), 1.5, 3.0)
 
 
 def listing1() -> dict[str, float]:

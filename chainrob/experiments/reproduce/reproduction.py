@@ -17,7 +17,6 @@ from chainrob.experiments.reproduce.baselines import baselines
 from chainrob.experiments.reproduce.differentiation import (
     differentiation_sections,
     published_tables,
-    worked_example,
 )
 from chainrob.experiments.reproduce.estimators import estimator_sections
 from chainrob.experiments.reproduce.extent import QUICK, ReproduceSettings
@@ -30,6 +29,7 @@ from chainrob.experiments.reproduce.sweeps import (
     contamination_sweeps,
     robustifier_table,
 )
+from chainrob.experiments.reproduce.tutorial_errata import worked_example
 from chainrob.experiments.reproduce.variants import Variant, jobs_of, results_of, train_variant
 from chainrob.experiments.tables import write_csv
 from chainrob.experiments.usage import UsageError

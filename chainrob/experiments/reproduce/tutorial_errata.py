@@ -20,6 +20,7 @@ __all__ = [
     "bundling_section",
     "errata",
     "errata_section",
+    "worked_example",
 ]
 
 
@@ -124,13 +125,14 @@ def bundling_section() -> Section:
     )
 
 
-def _worked_example() -> EvaluationTrace:
+def worked_example() -> EvaluationTrace:
+    """The computation of f(x1, x2) = x1^3 / x2 + sin(x1 x2) at (1.5, 3)."""
     return evaluation_trace(lambda a, b: a**3 / b + F.sin(a * b), 1.5, 3.0)
 
 
 def _order_of_the_recursion() -> Erratum:
     """A sweep over the steps from first to last uses adjoints that are not complete yet."""
-    trace = _worked_example()
+    trace = worked_example()
     exact = trace.reverse()
     adjoints = dict.fromkeys(trace.values, 0.0) | {trace.output: 1.0}
     for step in trace.steps:
@@ -219,7 +221,7 @@ def _error(run: Any) -> str:
 
 
 def _rounded_steps() -> Erratum:
-    trace = _worked_example()
+    trace = worked_example()
     exact, rounded = trace.reverse()["u-1"], trace.reverse(digits=4)["u-1"]
     return Erratum(
         "Table 3",
