@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -48,7 +47,7 @@ class Dense(Factored):
         self.weights = weights
         self.of_signals = of_signals or weights is not None
 
-    @cached_property
+    @property
     def xp(self) -> Any:
         return array_module(self.rows)
 

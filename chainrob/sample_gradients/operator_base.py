@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -70,7 +69,7 @@ class SampleGradients(DefaultAnswers, Differentiable, abc.ABC):
     def size(self) -> int:
         return prod(self.shape)
 
-    @cached_property
+    @property
     def compute_dtype(self) -> np.dtype:
         return np.promote_types(self.dtype, np.float32)
 

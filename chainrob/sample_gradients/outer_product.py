@@ -5,7 +5,7 @@ x_ns^T.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -60,7 +60,7 @@ class OuterProducts(Factored):
         self.by_unit = by_unit
         self.units_share_inputs = by_unit and x.ndim > 3 and x.shape[-4] == 1
 
-    @cached_property
+    @property
     def xp(self) -> Any:
         return array_module(self.gy)
 
