@@ -2,6 +2,7 @@
 
     python benchmarks/digits.py accuracy [--seeds 10] [--epochs 12]
     python benchmarks/digits.py suspects [--seeds 10] [--epochs 12]
+    python benchmarks/digits.py suspects_of_one_class [--seeds 10] [--epochs 12]
 
 accuracy: scikit-learn's digits, 1000 for training and 797 for testing. 10% of the training labels
 are flipped to another class and 2% of the training images are pushed across the center, 10 standard
@@ -14,7 +15,8 @@ comparison is ``chainrob compare`` (``--data digits:network=cnn8:batch=50`` trai
 suspects: 5% of the labels are flipped, nothing else. Precision is the share of flipped labels among
 the 5% of the samples that rank first, by ``SuspectReport`` with the weights and with the suspicion
 and, for the same trained net, by the loss at the end of training and by the loss averaged over the
-epochs. Of the plain net everything but the weights.
+epochs. Of the plain net everything but the weights. With suspects_of_one_class the wrong labels all
+say the same class, another one for every seed.
 
 Results go to benchmarks/results/digits_*.json after every run, so that a benchmark that was
 interrupted goes on where it was, and to a table beside it.
@@ -150,8 +152,23 @@ def accuracy(name, seed, epochs, progress):
     return {"accuracy": found, "seconds": time.perf_counter() - begin}
 
 
-def suspects(name, seed, epochs, progress):
-    _, (x, t), flipped, test = data(seed, 0.05, 0.0)
+def flips_to_one_class(seed, share):
+    """As ``data``: the labels of that share of the samples now say class seed modulo 10."""
+    (x, t), _, _, test = data(seed, 0.0, 0.0)
+    others = np.flatnonzero(t != seed % 10)
+    rng = np.random.default_rng(seed + 1000)
+    rows = np.sort(rng.choice(others, round(share * len(t)), replace=False))
+    labels = t.copy()
+    labels[rows] = seed % 10
+    return (x, t), (x, labels), rows, test
+
+
+def suspects_of_one_class(name, seed, epochs, progress):
+    return suspects(name, seed, epochs, progress, flips_to_one_class(seed, 0.05))
+
+
+def suspects(name, seed, epochs, progress, flips=None):
+    _, (x, t), flipped, test = flips or data(seed, 0.05, 0.0)
     reports = [
         chainrob.training.SuspectReport(rank_by=what, filename=None, plot_name=None)
         for what in ("weight", "suspicion")
@@ -171,7 +188,11 @@ def suspects(name, seed, epochs, progress):
     return result
 
 
-KINDS = {"accuracy": accuracy, "suspects": suspects}
+KINDS = {
+    "accuracy": accuracy,
+    "suspects": suspects,
+    "suspects_of_one_class": suspects_of_one_class,
+}
 
 
 def table(results):
@@ -228,7 +249,7 @@ def main():
     for seed in range(args.seeds):
         for name in args.methods:
             rows = results["runs"].setdefault(name, {})
-            if str(seed) in rows or (args.kind == "suspects" and METHODS[name][2]):
+            if str(seed) in rows or (args.kind != "accuracy" and METHODS[name][2]):
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", chainrob.ConvergenceWarning)

@@ -69,8 +69,7 @@ class LayerGradients:
         beside the zeros and is kept.
         """
         plan = self.aggregation
-        sums = self._sums(arrays) if type(plan.robustifier) is Mean else None
-        if sums is not None:
+        if type(plan.robustifier) is Mean and (sums := self._sums(arrays, plan.robustifier)):
             return sums
         found, n_samples = self.operators(arrays)
         operators = list(map(found.__getitem__, self.wanted))
@@ -91,7 +90,7 @@ class LayerGradients:
                 estimates = [one * one.dtype.type(n_samples) for one in estimates]
         return self._as_gradients(operators, estimates)
 
-    def _sums(self, arrays: tuple[Array, ...]) -> tuple[Array, ...] | None:
+    def _sums(self, arrays: tuple[Array, ...], mean: Mean) -> tuple[Array, ...] | None:
         """The sums of the raw contributions: what ``Mean`` estimates, whatever the loss reduction.
 
         None where somebody else estimates, watches or says what a sample is, and where rows are not
@@ -107,7 +106,7 @@ class LayerGradients:
         whole = rows[0] if len(rows) == 1 else Joined(rows)
         if whole.replicas:  # beside replicas with other robustifiers the numbers stay the same bits
             return None
-        if plan.robustifier.nonfinite != "propagate" and not whole.all_finite():
+        if mean.nonfinite != "propagate" and not whole.all_finite():
             return None
         return self._as_gradients(rows, [one.total() for one in rows])
 

@@ -25,7 +25,7 @@ from chainrob.sample_gradients.operator_base import (
 )
 from chainrob.sample_gradients.position_pairs import gram_of_pairs, mixed_pairs
 from chainrob.sample_gradients.row_index import RowIndex
-from chainrob.sample_gradients.rows import centered_products, members_of, products
+from chainrob.sample_gradients.rows import centered_products, largest_entry, members_of, products
 
 FEW = 1 << 17
 """Numbers in all rows up to which a kernel's call costs more than one more input does."""
@@ -260,7 +260,7 @@ class OuterProducts(Factored):
         # overflow is seen too.
         dtype = self.compute_dtype
         with np.errstate(over="ignore", invalid="ignore"):
-            largest_x, largest_g = (_largest(one).astype(dtype) for one in (self.x, self.gy))
+            largest_x, largest_g = (largest_entry(one).astype(dtype) for one in (self.x, self.gy))
             return self.xp.isfinite((largest_x * largest_g).sum(axis=-1))
 
     def surely_finite(self) -> Array:
@@ -396,9 +396,3 @@ def _unbroadcast(array: Array, shape: tuple[int, ...], xp: Any) -> Array:
 @cache
 def _root_of_largest(dtype: np.dtype) -> np.floating:
     return np.sqrt(np.finfo(dtype).max)
-
-
-def _largest(array: Array) -> Array:
-    """The largest absolute value along the last axis; 0 where it is empty."""
-    xp = array_module(array)
-    return xp.abs(array).max(axis=-1) if array.shape[-1] else xp.zeros(array.shape[:-1])

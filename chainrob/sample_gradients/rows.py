@@ -99,3 +99,9 @@ def members_of(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     index, share = np.zeros((len(matrix), most), np.int64), np.zeros((len(matrix), most))
     index[rows, place], share[rows, place] = columns, matrix[rows, columns]
     return index, share
+
+
+def largest_entry(rows: Array) -> Array:
+    """The largest absolute value along the last axis; 0 where it is empty."""
+    xp = array_module(rows)
+    return xp.abs(rows).max(axis=-1) if rows.shape[-1] else xp.zeros(rows.shape[:-1])
