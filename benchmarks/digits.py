@@ -28,6 +28,7 @@ import argparse
 import json
 import os
 import tempfile
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -221,12 +222,37 @@ def table(results):
             cells.append(text)
         few = "" if len(rows) == most else " (few)"
         lines.append(f"| {name} | {' | '.join(cells)} | {len(rows)}{few} |")
-    asked = [name for name, what in METHODS.items() if "mean loss" not in columns or not what[2]]
-    missing = [name for name in asked if name not in runs]
-    said = f"One rate, {results['settings']['rate']:g}, for all."
-    if missing:
+    said = f"One rate, {results['settings']['rate']:g}, for all. "
+    said += f"Mean and standard deviation of {most} seeds, in percent."
+    if "mean loss" in columns:
+        said += differences(runs)
+    elif missing := [name for name in METHODS if name not in runs]:
         said += f" Not run: {', '.join(missing)}."
-    return "\n".join([*lines, "", said]) + "\n"
+    return "\n".join([*lines, "", *textwrap.wrap(said, 120)]) + "\n"
+
+
+def differences(runs):
+    """How the rankings of each run differ from the plain net's by the mean loss, seed by seed."""
+    plain = {seed: run["mean loss"] for seed, run in runs["plain mean"].items()}
+    told = []
+    for name, rows in runs.items():
+        for column in ("suspicion", "weight"):
+            found = [
+                100 * (run[column] - plain[seed])
+                for seed, run in rows.items()
+                if column in run and seed in plain
+            ]
+            if len(found) > 1:
+                error = np.std(found, ddof=1) / np.sqrt(len(found))
+                told.append(
+                    f"{column} beside {name} {round(np.mean(found), 1) + 0.0:+.1f} ± {error:.1f}"
+                )
+    if not told:
+        return ""
+    return (
+        " In pairs of seeds, the difference to the mean loss of the plain net, in points, with one "
+        f"standard error: {', '.join(told)}."
+    )
 
 
 def main():
