@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import chainer
 from chainrob.aggregation import Reduction, Scope, check_options
+from chainrob.aggregation.layer_choice import choose_layers
 from chainrob.links.robust_link import RobustLink, robust_forms
 from chainrob.robustifiers import AdaptiveMean
 
@@ -103,13 +103,7 @@ def robustify(
             f"robustify: on_unsupported must be 'raise' or 'skip', found {on_unsupported!r}"
         )
     check_options(robustifier, loss_reduction, scope)
-    chosen = _chosen(model, layers)
-    if layers is not None and not chosen:
-        found_layers = "a predicate that no link meets" if callable(layers) else repr(layers)
-        raise ValueError(
-            f"robustify: layers must choose at least one link, found {found_layers}; the links "
-            f"that hold parameters are {[name for name, _ in named_layers(model)]}"
-        )
+    chosen = choose_layers(named_layers(model), layers, lambda name: _named(model, name), "link")
     reasons = {name: _unsupported(model, name, link, scope) for name, link in chosen}
     unsupported: dict[tuple[str, str], list[str]] = {}
     for name, link in chosen:
@@ -202,45 +196,16 @@ def _walk(link: chainer.Link, path: str) -> Iterator[tuple[str, chainer.Link]]:
         yield from _walk(child, f"{path}/{name}")
 
 
-def _chosen(model: chainer.Link, layers: Any) -> list[tuple[str, chainer.Link]]:
-    """The links that ``layers`` means, in order."""
+def _named(model: chainer.Link, entry: str) -> Iterator[str]:
+    """The names of the links that hold parameters and have this name, or are below it."""
     everything = named_layers(model)
-    if layers is None:
-        return everything
-    if callable(layers):
-        return [(name, link) for name, link in everything if layers(name, link)]
-    if isinstance(layers, str | Integral):
-        layers = [layers]
-    names = [name for name, _ in everything]
-    chosen: set[str] = set()
-    entry: Any
-    for entry in layers:
-        if not isinstance(entry, bool) and isinstance(entry, Integral):
-            if not -len(names) <= int(entry) < len(names):
-                raise KeyError(
-                    f"robustify: layers must be numbers below {len(names)}, found {entry}; the "
-                    f"links that hold parameters are {names}"
-                )
-            chosen.add(names[int(entry)])
-        elif isinstance(entry, str):
-            path = f"/{entry.strip('/')}"
-            below = f"{path.rstrip('/')}/"
-            matches = [name for name in names if name == path or name.startswith(below)]
-            # One link under two names is listed under the first; the second means it as well.
-            aliases = [link for name, link in _walk(model, "") if name == path]
-            matches += [name for name, link in everything if any(link is one for one in aliases)]
-            if not matches:
-                raise KeyError(
-                    f"robustify: layers must be names of links that hold parameters, found "
-                    f"{entry!r}; there are {names}"
-                )
-            chosen.update(matches)
-        else:
-            raise TypeError(
-                f"robustify: layers must be names, numbers or a predicate (name, link) -> bool, "
-                f"found {entry!r}"
-            )
-    return [(name, link) for name, link in everything if name in chosen]
+    path = f"/{entry.strip('/')}"
+    below = f"{path.rstrip('/')}/"
+    # One link under two names is listed under the first; the second means it as well.
+    aliases = [link for name, link in _walk(model, "") if name == path]
+    for name, link in everything:
+        if name == path or name.startswith(below) or any(link is one for one in aliases):
+            yield name
 
 
 def _unsupported(model: chainer.Link, name: str, link: chainer.Link, scope: str) -> str:

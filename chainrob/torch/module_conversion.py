@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from chainrob.aggregation import Reduction, Scope, check_options
+from chainrob.aggregation.layer_choice import choose_layers
 from chainrob.robustifiers import AdaptiveMean
 from chainrob.torch.attention import unsupported_attention
 from chainrob.torch.compiled_layers import enroll
@@ -126,13 +127,9 @@ def robustify(
         )
     check_options(robustifier, loss_reduction, scope)
     _refuse_wrappers(module)
-    chosen = _chosen(module, layers)
-    if layers is not None and not chosen:
-        what = "a predicate that holds for none" if callable(layers) else repr(layers)
-        raise ValueError(
-            f"robustify: layers must choose at least one module, found {what}; the modules that "
-            f"hold parameters are {[name for name, _ in named_layers(module)]}"
-        )
+    chosen = choose_layers(
+        named_layers(module), layers, lambda name: _named(module, name), "module"
+    )
     bypassed = {
         id(
             one.out_proj
@@ -235,47 +232,17 @@ def _refuse_wrappers(module: nn.Module) -> None:
             )
 
 
-def _chosen(module: nn.Module, layers: Selection) -> list[tuple[str, nn.Module]]:
-    """The modules that ``layers`` means, in order."""
-    everything = named_layers(module)
-    if layers is None:
-        return everything
-    if callable(layers):
-        return [(name, one) for name, one in everything if layers(name, one)]
-    if isinstance(layers, str | Integral):
-        layers = [layers]
-    names = [name for name, _ in everything]
-    chosen: set[str] = set()
-    entry: Any
-    for entry in layers:  # type: ignore[union-attr]
-        if not isinstance(entry, bool) and isinstance(entry, Integral):
-            if not -len(names) <= int(entry) < len(names):
-                raise KeyError(
-                    f"robustify: layers must be numbers below {len(names)}, found {entry}; the "
-                    f"modules that hold parameters are {names}"
-                )
-            chosen.add(names[int(entry)])
-        elif isinstance(entry, str):
-            matches = [name for name in names if _is_at_or_below(name, entry)]
-            # One module under two names is listed under the first; the second means it as well.
-            aliases = {
-                id(one)
-                for name, one in module.named_modules(remove_duplicate=False)
-                if _is_at_or_below(name, entry)
-            }
-            matches += [name for name, one in everything if id(one) in aliases]
-            if not matches:
-                raise KeyError(
-                    f"robustify: layers must be names of modules that hold parameters, found "
-                    f"{entry!r}; there are {names}"
-                )
-            chosen.update(matches)
-        else:
-            raise TypeError(
-                f"robustify: layers must be names, numbers or a predicate (name, module) -> bool, "
-                f"found {entry!r}"
-            )
-    return [(name, one) for name, one in everything if name in chosen]
+def _named(module: nn.Module, entry: str) -> Iterator[str]:
+    """The names of the modules that hold parameters and have this name, or are below it."""
+    # One module under two names is listed under the first; the second means it as well.
+    meant = {
+        id(one)
+        for name, one in module.named_modules(remove_duplicate=False)
+        if _is_at_or_below(name, entry)
+    }
+    for name, one in named_layers(module):
+        if id(one) in meant:
+            yield name
 
 
 def _is_at_or_below(name: str, entry: str) -> bool:
