@@ -79,26 +79,25 @@ class SoftTruncation(CoordinateWise):
         return AmongZeros(reduce=self._reduce_with_zeros)
 
     def reduce(self, values: Array) -> Array:
-        return self._estimate_of(values)
+        return self._estimate_of(self._pilot(values))
 
-    def _reduce_with_zeros(self, values: Array, zeros: int) -> Array:
+    def _reduce_with_zeros(
+        self, values: Array, zeros: int, watch: bool
+    ) -> tuple[Array, Array | None]:
         xp = array_module(values)
         one = xp.zeros((*values.shape[:-2], 1, values.shape[-1]), values.dtype)
-        return self._estimate_of(xp.concatenate([values, one], axis=-2), zeros)
+        pilot = self._pilot(xp.concatenate([values, one], axis=-2), zeros)
+        return self._estimate_of(pilot, zeros), _weights_of(pilot) if watch else None
 
-    def _estimate_of(self, values: Array, copies: int = 1) -> Array:
+    def _estimate_of(self, pilot: Pilot, copies: int = 1) -> Array:
         """The estimate from values (*R, N, d), the last of which counts several times."""
-        xp, n = array_module(values), values.shape[-2] - 1 + copies
-        pilot = self._pilot(values, copies)
+        xp, n = array_module(pilot.values), pilot.values.shape[-2] - 1 + copies
         estimate = pilot.center + _sum(pilot.let_in, copies) / n
         # Every term lies between the pilot and its value, so only rounding could leave their range.
         return (xp.clip(estimate, *pilot.ends) * pilot.unit)[..., 0, :]
 
     def coordinate_weights(self, values: Array) -> Array:
-        pilot = self._pilot(values)
-        central = pilot.deviations == 0.0
-        safe = array_module(values).where(central, 1.0, pilot.deviations)
-        return array_module(values).where(central, 1.0, pilot.let_in / safe)
+        return _weights_of(self._pilot(values))
 
     def derivative(self, values: Array) -> Array:
         pilot = self._pilot(values)
@@ -220,6 +219,13 @@ class Pilot(NamedTuple):
     def by_log_scale(self) -> Array:
         """The same in log s, which is finite where s is not."""
         return (self.clipped * self.units * self.units).mean(axis=-2, keepdims=True) / 3.0
+
+
+def _weights_of(pilot: Pilot) -> Array:
+    """The weight of each value, (*R, N, d)."""
+    xp, central = array_module(pilot.values), pilot.deviations == 0.0
+    safe = xp.where(central, 1.0, pilot.deviations)
+    return xp.where(central, 1.0, pilot.let_in / safe)
 
 
 def _sum(values: Array, copies: int) -> Array:

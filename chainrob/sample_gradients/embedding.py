@@ -196,14 +196,16 @@ class EmbeddingGradients(Tiled):
         if rows.size < self.shape[0] and out.size:
             # All the other coordinates are N zeros: they are reduced once for all.
             out[...] = reduction.of_values(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
-        counted = squares is None and reduction.mix is None and reduction.among_zeros is not None
+        counted = reduction.mix is None and reduction.among_zeros is not None
         if counted and self.xp is np and out.size:
-            rows = self._reduce_rare(reduction, out)
+            rows = self._reduce_rare(reduction, out, squares)
         if rows.size:
             out[rows] = SampleGradients._reduce(self._of_ids(rows), reduction, dtype, squares)
         return out
 
-    def _reduce_rare(self, reduction: Reduction, out: np.ndarray) -> np.ndarray:
+    def _reduce_rare(
+        self, reduction: Reduction, out: np.ndarray, squares: RowSquares | None
+    ) -> np.ndarray:
         """Fill in the rows that few samples touched, where the reduction knows a shorter way than
         to look at the zeros of all others; answers with the ids that are left.
         """
@@ -217,9 +219,14 @@ class EmbeddingGradients(Tiled):
         alike = users <= ignored
         if alike.any():
             out[ids[starts[alike]]] = reduction.of_values(np.zeros((n, 1), values.dtype))
+            if squares is not None:
+                here = np.repeat(alike, users)
+                found = squares.of_deviations(values[here]).sum(axis=-1)
+                squares.add(0.0, self._by_sample(found, here))
         if reduce is None or n * values.shape[1] * len(starts) <= FEW:
             return ids[starts[~alike]]
         rare = ~alike & (RARE * users <= n)
+        of_zeros = np.zeros((len(starts), 2))
         size = 1
         while RARE * size < 2 * n:  # filled up with zeros to a power of two
             chosen = np.flatnonzero(rare & (users <= size) & (2 * users > size))
@@ -228,12 +235,46 @@ class EmbeddingGradients(Tiled):
                 some = chosen[start : start + step]
                 place = np.arange(size)[:, None]
                 there = place < users[some]
-                tile = values[starts[some] + np.where(there, place, 0)]
-                tile = np.where(there[..., None], tile, values.dtype.type(0))
-                found = reduce(tile.reshape((size, -1)), n - size)
+                entries = starts[some] + np.where(there, place, 0)
+                tile = np.where(there[..., None], values[entries], values.dtype.type(0))
+                tile = tile.reshape((size, -1))
+                found, weights = reduce(tile, n - size, squares is not None)
                 out[ids[starts[some]]] = found.reshape((some.size, -1))
+                if squares is not None:
+                    assert weights is not None
+                    let_in, total = _squares_of_rare(squares, tile, weights, n - size, some.size)
+                    of_zeros[some] = np.stack([let_in[-1], total[-1]], axis=-1)
+                    for_users = (one[:-1][there] for one in (let_in, total))
+                    squares.add(*(self._by_sample(one, entries[there]) for one in for_users))
             size *= 2
+        if squares is not None:
+            self._add_zeros_of_rare(squares, of_zeros[rare], rare, users)
         return ids[starts[~alike & ~rare]]
+
+    def _by_sample(self, numbers: np.ndarray, entries: np.ndarray) -> np.ndarray:
+        """Add up numbers of some entries by their samples: (N,)."""
+        return np.bincount(self.entries.samples[entries], numbers, minlength=self.n_samples)
+
+    def _add_zeros_of_rare(
+        self, squares: RowSquares, of_zeros: np.ndarray, rare: np.ndarray, users: np.ndarray
+    ) -> None:
+        """Add to every sample's squares those of the rare ids that it does not hold.
+
+        They are added up and not taken off a sum over all ids: that would cost digits.
+
+        Args:
+            of_zeros: the part that is let in and all of it, (rare ids, 2).
+            rare, users: whether an id is rare and how many samples hold it, of all touched ids.
+        """
+        held = np.repeat(rare, users)
+        samples, place = self.entries.samples[held], np.repeat(np.cumsum(rare) - 1, users)[held]
+        step = max(1, TILE_BUDGET // self.n_samples)
+        for start in range(0, len(of_zeros), step):
+            part = of_zeros[start : start + step]
+            absent = np.ones((self.n_samples, len(part)))
+            inside = (place >= start) & (place < start + step)
+            absent[samples[inside], place[inside] - start] = 0.0
+            squares.add(*(absent @ part).T)
 
     def finite_rows(self) -> Array:
         if self.unit is not None:
@@ -302,6 +343,28 @@ class EmbeddingGradients(Tiled):
             pairs = entries.samples[part][i] * n + entries.samples[others][j]
             out += xp.bincount(pairs, products[i, j], minlength=n * n).reshape((n, n))
         return out
+
+
+def _squares_of_rare(
+    squares: RowSquares, values: np.ndarray, weights: np.ndarray, zeros: int, n_ids: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What some values of each of several ids, and last of all a zero, have let in and in all.
+
+    Args:
+        squares: gives the unit.
+        values: (M, ids * Q).
+        weights: of the values and of a zero, (M + 1, ids * Q).
+        zeros: the number of zeros beside the values.
+        n_ids: how many ids.
+
+    Returns:
+        two arrays (M + 1, ids).
+    """
+    values = np.concatenate([values, np.zeros((1, values.shape[1]), values.dtype)])
+    weights = weights.astype(np.float64, copy=False)
+    total = squares.of_tile(values, weights, zeros)
+    let_in, total = (one.reshape((len(values), n_ids, -1)) for one in (weights * total, total))
+    return let_in.sum(axis=-1), total.sum(axis=-1)
 
 
 def _starts(keys: Array) -> Array:

@@ -24,9 +24,11 @@ class AmongZeros(NamedTuple):
     """What a reduction makes of a coordinate that is zero in most samples."""
 
     ignored: int = 0
-    """So many values that are not zero leave the estimate where zeros alone have it."""
-    reduce: Callable[[Array, int], Array] | None = None
-    """The estimates (d,) from some values (M, d) and the number of further values, all zero."""
+    """So many values that are not zero leave the estimate where zeros alone have it, and have no
+    weight in it."""
+    reduce: Callable[[Array, int, bool], tuple[Array, Array | None]] | None = None
+    """From some values (M, d) and the number of further values, all zero, the estimates (d,); and,
+    if asked for, the weights (M + 1, d) of the values and of a zero."""
 
 
 class Reduction(NamedTuple):
@@ -123,16 +125,35 @@ class RowSquares:
             values: the rows at some coordinates, (*R, N, d).
             weights: the weight of each value, (*R, N, d).
         """
-        xp = array_module(values)
         weights = weights.astype(np.float64, copy=False)
-        shares = weights / weights.sum(axis=-2, keepdims=True)
+        squares = self.of_tile(values, weights)
+        self.add((weights * squares).sum(axis=-1), squares.sum(axis=-1))
+
+    def of_tile(self, values: Array, weights: Array, copies: int = 1) -> Array:
+        """The squared deviations of the values from their weighted means, (*R, N, d), float64.
+
+        Args:
+            values: (*R, N, d).
+            weights: the weight of each value, (*R, N, d), float64.
+            copies: how many times the last value counts.
+        """
+        xp = array_module(values)
+        counted = weights
+        if copies != 1:
+            counted = xp.concatenate([weights[..., :-1, :], copies * weights[..., -1:, :]], axis=-2)
+        shares = counted / counted.sum(axis=-2, keepdims=True)
         deviations = values - (shares * values).sum(axis=-2, keepdims=True)
         # What rounding leaves of a mean of equal values is no deviation.
-        rounding = values.shape[-2] * float(np.finfo(np.float64).eps)
+        rounding = (values.shape[-2] - 1 + copies) * float(np.finfo(np.float64).eps)
         noise = rounding * (shares * xp.abs(values)).sum(axis=-2, keepdims=True)
         deviations = xp.where(xp.abs(deviations) > noise, deviations, 0.0)
-        squares = xp.clip(xp.ldexp(deviations, -self.exponent), -1e150, 1e150) ** 2
-        self.add((weights * squares).sum(axis=-1), squares.sum(axis=-1))
+        return self.of_deviations(deviations)
+
+    def of_deviations(self, deviations: Array) -> Array:
+        """Their squares, in the unit of the sums."""
+        xp = array_module(deviations)
+        deviations = deviations.astype(np.float64, copy=False)
+        return xp.clip(xp.ldexp(deviations, -self.exponent), -1e150, 1e150) ** 2
 
     def weights(self) -> Array:
         """The weight of each row, (*R, N): 1 where it does not deviate."""

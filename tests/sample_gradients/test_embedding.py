@@ -6,6 +6,7 @@ import pytest
 import chainrob
 from chainrob.robustifiers import MultiplicativeNoise
 from chainrob.sample_gradients import EmbeddingGradients, embedding
+from chainrob.sample_gradients.reduction import RowSquares
 
 N, V, Q = 40, 60, 3
 ROBUSTIFIERS = [
@@ -44,6 +45,27 @@ def test_zeros_that_are_counted_are_as_zeros_that_are_seen(robustifier, dtype, m
     np.testing.assert_allclose(found, expected, rtol=digits, atol=digits * scale)
 
 
+@pytest.mark.parametrize("robustifier", ROBUSTIFIERS, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("budget", [None, 200], ids=["one tile", "many tiles"])
+def test_squares_of_zeros_that_are_counted(robustifier, dtype, budget, monkeypatch):
+    """One word is huge: what it adds to the samples without it must not be lost in a difference."""
+    monkeypatch.setattr(embedding, "FEW", 0)
+    if budget:
+        monkeypatch.setattr(embedding, "TILE_BUDGET", budget)
+    operator = words(dtype)
+    operator.gy[operator.ids == 20] *= 1e9
+    found, expected = RowSquares.of(operator), RowSquares.of(operator)
+    reduction = robustifier.reduction(N)
+    estimate = operator.reduce(reduction, squares=found)
+    np.testing.assert_array_equal(estimate, operator.reduce(reduction))
+    for _, values in operator.tiles():
+        expected.add_tile(values, robustifier.coordinate_weights(values))
+    tolerance = 2e-5 if dtype == np.float32 else 1e-9
+    np.testing.assert_allclose(found.weights(), expected.weights(), atol=tolerance)
+    np.testing.assert_allclose(found.total, expected.total, rtol=10 * tolerance)
+
+
 @pytest.mark.parametrize("size", [1e-300, 1e300])
 def test_counted_zeros_at_any_size(size, monkeypatch):
     monkeypatch.setattr(embedding, "FEW", 0)
@@ -66,5 +88,8 @@ def test_what_few_samples_touched_is_not_looked_at(monkeypatch):
     monkeypatch.setattr(EmbeddingGradients, "_values", None)
     ids, gy = np.arange(N)[:, None], np.ones((N, 1, Q), np.float32)
     for robustifier in (chainrob.TrimmedMean(0.1), chainrob.CoordinateMedian()):
-        found = EmbeddingGradients(ids, gy, V).reduce(robustifier.reduction(N))
+        operator = EmbeddingGradients(ids, gy, V)
+        squares = RowSquares.of(operator)
+        found = operator.reduce(robustifier.reduction(N), squares=squares)
         np.testing.assert_array_equal(found, 0.0)
+        np.testing.assert_array_equal(squares.weights(), 0.0)

@@ -1,11 +1,11 @@
 """The median of every lane of a column, by counting.
 
 A sorted sample says where to look. Each pass over the column counts the values below a threshold,
-which closes a bracket about the value asked for, until as many values lie beyond one end of the
-bracket as lie beyond that value: then it is the value next to this end. Ties end in a bracket that
-holds one number only. That is six passes or so, half the time of a sorting network, which still is
-the better way to ranks far from the middle: there a sample says little. What is not settled soon is
-sorted, so the answer is always exact.
+which closes a bracket about the value asked for, until few values lie between the lower end of the
+bracket and that value: one more pass then keeps the least values above this end in order. Ties end
+in a bracket that holds one number only. That is seven passes or so, a third of the time of a sorting
+network, which still is the better way to ranks far from the middle: there a sample says little. What
+is not settled soon is sorted, so the answer is always exact.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ SAMPLE = 32
 FEW = 128
 """Rows up to which a network costs less."""
 
+KEPT = 6
+"""Values that the last pass keeps in order."""
+
 PASSES, PATIENCE = 16, 6
 """Passes before a column is given up, and before ties are suspected to hold it up."""
 
@@ -39,12 +42,18 @@ class Networks(NamedTuple):
     """The network that sorts the sample."""
 
 
-def networks(n: int) -> Networks | None:
-    """Of columns of n rows; None where there are too many."""
+def networks(n: int, *, sorts: bool = False) -> Networks | None:
+    """Of columns of n rows; None where there are too many.
+
+    Args:
+        n: rows of a column.
+        sorts: whether up to ``FEW`` rows are left sorted, all of them.
+    """
     if n > MAX_ROWS:
         return None
     low = (n - 1) // 2
-    return Networks(selection(n, low, n - low), selection(SAMPLE, 0, 0, *range(SAMPLE)))
+    alone = range(n) if sorts and n <= FEW else ()
+    return Networks(selection(n, low, n - low, *alone), selection(SAMPLE, 0, 0, *range(SAMPLE)))
 
 
 @lean
@@ -56,19 +65,17 @@ def median(memory: Any, base: int, n: int, networks: Any) -> Any:
     dtype = memory.dtype.type
     low = (n - 1) // 2
     if n > FEW:
-        lower, settled = _lower_median(memory, base, n, networks.sample)
+        lower, upper, settled = _middle_values(memory, base, n, networks.sample)
         if settled:
-            if n % 2:
-                return lower
-            return (lower + _next(memory, base, n, low, lower)) * splat(dtype(0.5))
+            return lower if n % 2 else (lower + upper) * splat(dtype(0.5))
     program = networks.column
     sort(memory, base, n, program.groups, program.pairs, program.stages)
     return total(memory, base, low, n - low) * splat(dtype(1.0 / (n - 2 * low)))
 
 
 @jit
-def _lower_median(memory: Any, base: int, n: int, program: Any) -> Any:
-    """The value of rank (N - 1) // 2, and whether it is settled in all lanes."""
+def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
+    """The values of rank (N - 1) // 2 and one more, and whether they are settled in all lanes."""
     rank = (n - 1) // 2
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
@@ -82,6 +89,8 @@ def _lower_median(memory: Any, base: int, n: int, program: Any) -> Any:
     this, following = splat(dtype(rank)), splat(dtype(rank + 1))
     infinite, tiny = splat(dtype(np.inf)), splat(np.finfo(dtype).tiny)
     roundings = splat(dtype(8 * np.finfo(dtype).eps))
+    reach, short = splat(dtype(KEPT - 2)), splat(dtype(0.5 * (KEPT - 3)))
+    least, most = splat(dtype(1 / 64)), splat(dtype(63 / 64))
     for i in range(n, -(-n // BLOCK) * BLOCK):
         store(memory, base + line(i) * lanes, infinite)
     # About one and three standard deviations of the sample's median to either side.
@@ -94,37 +103,75 @@ def _lower_median(memory: Any, base: int, n: int, program: Any) -> Any:
     low, n_low = bottom, zero
     high, n_high = infinite, splat(dtype(n))
     stride = far_last - far_first
-    for number in range(-2, PASSES):
-        if number < 0:
-            threshold = first if number == -2 else last
-        else:
-            between = choose(n_low, this, choose(following, n_high, one, zero), zero)
-            wide = choose(_just_above(low, roundings, tiny), high, between, zero)
-            width = simd.largest(wide * (n_high - n_low))
-            if not width > 0 or (
-                number > 0 and number % 2 == 0 and (width > n // 4 or number >= PATIENCE)
-            ):
-                above, below = _neighbors(memory, base, n, low, high)
-                if not simd.largest(choose(above, below, between, zero)) > 0:
-                    return choose(n_low, this, below, above), True
-                # Numbers that fill the bracket are left alone there, or are shut out.
-                threshold = below if number % 4 == 0 else _just_above(above, roundings, tiny)
-            else:
-                part = (this - n_low + half) / (n_high - n_low)
-                if number % 3 == 2:
-                    part = fma(part, half, quarter)
-                threshold = fma(high - low, part, low)
-                # Where an end is still missing, in longer and longer strides.
-                threshold = choose(bottom, low, threshold, smaller(far_first, high))
-                threshold = choose(high, infinite, threshold, larger(far_last, low))
-                far_first, far_last = far_first - stride, far_last + stride
-                stride = stride * three
+    threshold = first
+    for number in range(-1, PASSES):
         count = _n_below(memory, base, n, threshold)
         low = choose(count, following, larger(low, threshold), low)
         n_low = choose(count, following, larger(n_low, count), n_low)
         high = choose(count, following, high, smaller(high, threshold))
         n_high = choose(count, following, n_high, smaller(n_high, count))
-    return zero, False
+        if number < 0:
+            threshold = last
+            continue
+        # Where the last pass would not reach the value.
+        behind = choose(reach, this - n_low, one, zero)
+        if not simd.largest(behind) > 0:
+            return (*_from(memory, base, n, low, this - n_low), True)
+        wide = choose(_just_above(low, roundings, tiny), high, behind, zero)
+        width = simd.largest(wide * (n_high - n_low))
+        if not width > 0 or (
+            number > 0 and number % 2 == 0 and (width > n // 4 or number >= PATIENCE)
+        ):
+            above, below = _neighbors(memory, base, n, low, high)
+            if not simd.largest(choose(above, below, behind, zero)) > 0:
+                lower, upper = _from(memory, base, n, low, this - n_low)
+                lower = choose(zero, behind, above, lower)
+                # A number that fills the bracket, and beyond the bracket perhaps another.
+                other = above if n % 2 else _next(memory, base, n, rank, lower)
+                return lower, choose(zero, behind, other, upper), True
+            # Numbers that fill the bracket are left alone there, or are shut out.
+            threshold = below if number % 4 == 0 else _just_above(above, roundings, tiny)
+        else:
+            part = (this - short - n_low) / (n_high - n_low)
+            if number % 3 == 2:
+                part = fma(part, half, quarter)
+            threshold = fma(high - low, larger(smaller(part, most), least), low)
+            # Where an end is still missing, in longer and longer strides.
+            threshold = choose(bottom, low, threshold, smaller(far_first, high))
+            threshold = choose(high, infinite, threshold, larger(far_last, low))
+            far_first, far_last = far_first - stride, far_last + stride
+            stride = stride * three
+    return zero, zero, False
+
+
+@lean
+def _from(memory: Any, base: int, n: int, low: Any, ahead: Any) -> Any:
+    """Of the values not below ``low`` in order, that with ``ahead`` of them before it, and the
+    next; ``ahead`` is at most KEPT - 2.
+    """
+    dtype = memory.dtype.type
+    lanes = simd.LINE // memory.itemsize
+    top, step = splat(dtype(np.inf)), splat(dtype(1))
+    a = b = c = d = e = f = top
+    for i in range(n):
+        value = load(memory, base + line(i) * lanes)
+        value = choose(value, low, top, value)
+        a, value = smaller(a, value), larger(a, value)
+        b, value = smaller(b, value), larger(b, value)
+        c, value = smaller(c, value), larger(c, value)
+        d, value = smaller(d, value), larger(d, value)
+        e, value = smaller(e, value), larger(e, value)
+        f = smaller(f, value)
+    reached = splat(dtype(0.5))
+    first, second = a, b
+    first, second = choose(reached, ahead, b, first), choose(reached, ahead, c, second)
+    reached = reached + step
+    first, second = choose(reached, ahead, c, first), choose(reached, ahead, d, second)
+    reached = reached + step
+    first, second = choose(reached, ahead, d, first), choose(reached, ahead, e, second)
+    reached = reached + step
+    first, second = choose(reached, ahead, e, first), choose(reached, ahead, f, second)
+    return first, second
 
 
 @lean

@@ -1,4 +1,4 @@
-"""psi of the M-estimators: its values, and polynomials in float32 that give them in kernels."""
+"""psi of the M-estimators: its values, and polynomials that give them in kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 REACH = 2.0
 """Largest |u| for which psi is taken from a polynomial."""
 
-TERMS = 8
+TERMS = {4: 8, 8: 24}
+"""Coefficients of a polynomial by the bytes of a number: right to 1e-7 and to 1e-14."""
 
 RHO = {"pseudo_huber": 0, "log_cosh": 1, "gudermannian": 2, "catoni": 3}
 CATONI = RHO["catoni"]
@@ -40,11 +41,12 @@ def slope(kind: int, size: float) -> float:
 
 
 @lru_cache(maxsize=8)
-def polynomials(rho: str) -> np.ndarray:
+def polynomials(rho: str, dtype: np.dtype) -> np.ndarray:
     """How k = 1 - psi(u) / u and 1 - psi'(u) are computed on [0, REACH].
 
     Coefficients of k / u^2 in u^2, for Catoni's in |u|, the highest first; those of k and k^2 in
-    1 - psi'(u); then what they say of the two at REACH.
+    1 - psi'(u); then what they say of the two at REACH. The many terms of float64 need a variable
+    in [-1, 1]: u^2 / 2 - 1, for Catoni's |u| - 1.
     """
     top = REACH if rho == "catoni" else REACH**2
     nodes = 0.5 * top * (1.0 - np.cos(np.pi * (np.arange(200) + 0.5) / 200))
@@ -52,16 +54,19 @@ def polynomials(rho: str) -> np.ndarray:
     # Near 0 the deficits have no digits left, and the polynomial needs none of those nodes.
     kept = sizes > 0.05
     nodes, sizes = nodes[kept], sizes[kept]
+    ends = [0.0, top]
+    if dtype == np.float64:
+        nodes, ends = 2.0 * nodes / top - 1.0, [-1.0, 1.0]
 
     deficits = np.array([1.0 - influence(RHO[rho], size) / size for size in sizes])
     bends = np.array([1.0 - slope(RHO[rho], size) for size in sizes])
     series = np.polynomial.Chebyshev.fit(
-        nodes, deficits / sizes**2, TERMS - 1, domain=[0.0, top], w=sizes**2 / deficits
+        nodes, deficits / sizes**2, TERMS[dtype.itemsize] - 1, domain=ends, w=sizes**2 / deficits
     )
     monomials = series.convert(kind=np.polynomial.Polynomial).coef
     # Of the slope less is asked: it turns an excess into a step.
     shares = np.stack([deficits / bends, deficits**2 / bends], axis=1)
     first, second = np.linalg.lstsq(shares, np.ones(len(bends)), rcond=None)[0]
-    deficit = series(top) * REACH**2
+    deficit = series(ends[1]) * REACH**2
     bend = first * deficit + second * deficit**2
-    return np.array([*monomials[::-1], first, second, deficit, bend], np.float32)
+    return np.array([*monomials[::-1], first, second, deficit, bend], dtype)
