@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, prepare, target
+from chainrob.kernels.cpu.columns import buffer, prepare
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.row_squares import (
     FLUSH,
@@ -62,11 +62,8 @@ def column_kernels(
     plain = _cloned(_plain, name, estimate=estimate)
     if weight is None:
         return ColumnKernels(plain, plain)
-    if normalized is None:
-        loop, sweep = _watched, one_sweep(weight)
-    else:
-        loop, sweep = _watched_twice, two_sweeps(weight, normalized)
-    watched = _cloned(loop, name, estimate=estimate, facts_of=facts, sweep=sweep)
+    sweep = one_sweep(weight) if normalized is None else two_sweeps(weight, normalized)
+    watched = _cloned(_watched, name, estimate=estimate, facts_of=facts, sweep=sweep)
     return ColumnKernels(plain, watched)
 
 
@@ -133,50 +130,27 @@ def solve(
 
 def _plain(out: Any, source: Any, start: int, stop: int, parameters: Any) -> None:
     n = source.sizes[0]
+    lanes = simd.LINE // out.itemsize
     memory, base = buffer(out, n)
     spare, at = buffer(out, n)
     room = memory, base, spare, at
     for column in range(start, stop):
         answer, _ = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
-        store(out, target(source, column), answer)
+        store(out, column * lanes, answer)
 
 
 def _watched(
     out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
 ) -> None:
-    """Two columns share a sweep: their squares meet before they join the sums of the rows."""
     n = source.sizes[0]
-    memory, base = buffer(out, n)
-    spare, at = buffer(out, n)
-    room = memory, base, spare, at
-    rows = vector_sums(out, n)
-    scale = splat(scale)
-    for column in range(start, stop, 2):
-        answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
-        store(out, target(source, column), answer)
-        facts = other_facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
-        other, other_scale = column, scale - scale
-        if column + 1 < stop:
-            other, other_scale = column + 1, scale
-            answer, found = estimate(room, source, other, parameters)  # type: ignore[name-defined] # noqa: F821
-            store(out, target(source, other), answer)
-            other_facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
-        sweep(room, source, column, other, facts, other_facts, parameters, scale, other_scale, rows)  # type: ignore[name-defined] # noqa: F821
-        if (column - start) % FLUSH == FLUSH - 2 or column + 2 >= stop:
-            flush(rows, sums)
-
-
-def _watched_twice(
-    out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
-) -> None:
-    n = source.sizes[0]
+    lanes = simd.LINE // out.itemsize
     memory, base = buffer(out, n)
     spare, at = buffer(out, n)
     room = memory, base, spare, at
     rows = vector_sums(out, n)
     for column in range(start, stop):
         answer, found = estimate(room, source, column, parameters)  # type: ignore[name-defined] # noqa: F821
-        store(out, target(source, column), answer)
+        store(out, column * lanes, answer)
         facts = facts_of(room, n, found, parameters)  # type: ignore[name-defined] # noqa: F821
         sweep(room, source, column, facts, parameters, splat(scale), rows)  # type: ignore[name-defined] # noqa: F821
         if (column - start) % FLUSH == FLUSH - 1 or column == stop - 1:

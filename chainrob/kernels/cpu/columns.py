@@ -108,32 +108,13 @@ def buffer(like: Any, n: int) -> Any:
 
 
 @inlined
-def place(source: Any, column: int) -> Any:
-    """The replica of a column, its output unit, counted through all replicas, and its vector.
-
-    Columns that read the same inputs follow one another: these stay in the cache.
-    """
-    q, n_vectors = source.sizes[2], source.sizes[3]
-    of_vector, unit = column // q, column % q
-    replica, vector = of_vector // n_vectors, of_vector % n_vectors
-    return replica, replica * q + unit, vector
-
-
-@inlined
 def begin(source: Any, column: int) -> Any:
     """Where the factors of a column begin, in x and in gy."""
     x, _, sizes, shared = source
-    n, s, _, n_vectors, _, jump = sizes
-    replica, unit, vector = place(source, column)
-    apart = 0 if shared else replica * n * s * n_vectors * (simd.LINE // x.itemsize)
+    n, s, q, n_vectors, _, jump = sizes
+    unit, vector = column // n_vectors, column % n_vectors
+    apart = 0 if shared else (unit // q) * n * s * n_vectors * (simd.LINE // x.itemsize)
     return vector * jump + apart, unit * n * s
-
-
-@inlined
-def target(source: Any, column: int) -> int:
-    """Where the estimate of a column goes."""
-    _, unit, vector = place(source, column)
-    return (unit * source.sizes[3] + vector) * (simd.LINE // source.x.itemsize)
 
 
 @lean

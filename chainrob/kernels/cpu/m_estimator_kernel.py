@@ -272,6 +272,9 @@ def _location(
     zero, one, reach = splat(dtype(0)), splat(dtype(1)), splat(dtype(REACH))
     share, tiny = splat(dtype(1.0 / n)), splat(np.finfo(dtype).tiny)
     short, enough = splat(dtype(0.3)), splat(enough)
+    k0, k1, k2 = splat(coefficients[0]), splat(coefficients[1]), splat(coefficients[2])
+    k3, k4, k5 = splat(coefficients[3]), splat(coefficients[4]), splat(coefficients[5])
+    k6, k7 = splat(coefficients[6]), splat(coefficients[7])
     facts = len(coefficients) - 4
     bend1, bend2 = splat(coefficients[facts]), splat(coefficients[facts + 1])
     deficit_at_reach = splat(coefficients[facts + 2])
@@ -285,7 +288,14 @@ def _location(
         for i in range(n):
             unit = fma(load(memory, base + line(i) * lanes), inverse, shift)
             inside = larger(smaller(unit, reach), zero - reach)
-            deficit = _deficit(absolute(inside), kind, coefficients)
+            if memory.itemsize == 8:
+                deficit = _deficit(absolute(inside), kind, coefficients)
+            else:  # the same, from registers
+                square = inside * inside
+                power = absolute(inside) if kind == CATONI else square
+                deficit = fma(fma(fma(k0, power, k1), power, k2), power, k3)
+                deficit = fma(fma(fma(deficit, power, k4), power, k5), power, k6)
+                deficit = fma(deficit, power, k7) * square
             units = units + inside
             excesses = fma(inside, deficit, excesses)
             deficits = deficits + deficit

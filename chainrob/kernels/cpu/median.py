@@ -42,18 +42,12 @@ class Networks(NamedTuple):
     """The network that sorts the sample."""
 
 
-def networks(n: int, *, sorts: bool = False) -> Networks | None:
-    """Of columns of n rows; None where there are too many.
-
-    Args:
-        n: rows of a column.
-        sorts: whether up to ``FEW`` rows are left sorted, all of them.
-    """
+def networks(n: int) -> Networks | None:
+    """Of columns of n rows; None where there are too many."""
     if n > MAX_ROWS:
         return None
     low = (n - 1) // 2
-    alone = range(n) if sorts and n <= FEW else ()
-    return Networks(selection(n, low, n - low, *alone), selection(SAMPLE, 0, 0, *range(SAMPLE)))
+    return Networks(selection(n, low, n - low), selection(SAMPLE, 0, 0, *range(SAMPLE)))
 
 
 @lean
@@ -91,6 +85,7 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
     roundings = splat(dtype(8 * np.finfo(dtype).eps))
     reach, short = splat(dtype(KEPT - 2)), splat(dtype(0.5 * (KEPT - 3)))
     least, most = splat(dtype(1 / 64)), splat(dtype(63 / 64))
+    many = splat(dtype(n // 4))
     for i in range(n, -(-n // BLOCK) * BLOCK):
         store(memory, base + line(i) * lanes, infinite)
     # About one and three standard deviations of the sample's median to either side.
@@ -114,16 +109,15 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
             threshold = last
             continue
         # Where the last pass would not reach the value.
-        behind = choose(reach, this - n_low, one, zero)
-        if not simd.largest(behind) > 0:
+        if simd.exceeding(this - n_low, reach) == 0:
             return (*_from(memory, base, n, low, this - n_low), True)
-        wide = choose(_just_above(low, roundings, tiny), high, behind, zero)
-        width = simd.largest(wide * (n_high - n_low))
-        if not width > 0 or (
-            number > 0 and number % 2 == 0 and (width > n // 4 or number >= PATIENCE)
-        ):
+        behind = choose(reach, this - n_low, one, zero)
+        width = choose(_just_above(low, roundings, tiny), high, behind, zero) * (n_high - n_low)
+        tied = number > 0 and number % 2 == 0
+        tied = tied and (number >= PATIENCE or simd.exceeding(width, many) != 0)
+        if tied or simd.exceeding(width, zero) == 0:
             above, below = _neighbors(memory, base, n, low, high)
-            if not simd.largest(choose(above, below, behind, zero)) > 0:
+            if simd.exceeding(choose(above, below, behind, zero), zero) == 0:
                 lower, upper = _from(memory, base, n, low, this - n_low)
                 lower = choose(zero, behind, above, lower)
                 # A number that fills the bracket, and beyond the bracket perhaps another.

@@ -15,7 +15,7 @@ from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_sorted, line, total
 from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
-from chainrob.kernels.cpu.median import FEW, median, networks
+from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -26,7 +26,6 @@ from chainrob.kernels.cpu.simd import (
     load,
     smaller,
     splat,
-    store,
 )
 from chainrob.kernels.cpu.sorting_network import MAX_ROWS, selection
 
@@ -46,11 +45,12 @@ def coordinate_median(
 ) -> np.ndarray | None:
     """The median, for even N the mean of the two middle values."""
     n = gy.shape[1]
-    # Where a network is used a whole sort also gives the median distance.
-    programs = networks(n, sorts=watch is not None)
+    programs = networks(n)
     if programs is None:
         return None
-    return with_headroom(_median, x, gy, (programs,), watch)
+    if watch is None:
+        return with_headroom(_median, x, gy, (programs,), None)
+    return with_headroom(_sorted_median, x, gy, (selection(n, 0, 0, *range(n)),), watch)
 
 
 def winsorized_mean(
@@ -75,80 +75,31 @@ def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> An
     return keep_nan(center, nan_flag), (center,)
 
 
+_median = column_kernels("coordinate_median", _estimate_median)
+
+
 @lean
-def _about_median(room: Any, n: int, found: Any, parameters: Any) -> Any:
-    """The median, the distance from it to the weighted mean, and what gives the weights."""
-    memory, base, distances, at = room
+def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
+    """As above, by a whole sort: one also gives the median distance."""
+    memory, base = room[0], room[1]
+    n = source.sizes[0]
+    low = (n - 1) // 2
+    nan_flag = fill_sorted(memory, base, source, column, parameters[0])
+    center = total(memory, base, low, n - low) * splat(memory.dtype.type(1.0 / (n - 2 * low)))
+    return keep_nan(center, nan_flag), (center,)
+
+
+@lean
+def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
+    memory, base = room[0], room[1]
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
     center = found[0]
-    zero, one = splat(dtype(0)), splat(dtype(1))
-    if n > FEW:
-        for i in range(n):
-            value = load(memory, base + line(i) * lanes)
-            store(distances, at + line(i) * lanes, absolute(value - center))
-        middle = median(distances, at, n, parameters[0])
-    else:
-        middle, upper = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
-        if n % 2 == 0:
-            middle = (middle + upper) * splat(dtype(0.5))
+    middle, upper = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
+    if n % 2 == 0:
+        middle = (middle + upper) * splat(dtype(0.5))
     # More than half of the values at the median, up to rounding: the others have no weight.
     middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
-    weights, shift = _sums_by_distance(memory, base, n, center, middle)
-    factor = splat(dtype(n)) / weights
-    return center, shift / weights, middle, middle * factor, factor
-
-
-@lean
-def _sums_by_distance(memory: Any, base: int, n: int, center: Any, middle: Any) -> Any:
-    """The sums of the weights 1 / max(distance / middle, 1), and of weighted deviations."""
-    dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
-    zero, one, least = splat(dtype(0)), splat(dtype(1)), splat(dtype(4 * np.finfo(dtype).tiny))
-    weights, shift, odd_shift = zero, zero, zero
-    inverse = smaller(one / middle, splat(np.finfo(dtype).max))
-    whole = n - n % 4
-    for i in range(0, whole, 4):
-        # Sums of reciprocals by one division.
-        a = load(memory, base + line(i) * lanes) - center
-        b = load(memory, base + line(i + 1) * lanes) - center
-        c = load(memory, base + line(i + 2) * lanes) - center
-        d = load(memory, base + line(i + 3) * lanes) - center
-        shift = shift + (_cut(a, middle) + _cut(b, middle))
-        odd_shift = odd_shift + (_cut(c, middle) + _cut(d, middle))
-        a, b = larger(absolute(a) * inverse, one), larger(absolute(b) * inverse, one)
-        c, d = larger(absolute(c) * inverse, one), larger(absolute(d) * inverse, one)
-        of_two, of_others = a * b, c * d
-        both = fma(c + d, of_two, (a + b) * of_others)
-        weights = weights + both / (of_two * of_others)
-    # Where a product left the range of numbers, or the inverse did.
-    lost = choose(weights, splat(dtype(np.inf)), zero, one)
-    lost = choose(middle, least, choose(zero, middle, one, lost), lost)
-    start = whole
-    if simd.largest(lost) > 0:
-        start, weights = 0, zero
-    for i in range(start, n):
-        deviation = load(memory, base + line(i) * lanes) - center
-        distance = absolute(deviation)
-        weights = weights + choose(middle, distance, middle / distance, one)
-        shift = shift + choose(splat(dtype(i)), splat(dtype(whole)), zero, _cut(deviation, middle))
-    return weights, shift + odd_shift
-
-
-@inlined
-def _cut(deviation: Any, most: Any) -> Any:
-    return larger(smaller(deviation, most), most - most - most)
-
-
-@inlined
-def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
-    """1 / max(distance, median distance), scaled to a mean of 1."""
-    center, _, middle, share, factor = facts
-    distance = absolute(value - center)
-    return choose(middle, distance, share / distance, factor)
-
-
-_median = column_kernels("coordinate_median", _estimate_median, _by_distance, _about_median)
+    return center, middle, splat(dtype(1))
 
 
 @lean
@@ -169,6 +120,17 @@ def farthest_of_nearest(memory: Any, base: int, n: int, count: int, center: Any)
     below = center - load(memory, base + line(n - count) * lanes)
     return smaller(reach, larger(below, above)), next_reach
 
+
+@inlined
+def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
+    center, middle, one = facts
+    distance = absolute(value - center)
+    return choose(middle, distance, middle / distance, one)
+
+
+_sorted_median = column_kernels(
+    "sorted_median", _estimate_sorted, _by_distance, _median_distance, normalized=True
+)
 
 # -- means between two ranks
 

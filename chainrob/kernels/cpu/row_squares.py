@@ -113,57 +113,37 @@ def watched_pieces(
     return sums.reshape(replicas, pieces, 2, n).sum(axis=1).swapaxes(0, 1)
 
 
-@inlined
-def rounding(memory: Any, n: int, center: Any, scale: Any) -> Any:
-    """What rounding leaves of a mean of n equal values, which is no deviation: asked of float64."""
-    return absolute(center * scale) * splat(memory.dtype.type(n * EPS))
-
-
 def one_sweep(weight: Callable[..., Any]) -> Any:
-    """A compiled function (room, source, column, other, facts, other_facts, parameters, scale,
-    other_scale, rows) that adds the squares of two columns to ``rows``: see ``vector_sums``. The
-    values are those of the columns to the last bit.
+    """A compiled function (room, source, column, facts, parameters, scale, rows) that
+    adds the squares of a column to ``rows``: see ``vector_sums``. The values are those of the
+    column to the last bit.
     """
 
     @rounding_products
     def sweep(
-        room: Any, source: Any, column: int, other: int, facts: Any, other_facts: Any,
-        parameters: Any, scale: Any, other_scale: Any, rows: Any,
+        room: Any, source: Any, column: int, facts: Any, parameters: Any, scale: Any, rows: Any
     ) -> None:  # fmt: skip
         x, gy = source.x, source.gy
         n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
-        memory, base, spare, at = room
+        memory, base = room[0], room[1]
         lanes = simd.LINE // memory.itemsize
         from_x, from_gy = begin(source, column)
-        other_x, other_gy = begin(source, other)
         if s > 1:
             fill(memory, base, source, column)
-            fill(spare, at, source, other)
         zero = scale - scale
         center, shift = facts[0], zero - facts[1] * scale
-        other_center, other_shift = other_facts[0], zero - other_facts[1] * other_scale
         noise = rounding(memory, n, center, scale)
-        other_noise = rounding(memory, n, other_center, other_scale)
         for i in range(n):
             if s > 1:
                 value = load(memory, base + line(i) * lanes)
-                other_value = load(spare, at + line(i) * lanes)
             else:
                 value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
-                other_value = repeated(gy, other_gy + i) * load(x, other_x + i * step)
             deviation = fma(value - center, scale, shift)
             if memory.itemsize == 8:
                 deviation = choose(noise, absolute(deviation), deviation, zero)
             square = deviation * deviation
-            let_in = weight(value, facts, parameters) * square
-            deviation = fma(other_value - other_center, other_scale, other_shift)
-            if memory.itemsize == 8:
-                deviation = choose(other_noise, absolute(deviation), deviation, zero)
-            other_square = deviation * deviation
-            let_in = fma(weight(other_value, other_facts, parameters), other_square, let_in)
-            place = 2 * i * lanes
-            store(rows, place, let_in + load(rows, place))
-            store(rows, place + lanes, (square + other_square) + load(rows, place + lanes))
+            share = weight(value, facts, parameters)
+            add(rows, 2 * i * lanes, lanes, share, square)
 
     return sweep
 
@@ -214,6 +194,12 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
             add(rows, 2 * i * lanes, lanes, share, square)
 
     return sweep
+
+
+@inlined
+def rounding(memory: Any, n: int, center: Any, scale: Any) -> Any:
+    """What rounding leaves of a mean of n equal values, which is no deviation; float64 asks."""
+    return absolute(center * scale) * splat(memory.dtype.type(n * EPS))
 
 
 @jit
