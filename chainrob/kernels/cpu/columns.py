@@ -101,9 +101,11 @@ def line(row: int) -> int:
 
 @jit
 def buffer(like: Any, n: int) -> Any:
-    """Memory for a column of n rows, and the offset where its first cache line starts."""
+    """Memory for a column of n rows and some blocks behind it (of which ``median`` takes one and a
+    sample), and the offset where its first cache line starts.
+    """
     lanes = simd.LINE // like.itemsize
-    memory = np.empty((line(n + BLOCK) + 2) * lanes, like.dtype)
+    memory = np.empty((line(n + 4 * BLOCK) + 2) * lanes, like.dtype)
     return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
 
 

@@ -19,7 +19,7 @@ from chainrob.kernels.constants import CHI_LEVEL
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_with_mean, line
-from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.median import median, networks
 from chainrob.kernels.cpu.psi_polynomials import CATONI, REACH, RHO, TERMS, polynomials
@@ -83,9 +83,9 @@ def m_estimator(
     return None if unconverged[0] else out
 
 
-@jit
+@lean
 def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
-    memory, base = room[0], room[1]
+    memory, base, rows, at_rows = room
     programs, by_median, kind, coefficients = parameters[:4]
     factor, given, step_tolerance, enough, limit, lost = parameters[4:]
     n = source.sizes[0]
@@ -129,11 +129,13 @@ def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
         has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
         inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, step_tolerance)
         scale = choose(zero, has_root, splat(factor) / inverse, zero)
-    location = _location(memory, base, n, scale, kind, coefficients, enough, limit, lost)
+    location = _location(
+        memory, base, rows, at_rows, n, scale, kind, coefficients, enough, limit, lost
+    )
     return keep_nan(pivot + location / unit, nan_flag), (pivot, unit, location, scale)
 
 
-@jit
+@lean
 def _about_location(room: Any, n: int, found: Any, parameters: Any) -> Any:
     pivot, unit, location, scale = found
     dtype = room[0].dtype.type
@@ -175,7 +177,7 @@ def _deficit(size: Any, kind: int, coefficients: Any) -> Any:
     return deficit * square
 
 
-@jit
+@lean
 def _inverse_chi_scale(
     memory: Any, base: int, n: int, size: Any, square: Any, has_root: Any, step_tolerance: Any
 ) -> Any:
@@ -249,24 +251,26 @@ def _inverse_chi_scale(
     return inverse
 
 
-@jit
+@lean
 def _exp_of_minus_half(t: Any, quarter: Any, three: Any, twelve: Any) -> Any:
     """exp(-t / 2), to 1e-6 for t within 0.4 of 0 and nearly within 3."""
     even = fma(t * quarter, t, twelve)
     return (even - three * t) / (even + three * t)
 
 
-@jit
+@lean
 def _location(
-    memory: Any, base: int, n: int, scale: Any, kind: int, coefficients: Any, enough: Any,
-    max_iterations: int, unconverged: Any,
+    memory: Any, base: int, rows: Any, at_rows: int, n: int, scale: Any, kind: int,
+    coefficients: Any, enough: Any, max_iterations: int, unconverged: Any,
 ) -> Any:  # fmt: skip
     """The root of sum psi((d - location) / scale) = 0 from 0; 0 where the scale is 0.
 
     Each step is Newton's where that is short, and else that of iterated weights psi(u) / u, which
     cannot pass the root.
+
+    Args:
+        rows: room for the numbers of the rows beyond ``REACH``, from ``at_rows``.
     """
-    rows = np.empty(n + 1, np.int32)
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
     zero, one, reach = splat(dtype(0)), splat(dtype(1)), splat(dtype(REACH))
@@ -300,12 +304,13 @@ def _location(
             excesses = fma(inside, deficit, excesses)
             deficits = deficits + deficit
             squares = fma(deficit, deficit, squares)
-            rows[n_rows] = i
+            rows[at_rows + n_rows] = i
             n_rows += simd.exceeding(absolute(unit), reach) != 0
         bends = fma(bend1, deficits, bend2 * squares)
         for place in range(n_rows):
             # Beyond the polynomials' reach, where they stand still.
-            unit = fma(load(memory, base + line(rows[place]) * lanes), inverse, shift)
+            row = int(simd.element(rows, at_rows + place))
+            unit = fma(load(memory, base + line(row) * lanes), inverse, shift)
             far = absolute(unit)
             psi, bend = _far(far, kind, coefficients)
             ratio = psi / larger(far, one)
@@ -333,7 +338,7 @@ def _location(
     return location
 
 
-@jit
+@lean
 def _far(size: Any, kind: int, coefficients: Any) -> Any:
     """psi(size) and 1 - psi'(size) where size is at least REACH; anything elsewhere."""
     dtype = coefficients.dtype.type
@@ -370,7 +375,7 @@ def _far(size: Any, kind: int, coefficients: Any) -> Any:
     return splat(dtype(0.5 * math.pi)) - two * arc * e, one - two * e * share
 
 
-@jit
+@lean
 def _log(value: Any, twos: Any, coefficients: Any) -> Any:
     """log(value * 2^twos) for values from 1 to 4, by the series of atanh."""
     dtype = coefficients.dtype.type

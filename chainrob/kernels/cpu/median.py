@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels.cpu import simd
-from chainrob.kernels.cpu.columns import buffer, line, sort, total
-from chainrob.kernels.cpu.compiling import jit, lean
+from chainrob.kernels.cpu.columns import line, sort, total
+from chainrob.kernels.cpu.compiling import lean
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.cpu.sorting_network import BLOCK, MAX_ROWS, Program, selection
 
@@ -54,7 +54,7 @@ def networks(n: int) -> Networks | None:
 def median(memory: Any, base: int, n: int, networks: Any) -> Any:
     """The median of every lane, for even N the mean of the two middle values.
 
-    The rows are reordered, and rows behind them overwritten.
+    The rows are reordered, and blocks behind them overwritten; see ``columns.buffer``.
     """
     dtype = memory.dtype.type
     low = (n - 1) // 2
@@ -67,17 +67,18 @@ def median(memory: Any, base: int, n: int, networks: Any) -> Any:
     return total(memory, base, low, n - low) * splat(dtype(1.0 / (n - 2 * low)))
 
 
-@jit
+@lean
 def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
     """The values of rank (N - 1) // 2 and one more, and whether they are settled in all lanes."""
     rank = (n - 1) // 2
     dtype = memory.dtype.type
     lanes = simd.LINE // memory.itemsize
-    sample, start = buffer(memory, SAMPLE)
+    full = -(-n // BLOCK) * BLOCK
+    start = base + line(full + BLOCK) * lanes
     for i in range(SAMPLE):
         row = load(memory, base + line(i * n // SAMPLE) * lanes)
-        store(sample, start + line(i) * lanes, row)
-    sort(sample, start, SAMPLE, program.groups, program.pairs, program.stages)
+        store(memory, start + line(i) * lanes, row)
+    sort(memory, start, SAMPLE, program.groups, program.pairs, program.stages)
     zero, one, three = splat(dtype(0)), splat(dtype(1)), splat(dtype(3))
     half, quarter = splat(dtype(0.5)), splat(dtype(0.25))
     this, following = splat(dtype(rank)), splat(dtype(rank + 1))
@@ -86,11 +87,11 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
     reach, short = splat(dtype(KEPT - 2)), splat(dtype(0.5 * (KEPT - 3)))
     least, most = splat(dtype(1 / 64)), splat(dtype(63 / 64))
     many = splat(dtype(n // 4))
-    for i in range(n, -(-n // BLOCK) * BLOCK):
+    for i in range(n, full):
         store(memory, base + line(i) * lanes, infinite)
     # About one and three standard deviations of the sample's median to either side.
-    far_first, first = load(sample, start + line(6) * lanes), load(sample, start + line(12) * lanes)
-    last, far_last = load(sample, start + line(19) * lanes), load(sample, start + line(25) * lanes)
+    far_first, first = load(memory, start + line(6) * lanes), load(memory, start + line(12) * lanes)
+    last, far_last = load(memory, start + line(19) * lanes), load(memory, start + line(25) * lanes)
     last = _just_above(last, roundings, tiny)
     far_last = _just_above(far_last, roundings, tiny)
     # low <= value < high, and the numbers of values below each.
