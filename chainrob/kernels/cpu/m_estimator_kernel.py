@@ -83,7 +83,7 @@ def m_estimator(
     return None if unconverged[0] else out
 
 
-@lean
+@inlined
 def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base, rows, at_rows = room
     programs, by_median, kind, coefficients = parameters[:4]

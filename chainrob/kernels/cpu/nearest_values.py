@@ -12,7 +12,7 @@ import numpy as np
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill_sorted, line, total
-from chainrob.kernels.cpu.compiling import inlined, jit
+from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
 from chainrob.kernels.cpu.order_statistics import farthest_of_nearest
 from chainrob.kernels.cpu.row_squares import Watch
@@ -45,7 +45,7 @@ def _around(
     return with_headroom(_nearest, x, gy, (program, f, trim), watch)
 
 
-@jit
+@inlined
 def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     program, f, trim = parameters
@@ -73,7 +73,7 @@ def _estimate_nearest(room: Any, source: Any, column: int, parameters: Any) -> A
     return keep_nan((inside + tied * share) / kept, nan_flag), (center, reach, share)
 
 
-@jit
+@lean
 def _reach(room: Any, n: int, found: Any, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     f = parameters[1]

@@ -67,7 +67,7 @@ def winsorized_mean(
 # -- the median
 
 
-@lean
+@inlined
 def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     nan_flag = fill(memory, base, source, column)
@@ -78,7 +78,7 @@ def _estimate_median(room: Any, source: Any, column: int, parameters: Any) -> An
 _median = column_kernels("coordinate_median", _estimate_median)
 
 
-@lean
+@inlined
 def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
     """As above, by a whole sort: one also gives the median distance."""
     memory, base = room[0], room[1]
@@ -135,7 +135,7 @@ _sorted_median = column_kernels(
 # -- means between two ranks
 
 
-@lean
+@inlined
 def _estimate_trimmed(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     program, count = parameters
@@ -198,7 +198,7 @@ def _inside(value: Any, facts: Any, parameters: Any) -> Any:
 _trimmed_mean = column_kernels("trimmed_mean", _estimate_trimmed, _inside, _trimmed_ends)
 
 
-@lean
+@inlined
 def _estimate_winsorized(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
     program, count = parameters
