@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import log, sqrt
+from math import floor, log, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from chainrob.robustifiers.parameters import (
 )
 from chainrob.robustifiers.robustifier import ConvergenceWarning, CoordinateWise
 from chainrob.robustifiers.trimming import median_derivative
-from chainrob.sample_gradients.operator_base import Array, Fused
+from chainrob.sample_gradients.operator_base import AmongZeros, Array, Fused
 
 Rho = Literal["pseudo_huber", "log_cosh", "gudermannian", "catoni"]
 
@@ -109,6 +109,12 @@ class MEstimator(CoordinateWise):
         factor = sqrt(n_samples / log(2.0 / self.delta))
         iteration = (self.tolerance, self.max_iterations, self._report)
         return Fused("m_estimator", (self.rho, self._pivot, self.scale, factor, *iteration))
+
+    def among_zeros(self, n_samples: int) -> AmongZeros:
+        if self.pilot != "median" or self.scale is not None:
+            return AmongZeros()
+        # About a pivot of 0 there is no scale then, and the estimate is the pivot.
+        return AmongZeros(ignored=floor(CHI_LEVEL * n_samples))
 
     @property
     def _pivot(self) -> str:

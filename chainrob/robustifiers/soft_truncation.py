@@ -76,7 +76,7 @@ class SoftTruncation(CoordinateWise):
     def among_zeros(self, n_samples: int) -> AmongZeros:
         if self.pilot != "mean" or type(self).reduce is not SoftTruncation.reduce:
             return AmongZeros()
-        return AmongZeros(reduce=self._reduce_with_zeros)
+        return AmongZeros(reduce=self._reduce_with_zeros, equivariant=self.min_variance == 0.0)
 
     def reduce(self, values: Array) -> Array:
         return self._estimate_of(self._pilot(values))

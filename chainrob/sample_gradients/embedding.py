@@ -195,7 +195,9 @@ class EmbeddingGradients(Tiled):
         rows = self.touched_ids
         if rows.size < self.shape[0] and out.size:
             # All the other coordinates are N zeros: they are reduced once for all.
-            out[...] = reduction.of_values(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
+            known = reduction.of_values(self.xp.zeros((self.n_samples, 1), self.compute_dtype))
+            if self.xp is not np or known.any():
+                out[...] = known
         counted = reduction.mix is None and reduction.among_zeros is not None
         if counted and self.xp is np and out.size:
             rows = self._reduce_rare(reduction, out, squares)
@@ -211,9 +213,9 @@ class EmbeddingGradients(Tiled):
         """
         assert reduction.among_zeros is not None
         ids, values, n = self.entries.ids, self.entries.values, self.n_samples
-        if np.isnan(values).any():  # where it may propagate, it must show
+        if not np.isfinite(values).all():  # where it may propagate, it must show
             return self.touched_ids
-        ignored, reduce = reduction.among_zeros(n)
+        ignored, reduce, equivariant = reduction.among_zeros(n)
         starts = _starts(ids)
         users = np.diff(starts, append=len(ids))
         alike = users <= ignored
@@ -238,7 +240,11 @@ class EmbeddingGradients(Tiled):
                 entries = starts[some] + np.where(there, place, 0)
                 tile = np.where(there[..., None], values[entries], values.dtype.type(0))
                 tile = tile.reshape((size, -1))
-                found, weights = reduce(tile, n - size, squares is not None)
+                # A single value among zeros is a multiple of one.
+                given = np.ones((1, 1), tile.dtype) if equivariant and size == 1 else tile
+                found, weights = reduce(given, n - size, squares is not None)
+                if given is not tile:
+                    found = tile * found
                 out[ids[starts[some]]] = found.reshape((some.size, -1))
                 if squares is not None:
                     assert weights is not None
@@ -353,7 +359,7 @@ def _squares_of_rare(
     Args:
         squares: gives the unit.
         values: (M, ids * Q).
-        weights: of the values and of a zero, (M + 1, ids * Q).
+        weights: of the values and of a zero, (M + 1, ids * Q), or (M + 1, 1).
         zeros: the number of zeros beside the values.
         n_ids: how many ids.
 

@@ -29,6 +29,8 @@ class AmongZeros(NamedTuple):
     reduce: Callable[[Array, int, bool], tuple[Array, Array | None]] | None = None
     """From some values (M, d) and the number of further values, all zero, the estimates (d,); and,
     if asked for, the weights (M + 1, d) of the values and of a zero."""
+    equivariant: bool = False
+    """Whether the estimate of a multiple of the values is that multiple of the estimate."""
 
 
 class Reduction(NamedTuple):

@@ -18,6 +18,7 @@ ROBUSTIFIERS = [
     chainrob.WinsorizedMean(0.1),
     chainrob.CoordinateMedian(),
     chainrob.MEstimator(),
+    chainrob.MEstimator(pilot="median"),
 ]
 
 
