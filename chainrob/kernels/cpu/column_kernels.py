@@ -130,7 +130,7 @@ def solve(
 
 def _plain(out: Any, source: Any, start: int, stop: int, parameters: Any) -> None:
     n = source.sizes[0]
-    lanes = simd.LINE // out.itemsize
+    lanes = simd.lanes(out)
     memory, base = buffer(out, n)
     spare, at = buffer(out, n)
     room = memory, base, spare, at
@@ -143,7 +143,7 @@ def _watched(
     out: Any, source: Any, start: int, stop: int, parameters: Any, scale: Any, sums: Any
 ) -> None:
     n = source.sizes[0]
-    lanes = simd.LINE // out.itemsize
+    lanes = simd.lanes(out)
     memory, base = buffer(out, n)
     spare, at = buffer(out, n)
     room = memory, base, spare, at

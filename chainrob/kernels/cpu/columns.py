@@ -104,7 +104,7 @@ def buffer(like: Any, n: int) -> Any:
     """Memory for a column of n rows and some blocks behind it (of which ``median`` takes one and a
     sample), and the offset where its first cache line starts.
     """
-    lanes = simd.LINE // like.itemsize
+    lanes = simd.lanes(like)
     memory = np.empty((line(n + 4 * BLOCK) + 2) * lanes, like.dtype)
     return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
 
@@ -115,7 +115,7 @@ def begin(source: Any, column: int) -> Any:
     x, _, sizes, shared = source
     n, s, q, n_vectors, _, jump = sizes
     unit, vector = column // n_vectors, column % n_vectors
-    apart = 0 if shared else (unit // q) * n * s * n_vectors * (simd.LINE // x.itemsize)
+    apart = 0 if shared else (unit // q) * n * s * n_vectors * simd.lanes(x)
     return vector * jump + apart, unit * n * s
 
 
@@ -124,7 +124,7 @@ def fill(memory: Any, base: int, source: Any, column: int) -> Any:
     """Write the values of a column; answers with NaN in the lanes that hold one, 0 elsewhere."""
     x, gy = source.x, source.gy
     n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
-    lanes = simd.LINE // x.itemsize
+    lanes = simd.lanes(x)
     from_x, from_gy = begin(source, column)
     nan_flag = splat(x.dtype.type(0))
     for i in range(n):
@@ -145,7 +145,7 @@ def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
     """
     x, gy = source.x, source.gy
     n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
-    lanes = simd.LINE // x.itemsize
+    lanes = simd.lanes(x)
     from_x, from_gy = begin(source, column)
     if s > 1:
         fill(memory, base, source, column)
@@ -162,7 +162,7 @@ def fill_with_mean(memory: Any, base: int, source: Any, column: int) -> Any:
 @lean
 def mean(memory: Any, base: int, n: int) -> Any:
     """The mean of a column, found as by ``fill_with_mean``."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     first = load(memory, base)
     even = odd = first - first
     for i in range(n):
@@ -173,7 +173,7 @@ def mean(memory: Any, base: int, n: int) -> Any:
 @lean
 def sort(memory: Any, base: int, n: int, groups: Any, pairs: Any, stages: Any) -> None:
     """Sort the rows of a column in every lane, as far as a ``network.Program`` carries it."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     top = splat(memory.dtype.type(np.inf))
     full = -(-n // BLOCK) * BLOCK
     for i in range(n, full + 1):
@@ -193,7 +193,7 @@ def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) 
         nan_flag = fill(memory, base, source, column)
         sort(memory, base, n, groups, pairs, stages)
         return nan_flag
-    lanes = simd.LINE // x.itemsize
+    lanes = simd.lanes(x)
     from_x, from_gy = begin(source, column)
     whole = n - n % BLOCK
     nan_flag = splat(x.dtype.type(0))
@@ -219,7 +219,7 @@ def fill_sorted(memory: Any, base: int, source: Any, column: int, program: Any) 
 @lean
 def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None:
     """Merge sorted blocks."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     group, pair = 0, 0
     for stage in range(stages.shape[0]):
         while group < stages[stage, 0]:
@@ -235,7 +235,7 @@ def _merge(memory: Any, base: int, groups: Any, pairs: Any, stages: Any) -> None
 @lean
 def total(memory: Any, base: int, low: int, high: int) -> Any:
     """The sum of the rows low to high - 1."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     zero = splat(memory.dtype.type(0))
     even, odd = zero, zero
     i = low

@@ -44,7 +44,9 @@ def rounding_products(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a few operations that a kernel does for every value: a call would cost more."""
+    """Compile a few operations that a kernel does for every value, or what it does for a column and
+    calls from one place: the call would cost more, for all numbers of all arrays are handed over.
+    """
     return numba.njit(nogil=True, fastmath=FLAGS, forceinline=True, _nrt=False)(function)
 
 

@@ -64,7 +64,7 @@ def with_headroom(
 @jit
 def _estimate_largest(room: Any, source: Any, column: int, parameters: Any) -> Any:
     memory, base = room[0], room[1]
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     fill(memory, base, source, column)
     widest = splat(memory.dtype.type(0))
     for i in range(source.sizes[0]):

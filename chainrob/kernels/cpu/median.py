@@ -72,7 +72,7 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
     """The values of rank (N - 1) // 2 and one more, and whether they are settled in all lanes."""
     rank = (n - 1) // 2
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     full = -(-n // BLOCK) * BLOCK
     start = base + line(full + BLOCK) * lanes
     for i in range(SAMPLE):
@@ -145,7 +145,7 @@ def _from(memory: Any, base: int, n: int, low: Any, ahead: Any) -> Any:
     next; ``ahead`` is at most KEPT - 2.
     """
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     top, step = splat(dtype(np.inf)), splat(dtype(1))
     a = b = c = d = e = f = top
     for i in range(n):
@@ -179,7 +179,7 @@ def _just_above(value: Any, roundings: Any, tiny: Any) -> Any:
 def _next(memory: Any, base: int, n: int, rank: int, value: Any) -> Any:
     """The value of rank + 1 from that of rank."""
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     one, top = splat(dtype(1)), splat(dtype(np.inf))
     c0 = c1 = one - one
     a0 = a1 = top
@@ -197,7 +197,7 @@ def _next(memory: Any, base: int, n: int, rank: int, value: Any) -> Any:
 @lean
 def _n_below(memory: Any, base: int, n: int, threshold: Any) -> Any:
     """How many values are less than a threshold; the last block is padded with infinity."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     one = splat(memory.dtype.type(1))
     c0 = c1 = c2 = c3 = one - one
     for block in range(0, n, BLOCK):
@@ -213,7 +213,7 @@ def _n_below(memory: Any, base: int, n: int, threshold: Any) -> Any:
 @lean
 def _neighbors(memory: Any, base: int, n: int, low: Any, high: Any) -> Any:
     """The smallest value not below ``low`` and the largest below ``high``."""
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     top = splat(memory.dtype.type(np.inf))
     bottom = splat(memory.dtype.type(-np.inf))
     a0 = a1 = top

@@ -77,7 +77,7 @@ def powers_of_batch(a: Any, start: int, n: int, powers: Any) -> None:
     """The first three powers of a batch's factors, ``UNITS`` units after the others, each as
     ``_add_power_sums`` takes them.
     """
-    lanes = simd.LINE // a.itemsize
+    lanes = simd.lanes(a)
     at = 0
     for group in range(0, lanes, UNITS):
         for i in range(n):
@@ -93,7 +93,7 @@ def powers_of_batch(a: Any, start: int, n: int, powers: Any) -> None:
 @lean
 def power_sums(b: Any, at_b: int, powers: Any, n: int, units: int, sums: Any) -> None:
     """Sums of u, u^2 and u^3 over the samples, u = a b, for the units of a batch."""
-    lanes = simd.LINE // b.itemsize
+    lanes = simd.lanes(b)
     zero = splat(b.dtype.type(0))
     for k in range(POWERS * lanes):
         store(sums, k * lanes, zero)

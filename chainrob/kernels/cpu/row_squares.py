@@ -126,7 +126,7 @@ def one_sweep(weight: Callable[..., Any]) -> Any:
         x, gy = source.x, source.gy
         n, s, step = source.sizes[0], source.sizes[1], source.sizes[4]
         memory, base = room[0], room[1]
-        lanes = simd.LINE // memory.itemsize
+        lanes = simd.lanes(memory)
         from_x, from_gy = begin(source, column)
         if s > 1:
             fill(memory, base, source, column)
@@ -139,7 +139,7 @@ def one_sweep(weight: Callable[..., Any]) -> Any:
             else:
                 value = repeated(gy, from_gy + i) * load(x, from_x + i * step)
             deviation = fma(value - center, scale, shift)
-            if memory.itemsize == 8:
+            if simd.lanes(memory) == 8:
                 deviation = choose(noise, absolute(deviation), deviation, zero)
             square = deviation * deviation
             share = weight(value, facts, parameters)
@@ -163,7 +163,7 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
         memory, base, weights, at = room
         n = source.sizes[0]
         dtype = memory.dtype.type
-        lanes = simd.LINE // memory.itemsize
+        lanes = simd.lanes(memory)
         x, gy = source.x, source.gy
         s, step = source.sizes[1], source.sizes[4]
         from_x, from_gy = begin(source, column)
@@ -187,7 +187,7 @@ def two_sweeps(weight: Callable[..., Any], normalized: bool, *, filled: bool = F
         noise = rounding(memory, n, center, scale)
         for i in range(n):
             deviation = fma(load(memory, base + line(i) * lanes), scale, shift)
-            if memory.itemsize == 8:
+            if simd.lanes(memory) == 8:
                 deviation = choose(noise, absolute(deviation), deviation, zero)
             square = deviation * deviation
             share = load(weights, at + line(i) * lanes) * factor
@@ -208,7 +208,7 @@ def vector_sums(like: Any, n: int) -> Any:
 
     Sums that lie a multiple of 4096 bytes apart would have to wait for one another.
     """
-    lanes = simd.LINE // like.itemsize
+    lanes = simd.lanes(like)
     memory = np.zeros((2 * n + 1) * lanes, like.dtype)
     return memory[(-memory.ctypes.data % simd.LINE) // like.itemsize :]
 
@@ -223,7 +223,7 @@ def add(rows: Any, at: int, lanes: int, share: Any, square: Any) -> None:
 @lean
 def flush(rows: Any, sums: Any) -> None:
     """Add the vectors of rows to sums (2, N) in float64, and begin anew."""
-    lanes = simd.LINE // rows.itemsize
+    lanes = simd.lanes(rows)
     zero = splat(rows.dtype.type(0))
     for i in range(sums.shape[1]):
         for k in range(2):

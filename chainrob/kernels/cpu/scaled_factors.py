@@ -56,7 +56,7 @@ def _scaled(
     start: int, stop: int,
 ) -> None:  # fmt: skip
     dtype = factors.dtype.type
-    lanes = simd.LINE // factors.itemsize
+    lanes = simd.lanes(factors)
     width = units.size
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     tiny = splat(np.finfo(dtype).tiny)

@@ -78,6 +78,21 @@ def all_lanes(builder: Any, vector: Vector, scalar: Any) -> Any:
 
 
 @intrinsic
+def lanes(typingctx: Any, array: Any) -> Any:
+    """Lanes of a vector of an array's numbers, known when the code is compiled.
+
+    ``array.itemsize`` is read from memory instead, so that addresses have to be multiplied and
+    branches stay.
+    """
+    count = Vector(array.dtype).lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, count)
+
+    return types.intp(array), codegen
+
+
+@intrinsic
 def load(typingctx: Any, array: Any, offset: Any) -> Any:
     """The vector that starts at ``array[offset]``."""
     vector = Vector(array.dtype)

@@ -90,7 +90,7 @@ def _estimate_by_median(room: Any, source: Any, column: int, parameters: Any) ->
     memory, base, deviations, at = room
     scale, floor, overflow, programs = parameters
     n = source.sizes[0]
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     nan_flag = fill(memory, base, source, column)
     center = median(memory, base, n, programs)
     for i in range(n):

@@ -45,7 +45,7 @@ def psi(v: Any, sixth: Any) -> Any:
 def truncated_mean(memory: Any, base: int, n: int, center: Any, scale: Any) -> Any:
     """center + scale * mean(psi((value - center) / scale)); the center where scale is 0."""
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     zero, one = splat(dtype(0)), splat(dtype(1))
     inverse = choose(zero, scale, one / scale, zero)
     bound, sixth = scale * splat(dtype(2.0**0.5)), splat(dtype(-1.0 / 6.0))
@@ -68,7 +68,7 @@ def mean_pilot(memory: Any, base: int, n: int, scale: Any, floor: Any) -> Any:
         scale, floor: s^2 = max(scale^2 * sum of squared deviations, floor^2).
     """
     dtype = memory.dtype.type
-    lanes = simd.LINE // memory.itemsize
+    lanes = simd.lanes(memory)
     zero, one = splat(dtype(0)), splat(dtype(1))
     center = mean(memory, base, n)
     widest = zero

@@ -151,7 +151,7 @@ def _mean_pilot_by_moments(
     """
     n, n_outputs, n_inputs = sizes
     dtype = x.dtype.type
-    lanes = simd.LINE // x.itemsize
+    lanes = simd.lanes(x)
     n_vectors = units_x.size // lanes
     memory, base = buffer(x, n)
     spare, at_spare = buffer(x, n)
@@ -295,7 +295,7 @@ def _batch_squares(squares: Any, here: Any, far: Any, facts: Any, work: Any, cut
     n_far, column_far, row_far, less_at = far
     lane_of, mean_of, turn_of, bend_of = work
     m_of, sixth_of, extra_of, weight_of = facts
-    lanes = simd.LINE // cut.itemsize
+    lanes = simd.lanes(cut)
     dtype = cut.dtype.type
     zero = splat(dtype(0))
     units_x = load(squares.units_x, vector * lanes)
@@ -351,7 +351,7 @@ def _batch_squares(squares: Any, here: Any, far: Any, facts: Any, work: Any, cut
 @lean
 def _put(out: Any, row: int, column: int, length: int, value: Any, spare: Any) -> None:
     """Write a vector to out[row + column:], of a row of this length that may end within it."""
-    lanes = simd.LINE // out.itemsize
+    lanes = simd.lanes(out)
     if column + lanes <= length:
         store(out, row + column, value)
     else:
@@ -363,7 +363,7 @@ def _put(out: Any, row: int, column: int, length: int, value: Any, spare: Any) -
 @lean
 def _fill(memory: Any, base: int, x: Any, a: Any, unit: Any, n: int, at_x: int, at_a: int) -> Any:
     """As ``columns.fill``, from scaled factors of an output unit: powers of two lose nothing."""
-    lanes = simd.LINE // x.itemsize
+    lanes = simd.lanes(x)
     width = x.size // n
     nan_flag = splat(x.dtype.type(0))
     for i in range(n):

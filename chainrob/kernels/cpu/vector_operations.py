@@ -82,7 +82,7 @@ def ranked(values: Any, rank: int) -> float:
 @jit
 def largest_magnitude(values: Any, start: int, stop: int) -> float:
     """The largest |value| of a run of a flat array; 0 where it is empty."""
-    lanes = simd.LINE // values.itemsize
+    lanes = simd.lanes(values)
     widest = splat(values.dtype.type(0))
     at = start
     while at + lanes <= stop:
