@@ -3,9 +3,9 @@
 A sorted sample says where to look. Each pass over the column counts the values below a threshold,
 which closes a bracket about the value asked for, until few values lie between the lower end of the
 bracket and that value: one more pass then keeps the least values above this end in order. Ties end
-in a bracket that holds one number only. That is seven passes or so, a third of the time of a sorting
-network, which still is the better way to ranks far from the middle: there a sample says little. What
-is not settled soon is sorted, so the answer is always exact.
+in a bracket that holds one number only. That is seven passes or so, half the time of a sorting
+network, which still is the better way to ranks far from the middle: there a sample says little.
+What is not settled soon is sorted, so the answer is always exact.
 """
 
 from __future__ import annotations
