@@ -129,6 +129,8 @@ def _estimate(room: Any, source: Any, column: int, parameters: Any) -> Any:
         has_root = choose(equal, splat(dtype((1.0 - CHI_LEVEL) * n)), one, zero)
         inverse = _inverse_chi_scale(memory, base, n, size, square, has_root, step_tolerance)
         scale = choose(zero, has_root, splat(factor) / inverse, zero)
+    # Lanes that hold NaN, where it may propagate, have no scale: the others do not wait for them.
+    scale = choose(size, splat(dtype(np.inf)), scale, zero)
     location = _location(
         memory, base, rows, at_rows, n, scale, kind, coefficients, enough, limit, lost
     )
@@ -211,7 +213,8 @@ def _inverse_chi_scale(
     t = fma(evenness, splat(dtype(2.2)), splat(dtype(-0.9)))
     inverse = one / larger(size, tiny) * _exp_of_minus_half(t, quarter, three, twelve)
     inverse = smaller(inverse, highest)
-    for _ in range(150):
+    # As many of the longest steps as lead through the range of numbers.
+    for _ in range(150 if simd.lanes(memory) == 16 else 1000):
         p1, p2, p3, p4, squares = zero, zero, zero, zero, zero
         for i in range(0, n, 2):
             a = load(memory, base + line(i) * lanes) * inverse
@@ -246,7 +249,7 @@ def _inverse_chi_scale(
         moved = choose(lowest, moved, moved, middle)
         moved = choose(moved, highest, moved, middle)
         inverse = choose(zero, has_root, moved, inverse)
-        if not simd.largest(absolute(step)) > step_tolerance:
+        if simd.exceeding(absolute(step), splat(step_tolerance)) == 0:
             break
     return inverse
 
@@ -322,7 +325,7 @@ def _location(
         influences = (units - excesses) * share
         slope = one - bends * share
         newton = influences / larger(slope, tiny)
-        size = absolute(newton)
+        size = choose(zero, inverse, absolute(newton), zero)
         # Weights so small that one less them is one are found among those beyond.
         weight = larger(one - deficits * share, ratios * share)
         step = choose(size, short * slope, newton, influences / larger(weight, tiny))
@@ -332,7 +335,7 @@ def _location(
         if simd.lanes(memory) == 8:
             # Rounding bounds the step by the distance that was traveled, where that is long.
             limit = limit * larger(absolute(location) * inverse, one)
-        if not simd.largest(size - limit) > 0:
+        if simd.exceeding(size, limit) == 0:
             return location
     unconverged[0] = 1
     return location

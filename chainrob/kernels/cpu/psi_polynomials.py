@@ -11,7 +11,7 @@ REACH = 2.0
 """Largest |u| for which psi is taken from a polynomial."""
 
 TERMS = {4: 8, 8: 24}
-"""Coefficients of a polynomial by the bytes of a number: right to 1e-7 and to 1e-14."""
+"""Coefficients of a polynomial by the bytes of a number: psi is right to 2e-5 and 1e-14."""
 
 RHO = {"pseudo_huber": 0, "log_cosh": 1, "gudermannian": 2, "catoni": 3}
 CATONI = RHO["catoni"]
