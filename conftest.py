@@ -10,5 +10,5 @@ if missing():
 
 
 def pytest_report_header() -> str | None:
-    """Say so once; skipped one by one, 800 tests would take seconds."""
+    """Say so once; to skip 800 tests one by one takes seconds."""
     return f"without tests/gpu: {missing()}" if missing() else None

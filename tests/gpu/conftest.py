@@ -1,4 +1,4 @@
-"""What the tests on a device share. The first conftest leaves them out where there is none.
+"""What the tests on a device share. They skip, with the reason, where there is none.
 
 ``CHAINROB_TEST_DEVICE=@numpy`` lets them compare NumPy with itself: a check of the tests.
 """
@@ -32,9 +32,12 @@ def missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items):
+    reason = missing()
     for item in items:
         if "/gpu/" in str(item.path):
             item.add_marker(pytest.mark.gpu)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
