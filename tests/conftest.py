@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -18,6 +19,13 @@ import chainrob  # noqa: F401
 # The same examples in every run, and no complaint about a neighbour who keeps the machine busy.
 settings.register_profile("chainrob", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("chainrob")
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded now stays: the garbage collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 RunPython = Callable[..., str]
 

@@ -12,6 +12,12 @@ from chainrob.experiments.iris import iris_experiment
 QUICK = ["iris", "--trials", "2", "--iterations", "5"]
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They are looked at elsewhere, and take seconds."""
+    monkeypatch.setattr(iris_experiment, "save_figure", lambda figure, path: None)
+
+
 def fails_in_one_line(capsys, arguments, *fragments):
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -93,6 +99,7 @@ def test_damaged_data_file(capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resume_with_other_settings(capsys, tmp_path):
     assert main([*QUICK, "--out", str(tmp_path)]) == 0
     capsys.readouterr()
@@ -100,6 +107,7 @@ def test_resume_with_other_settings(capsys, tmp_path):
     fails_in_one_line(capsys, [*QUICK, *options], "cannot resume", "seed was 0, now 3")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_prints_its_result_last_and_no_bar_without_a_terminal(capsys, tmp_path):
     options = ["--robustifier", "all=trimmed_mean:fraction=0.05", "--record-every", "2"]
     assert main([*QUICK, "--setting", "text", *options, "--out", str(tmp_path)]) == 0
@@ -112,6 +120,7 @@ def test_a_run_prints_its_result_last_and_no_bar_without_a_terminal(capsys, tmp_
     assert "TrimmedMean(" in (tmp_path / "settings.json").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_pipeline_of_robustifiers(capsys, tmp_path):
     text = "l1=nearest_neighbor_mixing(f=3) >> geometric_median"
     assert main([*QUICK, "--robustifier", text, "--out", str(tmp_path)]) == 0
@@ -119,6 +128,7 @@ def test_a_pipeline_of_robustifiers(capsys, tmp_path):
     assert "NearestNeighborMixing(f=3) >> GeometricMedian(" in settings
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_progress_bar_when_asked_for_is_on_standard_error(capsys, tmp_path):
     assert main([*QUICK, "--progress", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()

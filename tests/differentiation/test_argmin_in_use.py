@@ -73,8 +73,8 @@ def test_a_regularization_path_and_its_slopes():
     loss vanishes at the best penalty.
     """
     rng = np.random.default_rng(0)
-    w = rng.normal(size=8)
-    x = rng.normal(size=(160, 8))
+    w = rng.normal(size=5)
+    x = rng.normal(size=(160, 5))
     t = np.where(rng.random(160) < 1 / (1 + np.exp(-x @ w / 2)), 1.0, -1.0)
     train, clean = slice(0, 40), slice(40, None)
 
@@ -86,18 +86,18 @@ def test_a_regularization_path_and_its_slopes():
         return F.mean(F.softplus(-t[clean] * F.matmul(x[clean], p)))
 
     grid = np.linspace(-7, 1, 17)
-    losses, slopes, guess, iterations = [], [], np.zeros(8), {"cold": 0, "warm": 0}
+    losses, slopes, guess, iterations = [], [], np.zeros(5), {"cold": 0, "warm": 0}
     for k, s in enumerate(grid):
         theta = chainer.Variable(np.array(s))
         best = argmin(objective, guess, theta)
         if k % 4 == 0:
             iterations["warm"] += best.report.iterations
-            iterations["cold"] += argmin(objective, np.zeros(8), s).report.iterations
+            iterations["cold"] += argmin(objective, np.zeros(5), s).report.iterations
         loss = validation(best)
         losses.append(float(loss.array))
         slopes.append(float(chainer.grad([loss], [theta])[0].array))
         if k + 1 < len(grid):
-            rows = [chainer.grad([best], [theta], [chainer.Variable(u)])[0] for u in np.eye(8)]
+            rows = [chainer.grad([best], [theta], [chainer.Variable(u)])[0] for u in np.eye(5)]
             guess = best.array + (grid[k + 1] - s) * np.array([r.array for r in rows])
     # The integral of the slopes is the loss: the trapezoid rule's error is that of half a step.
     area = np.concatenate([[0], np.cumsum((np.array(slopes)[1:] + slopes[:-1]) / 2 * 0.5)])
@@ -114,13 +114,13 @@ def test_all_parameters_of_a_network_as_the_unknown():
     x = rng.normal(size=(40, 3))
     t = np.sin(x[:, :1]) + 0.1 * rng.normal(size=(40, 1))
     with chainer.using_config("dtype", np.float64):
-        model = chainer.Sequential(L.Linear(3, 6), F.tanh, L.Linear(6, 1))
+        model = chainer.Sequential(L.Linear(3, 4), F.tanh, L.Linear(4, 1))
     for seed, one in enumerate(model.params()):
         one.array = np.random.default_rng(seed).normal(size=one.shape)
     f = functional(model, flat=True)
 
     def objective(p, s):
-        first, second = F.sum(p[:24] ** 2), F.sum(p[24:] ** 2)
+        first, second = F.sum(p[:16] ** 2), F.sum(p[16:] ** 2)
         return F.mean((f(p, x) - t) ** 2) + F.exp(s[0]) * first + F.exp(s[1]) * second
 
     s0 = np.log([0.01, 0.02])
@@ -128,7 +128,7 @@ def test_all_parameters_of_a_network_as_the_unknown():
     near = argmin(objective, f.parameters, s0, solver="L-BFGS-B").array  # the cheap way there
     best = argmin(objective, near, s, linear_solver="cg", preconditioner="diagonal")
     assert best.report.linear_solver == "cg"
-    assert best.size == 31
+    assert best.size == 21
     F.sum(f(best, x[:5])).backward()
     h = 1e-5
     for k in range(2):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import subprocess
+import runpy
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chainrob.robustifiers import registry
@@ -44,12 +45,24 @@ def test_chainrob_is_imported_before_chainer(page):
         assert imports.index("chainrob") < imports.index("chainer")
 
 
+@contextlib.contextmanager
+def as_a_reader(monkeypatch):
+    """What runs here leaves nothing behind, and may warn."""
+    # What a page registers is its own: other tests ask for all that is registered.
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    state = np.random.get_state()  # noqa: NPY002
+    torch = sys.modules.get("torch")
+    with warnings.catch_warnings(), torch.random.fork_rng() if torch else contextlib.nullcontext():
+        # Matplotlib and Chainer may warn of what is theirs.
+        warnings.simplefilter("default")
+        yield
+    np.random.set_state(state)  # noqa: NPY002
+
+
 @pytest.mark.timeout(300)  # kernels are compiled at their first call
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # What a page registers is its own: other tests ask for all that is registered.
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     text = page.read_text()
     namespace = {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
@@ -60,31 +73,22 @@ def test_blocks_of_a_page_run_from_top_to_bottom(page, tmp_path, monkeypatch):
             pytest.importorskip("torch")
         # An error names the line of the page.
         lines = "\n" * text[: block.start(2)].count("\n")
-        with warnings.catch_warnings():
-            # As a reader has it: matplotlib and Chainer may warn of what is theirs.
-            warnings.simplefilter("default")
+        with as_a_reader(monkeypatch):
             exec(compile(lines + code, str(page), "exec"), namespace)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("script", EXAMPLES, ids=name)
-def test_example_prints_what_the_manual_shows(script):
+def test_example_prints_what_the_manual_shows(script, monkeypatch, capsys):
     if "torch" in script.name:
         pytest.importorskip("torch")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with as_a_reader(monkeypatch):
+        runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
     shown = script.with_suffix(".txt").read_text()
     number = re.compile(r"\d+\.\d+")
-    assert number.sub("", done.stdout) == number.sub("", shown)
-    for found, expected in zip(number.findall(done.stdout), number.findall(shown), strict=True):
+    assert number.sub("", printed) == number.sub("", shown)
+    for found, expected in zip(number.findall(printed), number.findall(shown), strict=True):
         # Another processor rounds differently, and twenty epochs magnify that.
         assert float(found) == pytest.approx(float(expected), abs=0.06)

@@ -28,10 +28,16 @@ def family(robustifier: chainrob.Robustifier) -> str:
     return type(robustifier).__name__ if isinstance(robustifier, CoordinateWise) else WEIGHTING
 
 
-def compile_family(name: str, dtype: type, watched: bool) -> None:
-    """Call the robustifiers of a family on rows and on layers, small, large and near overflow."""
+def compile_family(name: str) -> None:
+    """Compile for both dtypes; estimates that somebody watches have kernels of their own."""
     logging.getLogger("chainrob.kernels").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    for dtype, watched in itertools.product((np.float64, np.float32), (False, True)):
+        call_family(name, dtype, watched)
+
+
+def call_family(name: str, dtype: type, watched: bool) -> None:
+    """Call the robustifiers of a family on rows and on layers, small, large and near overflow."""
     rng = np.random.default_rng(0)
     operators = [Dense(rng.normal(size=(9, 5)).astype(dtype))]
     for n, p, q in SHAPES:
@@ -48,13 +54,17 @@ def compile_family(name: str, dtype: type, watched: bool) -> None:
 
 
 def main() -> None:
-    """Compile for both dtypes; estimates that somebody watches have kernels of their own."""
-    families = sorted({family(case.make(1)) for case in CASES})
-    families.sort(key=[WEIGHTING].__contains__, reverse=True)  # the longest one first
-    jobs = itertools.product(families, (np.float64, np.float32), (False, True))
+    """Two processes take the families in turn, the longest ones first.
+
+    A family is one job, as its four ways share kernels; those of the median are the weighting
+    ones' too, so it comes last.
+    """
+    families = {family(case.make(1)) for case in CASES}
+    first, last = [WEIGHTING, "SoftTruncation", "MEstimator"], ["CoordinateMedian"]
+    families = [*first, *sorted(families - {*first, *last}), *last]
     # Not forked: Numba has threads, and so have libraries of linear algebra.
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.starmap(compile_family, jobs, chunksize=1)
+        pool.map(compile_family, families, chunksize=1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ R = chainrob.links
 L = chainer.links
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A link's class name, its arguments, and the shape of one sample of x (or its ids)."""
 

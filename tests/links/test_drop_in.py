@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 
@@ -35,9 +36,10 @@ def backward(link, x, call, weights=None, reduction="mean"):
     return y.array, grads, getattr(x, "grad", None)
 
 
-def sample_rows(case, x):
+@functools.cache
+def sample_rows(case):
     """The oracle: the stock link on one sample at a time; rows (N, D) a parameter."""
-    stock = case.stock()
+    stock, x = case.stock(), case.inputs(N)
     shape = stock(x, **case.call).shape
     target = np.sin(np.arange(np.prod(shape))).reshape(shape)
     rows: dict[str, list[np.ndarray]] = {}
@@ -108,7 +110,7 @@ ROBUSTIFIERS = {
 def test_a_robustifier_sees_the_gradients_of_single_samples(case, name):
     robustifier = ROBUSTIFIERS[name]
     x = case.inputs(N)
-    rows = sample_rows(case, x)
+    rows = sample_rows(case)
     for scope in ("layer", "parameter", "unit"):
         link = case.robust(robustifier=robustifier, scope=scope)
         _, grads, _ = backward(link, x, case.call)
@@ -162,7 +164,7 @@ def by_units(case, robustifier, rows, shape):
 @by_name
 def test_any_callable_plugs_in(case):
     x = case.inputs(N)
-    rows = sample_rows(case, x)
+    rows = sample_rows(case)
     link = case.robust(robustifier=lambda g: np.median(g, axis=0), scope="parameter")
     _, grads, _ = backward(link, x, case.call)
     for path, values in rows.items():

@@ -25,9 +25,8 @@ def by_coordinate(estimator):
 
 
 def truncation(u):
-    if abs(u) <= np.sqrt(2):
-        return u - u**3 / 6
-    return np.sign(u) * 2 * np.sqrt(2) / 3
+    inner = np.where(np.abs(u) <= np.sqrt(2), u, 0.0)
+    return np.where(inner == u, inner - inner**3 / 6, np.sign(u) * 2 * np.sqrt(2) / 3)
 
 
 @by_coordinate
@@ -84,7 +83,7 @@ def multiplicative_noise(column, delta, pilot):
             for part in pairwise(np.linspace(low, high, 5)):
                 z = part[0] + (nodes + 1) / 2 * (part[1] - part[0])
                 density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * (part[1] - part[0]) / 2
-                values = [truncation(u * (1 + noise * one)) for one in z]
+                values = truncation(u * (1 + noise * z))
                 total += np.sum(weights * density * values)
         return total
 
@@ -173,7 +172,7 @@ def block_means(rows, n_blocks):
 
 
 def squared_distances(rows):
-    return np.array([[np.sum((a - b) ** 2) for b in rows] for a in rows])
+    return np.array([np.sum((rows - a) ** 2, axis=1) for a in rows])
 
 
 def krum_scores(rows, f, n_neighbors=None, squared=True):

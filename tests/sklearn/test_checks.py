@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from chainrob.sklearn import RobustMLPClassifier, RobustMLPRegressor
 
 # Small and quick: the checks fit some hundreds of times.
-QUICK = {"hidden_layer_sizes": (20,), "learning_rate_init": 0.01, "max_iter": 40}
+QUICK = {"hidden_layer_sizes": (20,), "learning_rate_init": 0.01, "max_iter": 25}
 
 # Not parametrize_with_checks: scikit-learn 1.7's gives pytest a generator, which it deprecates.
 CHECKS = [

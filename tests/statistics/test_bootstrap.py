@@ -6,7 +6,7 @@ from chainrob.statistics import bootstrap_interval
 
 
 def test_agrees_with_the_normal_interval_for_a_large_normal_sample():
-    sample = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
+    sample = np.random.default_rng(0).normal(3.0, 2.0, size=500)
     low, high = bootstrap_interval(sample)
     half = 1.96 * sample.std(ddof=1) / np.sqrt(len(sample))
     assert low == pytest.approx(sample.mean() - half, abs=0.1 * half)
@@ -24,8 +24,9 @@ def test_agrees_with_scipy_on_a_bimodal_sample():
 
 def test_tails_are_those_of_the_expanded_percentiles():
     # Student's table has 2.262 for 9 degrees of freedom and 2.093 for 19; the normal distribution
-    # leaves 0.86% below -2.262 sqrt(10/9), and 1.59% below -2.093 sqrt(20/19).
-    for n, tail in ((10, 0.0086), (20, 0.0159), (1000, 0.025)):
+    # leaves 0.86% below -2.262 sqrt(10/9), and 1.59% below -2.093 sqrt(20/19); 1.968 for 299
+    # leaves 2.43% below -1.968 sqrt(300/299).
+    for n, tail in ((10, 0.0086), (20, 0.0159), (300, 0.0243)):
         sample = np.random.default_rng(n).normal(size=n)
         theirs = stats.bootstrap(
             (sample,), np.mean, n_resamples=40000, method="percentile", rng=1,

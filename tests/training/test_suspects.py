@@ -115,7 +115,7 @@ class _Sink:
 @pytest.mark.parametrize("cut", [1, 3])
 def test_a_resumed_run_goes_on_counting(tmp_path, cut):
     def run(out, epochs, seed):
-        report = SuspectReport(trigger=(2, "epoch"))
+        report = SuspectReport(trigger=(2, "epoch"), plot_name=None)
         trainer = make_trainer(tmp_path / out, epochs, report, seed=seed)
         trainer.extend(Snapshot(), trigger=(3, "iteration"))
         resume(trainer)

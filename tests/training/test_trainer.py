@@ -55,7 +55,7 @@ def make_trainer(out, epochs, scope, seed=0):
     )
     # Chainer 7.8.1's ProgressBar takes `out` and writes to stdout all the same.
     trainer.extend(extensions.ProgressBar(update_interval=2))
-    trainer.extend(extensions.PlotReport(["main/loss"], filename="loss.png"))
+    trainer.extend(extensions.PlotReport(["main/loss"], filename="loss.png", trigger=(2, "epoch")))
     trainer.extend(Snapshot(), trigger=(1, "epoch"))
     return trainer, model, printed
 

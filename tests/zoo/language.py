@@ -215,7 +215,7 @@ LANGUAGE = [
         spoil=far_targets,
         error=squared_error,
         rate=0.1,
-        epochs=3,
+        epochs=2,
         batch=10,
     ),
     Entry("memory network", MemoryNetwork, stories, scope="model"),

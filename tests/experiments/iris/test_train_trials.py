@@ -102,11 +102,11 @@ def test_equals_the_ordinary_script_of_one_trial(robustifiers):
 def test_a_trial_is_the_same_in_any_company_to_the_last_bit(setting):
     settings = iris_settings(setting, iterations=150)
     methods = list(settings.methods().values())
-    together = train(settings, methods, range(5))
+    together = train(settings, methods, range(3))
     for index, robustifiers in enumerate(methods):
-        apart = [train(settings, [robustifiers], [trial])[0] for trial in range(5)]
-        np.testing.assert_array_equal(together[index], np.concatenate(apart))
-    np.testing.assert_array_equal(train(settings, methods[::-1], [3, 1]), together[::-1, [3, 1]])
+        apart = [train(settings, [robustifiers], [trial])[0] for trial in (0, 2)]
+        np.testing.assert_array_equal(together[index, [0, 2]], np.concatenate(apart))
+    np.testing.assert_array_equal(train(settings, methods[::-1], [2, 1]), together[::-1, [2, 1]])
 
 
 def test_a_trial_that_diverges_has_error_one_and_leaves_the_others_alone():

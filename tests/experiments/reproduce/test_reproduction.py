@@ -54,7 +54,7 @@ from chainrob.statistics import bootstrap_interval
 
 QUICK = [
     "reproduce", "--trials", "6", "--ablation-trials", "6", "--sweep-trials", "4",
-    "--robustifier-trials", "2", "--slow-trials", "2", "--iterations", "4", "--workers", "1",
+    "--robustifier-trials", "2", "--slow-trials", "2", "--iterations", "2", "--workers", "1",
 ]  # fmt: skip
 CSV = ("final_errors.csv", "verdicts.csv", "curves_released.csv", "curves_text.csv")
 
@@ -128,7 +128,7 @@ def test_a_second_run_without_interruption_gives_the_same_bytes(whole, tmp_path,
 
 
 def test_curves_are_those_of_the_iris_command(whole, tmp_path):
-    settings = iris_settings("released", trials=6, iterations=4, record_every=10)
+    settings = iris_settings("released", trials=6, iterations=2, record_every=10)
     run_iris(settings).write_csv(tmp_path / "curves.csv")
     assert (tmp_path / "curves.csv").read_text() == (whole / "curves_released.csv").read_text()
 
