@@ -243,7 +243,7 @@ def _parameter_gradients(
             accumulation.record(call, layer, x, gy, scale)
             return [None] * len(wanted)
         if call.ranks is None:
-            sample_axis_watch.watch(call, gy.shape[call.sample_axis])
+            sample_axis_watch.watch(call, x, gy.shape[call.sample_axis])
         if call.group is not None:
             if recomputed:
                 raise RuntimeError(
