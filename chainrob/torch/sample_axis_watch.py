@@ -52,7 +52,7 @@ def watch(call: Any, x: torch.Tensor, n_samples: int) -> None:
     watch_count(plan.owner, n_samples, plan.scope, call.path)
     if call.kind.function == "embedding" and x.ndim == 1 and plan.owner not in _looked_at:
         _looked_at.add(plan.owner)
-        if 1 < n_samples and torch.equal(x, torch.arange(n_samples).to(x)):
+        if n_samples > 1 and torch.equal(x, torch.arange(n_samples).to(x)):
             what = (
                 f"saw the ids 0 to {n_samples - 1} in order, as of positions that all samples "
                 f"share, and took each for a sample (ids.expand(n_samples, -1) gives every sample "
