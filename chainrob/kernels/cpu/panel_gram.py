@@ -29,7 +29,7 @@ from chainrob.kernels.cpu.simd import (
     splat,
     store,
     stored,
-    vector_type,
+    widened,
 )
 from chainrob.kernels.cpu.vector_operations import largest_magnitude
 from chainrob.kernels.threads import share
@@ -143,17 +143,12 @@ def _turned(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         rows, at, width, center, first, out, to, along = args
         of_rows, of_center, of_out = (signature.args[number] for number in (0, 3, 5))
-        step, wide = at.type, vector_type(along_kind)
+        step = at.type
         shift = loaded(builder, context, of_center, center, first)
-        data = context.make_array(of_rows)(context, builder, rows).data
-        narrow = ir.VectorType(context.get_value_type(of_rows.dtype), LANES)
         vectors = []
         for row in range(LANES):
             offset = builder.add(at, builder.mul(width, step(row)))
-            pointer = builder.bitcast(builder.gep(data, [offset]), narrow.as_pointer())
-            vector = builder.load(pointer, align=of_rows.dtype.bitwidth // 8)
-            if narrow != wide:
-                vector = builder.fpext(vector, wide)
+            vector = widened(builder, context, of_rows, rows, offset)
             vectors.append(builder.fsub(vector, shift))
         for distance in (1, 2, 4):
             for row in range(LANES):
@@ -174,7 +169,7 @@ def _turned(
             along = fused(builder, vector, factor, along)
         return along
 
-    along_kind, integer = along, types.intp
+    integer = types.intp
     arguments = rows, integer, integer, center, integer, out, integer, along
     return along(*arguments), codegen
 
