@@ -196,7 +196,7 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
 
 
 def squared_lengths(rows: Any) -> Any:
-    """The squares (*R, N), float64, of the lengths of rows (*R, N, K). Numbers of float64 must be of
+    """The squares (*R, N), float64, of lengths of rows (*R, N, K); numbers of float64 must be of
     ordinary size.
     """
     found = _host("squared_lengths")(rows) if array_module(rows) is np else None
