@@ -382,7 +382,8 @@ def run(
     """
     if aggregation.robustifier is None or not torch.is_grad_enabled():
         return kind.op(x, *parameters)
-    if not any(one is not None and one.requires_grad for one in parameters):
+    needed = (one is not None and one.requires_grad for one in parameters)
+    if isinstance(x, Tensor) and not any(needed):
         return kind.op(x, *parameters)
     where = f"{kind.function} {path!r}" if path else kind.function
     check_call(kind, x, parameters, sample_axis, where)
