@@ -395,7 +395,6 @@ def run(
         check_leaves([one for one in parameters if one is not None and not one.is_leaf], where)
         token = group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
-    call = RobustCall(
-        kind, aggregation, sample_axis, path, group, parameters, ranks, dtype, in_half
-    )
+    options = (sample_axis, path, group, parameters, ranks, dtype, in_half)
+    call = RobustCall(kind, aggregation, *options)
     return RobustFunction.apply(call, token, x, *parameters)
