@@ -224,6 +224,7 @@ def main() -> None:
 
         def add(name: str, step: Callable[[], None], repeats: int, threads: int = threads) -> None:
             row = {"step": name, "threads": threads, **ratio(stock, step, repeats)}  # noqa: B023
+            row["load_average"] = round(os.getloadavg()[0], 1)  # ratios of a busy machine are high
             print(
                 f"{threads} threads  {name:40} {row['ratio']:8.2f}  {row['ms']:9.1f} ms", flush=True
             )
@@ -240,7 +241,6 @@ def main() -> None:
         "network": "-".join(map(str, DIMS)),
         "n_samples": N_SAMPLES,
         "torch": torch.__version__,
-        "load_average": os.getloadavg()[0],  # ratios of a busy machine are too high
         "processor": platform.processor() or platform.machine(),
         "measure": "least CPU time of a step, over that of the stock step in the same process",
     }

@@ -31,6 +31,7 @@ __all__ = [
     "nearest_sums",
     "normal_cdf",
     "smallest",
+    "squared_lengths",
     "to_host",
 ]
 
@@ -68,6 +69,7 @@ HOST = {
     "mixed_gram": "mixed_gram",
     "nearest_sums": "neighbors",
     "smallest": "selection_kernel",
+    "squared_lengths": "row_lengths",
 }
 """The functions that ``cpu`` has, and the files where they are."""
 
@@ -191,6 +193,17 @@ def centered_clipping(gram: Any, radius: float | None, iterations: int, tie: flo
     if array_module(gram) is not np:
         return None
     return _host("centered_clipping")(gram, radius, iterations, tie)
+
+
+def squared_lengths(rows: Any) -> Any:
+    """The squares (*R, N), float64, of lengths of rows (*R, N, K); numbers of float64 must be of
+    ordinary size.
+    """
+    found = _host("squared_lengths")(rows) if array_module(rows) is np else None
+    if found is None:
+        xp, rows = array_module(rows), rows.astype(np.float64, copy=False)
+        found = xp.einsum("...k,...k->...", rows, rows)
+    return found
 
 
 def normal_cdf(values: Any) -> Any:

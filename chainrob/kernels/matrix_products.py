@@ -1,9 +1,11 @@
-"""Large matrix products on the host: NumPy's, or those of the framework that asks.
+"""Large matrix products and sums over patches on the host: NumPy's, or those of the framework that
+asks.
 
 A framework brings a matrix library of its own, which may be the faster one on a machine: MKL, which
 PyTorch ships, forms the weights' gradient of a layer 784 -> 1000 with 256 samples in 5.0 ms where
 NumPy's OpenBLAS takes 7.0, and two libraries keep two pools of threads. So a front may name its
-product for as long as it asks the core for something.
+product for as long as it asks the core for something, and what it has for the filters' gradient of
+a convolution.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["product", "use_products"]
+__all__ = ["filter_sums", "product", "use_products"]
 
 Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
+FilterSums = Callable[[np.ndarray, np.ndarray, Any], np.ndarray]
 
 LARGE = 1 << 16
 """Multiplications from which another library than NumPy's is asked."""
@@ -24,11 +27,12 @@ LARGE = 1 << 16
 _state = threading.local()
 
 
-def use_products(product: Product | None) -> None:
+def use_products(product: Product | None, filter_sums: FilterSums | None = None) -> None:
     """Let this thread form large products of two matrices of one dtype, float32 or float64, by
-    ``product``; None is NumPy's again.
+    ``product``, and ``filter_sums`` by a function of that name; None is NumPy's again.
     """
     _state.product = product
+    _state.filter_sums = filter_sums
 
 
 def product(a: Any, b: Any) -> Any:
@@ -44,3 +48,22 @@ def product(a: Any, b: Any) -> Any:
     ):
         return by(a, b)
     return a @ b
+
+
+def filter_sums(patched: Any, plain: Any, geometry: Any) -> Any:
+    """The sums over samples and positions of plain[n, a, s] patches[n, c, k, s], (A, C / G,
+    *ksize), by the framework that asks; None where it has no form for that.
+
+    Args:
+        patched, plain, geometry: those of ``PatchProducts``.
+    """
+    by: FilterSums | None = getattr(_state, "filter_sums", None)
+    arrays = (patched, plain)
+    if (
+        by is None
+        or patched.dtype != plain.dtype
+        or plain.dtype.itemsize < 4
+        or not all(type(one) is np.ndarray and one.size and one.flags.writeable for one in arrays)
+    ):
+        return None
+    return by(patched, plain, geometry)

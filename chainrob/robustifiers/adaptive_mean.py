@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import array_module, squared_lengths
 from chainrob.robustifiers.errors import NotDifferentiableError
 from chainrob.robustifiers.gram import row_norms, squares_too_large
 from chainrob.robustifiers.pre_aggregation import norms_of
@@ -198,11 +198,10 @@ def lengths(rows: Array) -> Array:
     """Norms (*R, N), float64, of rows (*R, N, K) of any size."""
     xp = array_module(rows)
     if rows.dtype.itemsize < 8:  # squares of float32 fit into float64
-        rows = rows.astype(np.float64)
-        return xp.sqrt(xp.einsum("...k,...k->...", rows, rows))
+        return xp.sqrt(squared_lengths(rows))
     largest = xp.abs(rows).max(axis=-1, initial=0.0)
     rows = rows / xp.where(largest > 0.0, largest, 1.0)[..., None]
-    return xp.sqrt(xp.einsum("...k,...k->...", rows, rows)) * largest
+    return xp.sqrt(squared_lengths(rows)) * largest
 
 
 def fence_of_inputs(norms: Array) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels import array_module
+from chainrob.kernels import array_module, squared_lengths
 from chainrob.sample_gradients.factored import Factored
 from chainrob.sample_gradients.operator_base import (
     Array,
@@ -77,6 +77,9 @@ class Dense(Factored):
 
     def gram(self) -> Array:
         return products(self.flat.astype(np.float64, copy=False))
+
+    def squared_norms(self) -> Array:
+        return squared_lengths(self.flat)
 
     def centered_gram(self) -> Array:
         rows = self.flat.astype(np.float64, copy=False)

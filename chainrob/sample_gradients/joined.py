@@ -74,7 +74,7 @@ class Joined(SampleGradients):
         return self.each(lambda part: part.weighted_sum(weights))
 
     def squared_norms(self) -> Array:
-        return reduce(add, [part.squared_norms() for part in self.parts])
+        return reduce(add, [one.squared_norms() for one in self._products()])
 
     def gram(self) -> Array:
         return reduce(add, [one.gram() for one in self._products()])

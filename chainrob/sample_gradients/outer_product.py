@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrob.kernels import array_module, centered_gram
+from chainrob.kernels import array_module, centered_gram, squared_lengths
 from chainrob.kernels.matrix_products import product
 from chainrob.sample_gradients.dense import Dense
 from chainrob.sample_gradients.factored import Factored
@@ -117,9 +117,11 @@ class OuterProducts(Factored):
 
     def squared_norms(self) -> Array:
         if self.n_positions == 1:
-            x, gy = self._matrices()
-            squares = [self.xp.einsum("...k,...k->...", one, one) for one in (x, gy)]
-            return squares[0] * squares[1]
+            inputs = squared_lengths(self.x[..., 0, :])
+            return (inputs + float(self.has_bias)) * squared_lengths(self.gy[..., 0, :])
+        if self.has_bias:
+            weights = OuterProducts(self.x, self.gy, by_unit=self.by_unit)
+            return weights.squared_norms() + self.bias().squared_norms()
         q, p = self._matrix
         if self.n_positions * (p + q) > p * q:  # few coordinates: the rows themselves cost less
             return super().squared_norms()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels import array_module
+from chainrob.kernels.matrix_products import filter_sums
 from chainrob.sample_gradients.operator_base import TILE_BUDGET, Array, Index
 from chainrob.sample_gradients.tiled import Tiled, blocks
 
@@ -154,6 +155,12 @@ class PatchProducts(Tiled):
     def _contract(self, scale_plain: Any, scale_patched: Any) -> Array:
         """The sum over all samples, one array scaled: (A, C/G, *ksize), a few samples at a time."""
         dtype, groups = self.compute_dtype, self.geometry.groups
+        if scale_patched is None:
+            patched, plain = [one.astype(dtype, copy=False) for one in self.factors]
+            plain = plain if scale_plain is None else plain * scale_plain
+            out = filter_sums(patched, plain, self.geometry)
+            if out is not None:
+                return out.astype(self.dtype, copy=False)
         out = self.xp.zeros(self.full_shape, dtype)
         per_sample = max(1, self.n_positions * prod(self.full_shape[1:]))
         step = max(1, 2 * TILE_BUDGET // per_sample)

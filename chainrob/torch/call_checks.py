@@ -21,10 +21,21 @@ def refuse_transforms(where: str) -> None:
         )
 
 
+def _refuse_tracers(x: Any, where: str) -> None:
+    """Raise where ``torch.jit`` or ``torch.fx`` writes down what a layer does."""
+    if torch._C._is_tracing() or not isinstance(x, Tensor):
+        raise RuntimeError(
+            f"{where}: a robust gradient cannot be written down by torch.jit or torch.fx, found "
+            f"{'torch.jit.trace' if isinstance(x, Tensor) else type(x).__name__}; trace "
+            f"chainrob.torch.plain(copy.deepcopy(model)), which computes the same"
+        )
+
+
 def check_call(
     kind: Any, x: Tensor, parameters: Sequence[Tensor | None], sample_axis: int, where: str
 ) -> None:
     """Raise where a layer cannot be estimated."""
+    _refuse_tracers(x, where)
     refuse_transforms(where)
     if x.ndim < kind.min_ndim or x.ndim <= sample_axis:
         raise ValueError(

@@ -94,6 +94,9 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
     if module.group is not None:
         _renew_token(module.group)
         token = module.group._token
+        # Where a parameter of any layer is unfrozen, Dynamo traces this layer anew as well: all
+        # layers of a forward pass must have one token.
+        any(one.requires_grad for one in module.group.frozen)
     first, second = (*parameters, None)[:2]
     facts = (kind, _new_number(), sample_axis, lower, in_half)
     name = module.name_in_graphs

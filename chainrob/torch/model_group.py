@@ -103,6 +103,7 @@ class ModelGroup:
         self._token: Tensor | None = None
         self._parameters: tuple[Tensor, ...] = ()
         self._signature: frozenset[Any] = frozenset()
+        self.frozen: tuple[Tensor, ...] = ()
         self._first: weakref.ref[Any] | None = None
         self._number = 0
         self._passes: dict[int, Pass] = {}  # by PyTorch's number of the backward pass
@@ -145,9 +146,12 @@ class ModelGroup:
         return self._token
 
     def renew(self) -> None:
-        """Make the token anew where the parameters have changed."""
-        found = {_key(one): one for one in self._estimated() if one.requires_grad}
-        if self._token is not None and found.keys() == self._signature:
+        """Make the token anew where it lacks a parameter; one too many gets no gradient by it."""
+        parameters = tuple(self._estimated())
+        found = {_key(one): one for one in parameters if one.requires_grad}
+        if len(found) < len(parameters) or self.frozen:
+            self.frozen = tuple([one for one in parameters if not one.requires_grad])
+        if self._token is not None and found.keys() <= self._signature:
             return
         self._signature = frozenset(found)
         self._parameters = tuple(found.values())

@@ -243,7 +243,7 @@ def _parameter_gradients(
             accumulation.record(call, layer, x, gy, scale)
             return [None] * len(wanted)
         if call.ranks is None:
-            sample_axis_watch.watch(call, gy.shape[call.sample_axis])
+            sample_axis_watch.watch(call, x, gy.shape[call.sample_axis])
         if call.group is not None:
             if recomputed:
                 raise RuntimeError(
@@ -382,7 +382,8 @@ def run(
     """
     if aggregation.robustifier is None or not torch.is_grad_enabled():
         return kind.op(x, *parameters)
-    if not any(one is not None and one.requires_grad for one in parameters):
+    needed = (one is not None and one.requires_grad for one in parameters)
+    if isinstance(x, Tensor) and not any(needed):
         return kind.op(x, *parameters)
     where = f"{kind.function} {path!r}" if path else kind.function
     check_call(kind, x, parameters, sample_axis, where)
@@ -394,7 +395,6 @@ def run(
         check_leaves([one for one in parameters if one is not None and not one.is_leaf], where)
         token = group.token(aggregation.owner)
     ranks = ranks_of_ddp.active(aggregation, where)
-    call = RobustCall(
-        kind, aggregation, sample_axis, path, group, parameters, ranks, dtype, in_half
-    )
+    options = (sample_axis, path, group, parameters, ranks, dtype, in_half)
+    call = RobustCall(kind, aggregation, *options)
     return RobustFunction.apply(call, token, x, *parameters)

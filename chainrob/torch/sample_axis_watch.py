@@ -32,8 +32,11 @@ class _Pass(threading.local):
 
 _pass = _Pass()
 
+_looked_at: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Layers whose ids were compared with positions: those are the same in every step."""
 
-def watch(call: Any, n_samples: int) -> None:
+
+def watch(call: Any, x: torch.Tensor, n_samples: int) -> None:
     """Take down what a layer sees in a backward pass, and warn where that looks wrong.
 
     A layer for which ``chainrob.samples`` was used is left out, even as ``samples()``. So is one
@@ -47,6 +50,15 @@ def watch(call: Any, n_samples: int) -> None:
         new_step()
         _pass.task, _pass.mixed, _pass.layers = task, False, []
     watch_count(plan.owner, n_samples, plan.scope, call.path)
+    if call.kind.function == "embedding" and x.ndim == 1 and plan.owner not in _looked_at:
+        _looked_at.add(plan.owner)
+        if n_samples > 1 and torch.equal(x, torch.arange(n_samples).to(x)):
+            what = (
+                f"saw the ids 0 to {n_samples - 1} in order, as of positions that all samples "
+                f"share, and took each for a sample (ids.expand(n_samples, -1) gives every sample "
+                f"its own)"
+            )
+            warn_of_axis(plan.owner, what, call.path)
     layers = _pass.layers
     layers.append((weakref.ref(plan.owner), call.path, n_samples))
     if n_samples != layers[0][2] and not _pass.mixed:

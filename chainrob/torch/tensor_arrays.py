@@ -55,7 +55,8 @@ def to_tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
 
 def computing(like: torch.Tensor) -> AbstractContextManager[None]:
     """Inside, the core computes where the tensor is: its GPU and PyTorch's stream, or as many
-    threads of the CPU as ``torch.get_num_threads()`` says, with PyTorch's large matrix products.
+    threads of the CPU as ``torch.get_num_threads()`` says, with PyTorch's large matrix products and
+    convolutions.
     """
     return _on_gpu(like) if like.device.type == "cuda" else _on_cpu
 
@@ -77,9 +78,25 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
+def _filter_sums(patched: np.ndarray, plain: np.ndarray, geometry: Any) -> np.ndarray:
+    """The filters' gradient of a convolution whose input has its padding already."""
+    ksize, stride, dilation, groups = geometry
+    # What no patch reaches would be taken for more positions.
+    reach: tuple[Any, ...] = tuple(
+        slice((count - 1) * by + (size - 1) * apart + 1)
+        for count, by, size, apart in zip(plain.shape[2:], stride, ksize, dilation, strict=True)
+    )
+    x, gy = torch.from_numpy(patched[(..., *reach)]), torch.from_numpy(plain)
+    weight = torch.empty(plain.shape[1], patched.shape[1] // groups, *ksize, dtype=gy.dtype)
+    none = (0,) * len(ksize)
+    options = (stride, none, dilation, False, none, groups, (False, True, False))
+    found = torch.ops.aten.convolution_backward(gy, x, weight, None, *options)[1]
+    return found.contiguous().numpy()
+
+
 class _OnCPU:
     """NumPy's matrix library limited to PyTorch's threads, which our kernels follow, and PyTorch's
-    own for large products.
+    own for large products and convolutions.
 
     The number of threads belongs to the process, so passes that overlap share one change.
     """
@@ -90,7 +107,7 @@ class _OnCPU:
         self.before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:
-        use_products(_product)
+        use_products(_product, _filter_sums)
         with self.lock:
             self.depth += 1
             if self.depth > 1:

@@ -167,6 +167,24 @@ def test_parameters_and_settings_may_change(scope):
     check(gradients(net, forward, batch()), gradients(net, net, batch()))
 
 
+def test_layers_that_are_compiled_one_by_one_may_be_unfrozen():
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        nets.append(ct.robustify(net, chainrob.GeometricMedian(), scope="model"))
+    for layer in (nets[0][0], nets[0][2]):
+        layer.compile(backend="eager")
+    for trained in (False, True, False):
+        for net in nets:
+            net[2].weight.requires_grad_(trained)
+            net.zero_grad()
+            net(batch()).square().mean().backward()
+        assert (nets[0][2].weight.grad is not None) == trained
+        for one, other in zip(*[net.parameters() for net in nets], strict=True):
+            assert not one.requires_grad or torch.allclose(one.grad, other.grad, rtol=1e-12)
+
+
 def test_a_copy_is_another_layer():
     net = mlp(chainrob.GeometricMedian(), "model")
     wanted = gradients(net, net, batch())

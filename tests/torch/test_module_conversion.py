@@ -235,3 +235,24 @@ def test_sampling_is_left_alone_without_gradients():
         warnings.simplefilter("error")
         assert not net(X).requires_grad
     assert np.isfinite(net(X).numpy()).all()
+
+
+def test_tracers_are_told_to_take_the_plain_model():
+    net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
+    x = torch.ones(4, 3)
+    with pytest.raises(RuntimeError, match=r"'0'.*found Proxy; trace chainrob\.torch\.plain"):
+        torch.fx.symbolic_trace(net)
+    plain = ct.plain(copy.deepcopy(net))
+    torch.testing.assert_close(torch.fx.symbolic_trace(plain)(x), net(x))
+    torch.testing.assert_close(torch.export.export(plain, (x,)).module()(x), net(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_jit_traces_without_gradients_only():
+    net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
+    x = torch.ones(4, 3)
+    with pytest.raises(RuntimeError, match=r"found torch\.jit\.trace; trace chainrob"):
+        torch.jit.trace(net, x)
+    with torch.no_grad():
+        traced = torch.jit.trace(net, x)
+    torch.testing.assert_close(traced(x), net(x))

@@ -49,6 +49,30 @@ def test_positions_below_one_another(scope):
     backward(net, ids)  # once
 
 
+class Positions(nn.Module):
+    """Adds a vector a position to the words, as most transformers do."""
+
+    def __init__(self, each):
+        super().__init__()
+        self.words, self.places = nn.Embedding(9, 4), nn.Embedding(5, 4)
+        self.each = each
+
+    def forward(self, ids):
+        places = torch.arange(ids.shape[1])
+        return self.words(ids) + self.places(places.expand(len(ids), -1) if self.each else places)
+
+
+def test_positions_that_all_samples_share():
+    ids = torch.randint(0, 9, (7, 5))
+    net = ct.robustify(Positions(each=False), chainrob.GeometricMedian())
+    message = r"Embedding 'places' saw the ids 0 to 4 in order.*ids\.expand\(n_samples, -1\)"
+    with pytest.warns(chainrob.SampleAxisWarning, match=message):
+        backward(net, ids)
+    backward(net, ids)  # once
+    for scope in ("layer", "model"):
+        backward(ct.robustify(Positions(each=True), chainrob.GeometricMedian(), scope=scope), ids)
+
+
 def test_a_single_sample():
     net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
     with pytest.warns(chainrob.SampleAxisWarning, match="Linear '0' saw a single sample"):

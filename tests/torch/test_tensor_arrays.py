@@ -12,6 +12,8 @@ from threadpoolctl import ThreadpoolController
 import chainrob
 import chainrob.torch as ct
 from chainrob.kernels import threads
+from chainrob.sample_gradients import PatchProducts
+from chainrob.sample_gradients.patches import Geometry
 from chainrob.torch import tensor_arrays
 from chainrob.torch.tensor_arrays import computing, to_array, to_tensor
 
@@ -71,6 +73,51 @@ def test_results_do_not_depend_on_the_number_of_threads():
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5), (np.float16, 1e-2)]
+)
+@pytest.mark.parametrize(
+    ("geometry", "positions", "spare"),
+    [
+        (Geometry((3,), (2,), (1,), 1), (4,), 1),
+        (Geometry((1,), (3,), (2,), 4), (2,), 5),
+        (Geometry((2, 3), (1, 2), (2, 1), 2), (3, 2), 0),
+        (Geometry((2, 1, 2), (2, 1, 1), (1, 1, 3), 2), (2, 2, 3), 2),
+    ],
+    ids=["1d", "depthwise with a gap", "2d", "3d"],
+)
+def test_filters_are_summed_by_pytorch(monkeypatch, geometry, positions, spare, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    reach = [
+        (count - 1) * by + (size - 1) * apart + 1 + spare
+        for count, by, size, apart in zip(
+            positions, geometry.stride, geometry.ksize, geometry.dilate, strict=True
+        )
+    ]
+    patched = rng.normal(size=(5, 4, *reach)).astype(dtype)
+    plain = rng.normal(size=(5, 8, *positions)).astype(dtype)
+    operator, weights = PatchProducts(patched, plain, geometry), rng.normal(size=5)
+    asked = []
+
+    def watched(*arguments):
+        asked.append(filter_sums(*arguments))
+        return asked[-1]
+
+    filter_sums = tensor_arrays._filter_sums
+    monkeypatch.setattr(tensor_arrays, "_filter_sums", watched)
+    by_units = rng.normal(size=(operator.n_units, 5))
+    with computing(torch.ones(1)):
+        found = operator.mean(), operator.weighted_sum(weights)
+        found += (operator.units().weighted_sum(by_units),)
+    assert len(asked) == 3
+    rows = operator.materialize().astype(np.float64)
+    wanted = rows.mean(axis=0), weights @ rows
+    wanted += (np.einsum("un,nud->ud", by_units, rows.reshape(5, len(by_units), -1)),)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one.ravel(), other.ravel(), rtol=tolerance, atol=tolerance)
 
 
 def test_a_gpu_is_used_by_dlpack_on_pytorch_s_stream(monkeypatch):

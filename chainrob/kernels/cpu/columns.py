@@ -11,6 +11,7 @@ result (T, Q, P'). Tx is T, or 1 where all replicas share x.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +87,14 @@ def padded(array: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
+def on_lines(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that starts with a cache line: a vector that lies in two takes two loads."""
+    size, per_line = prod(shape), simd.LINE // dtype.itemsize
+    memory = np.empty(size + per_line, dtype)
+    first = (-memory.ctypes.data % simd.LINE) // dtype.itemsize
+    return memory[first : first + size].reshape(shape)
+
+
 # -- inside kernels
 
 
@@ -107,6 +116,14 @@ def buffer(like: Any, n: int) -> Any:
     lanes = simd.lanes(like)
     memory = np.empty((line(n + 4 * BLOCK) + 2) * lanes, like.dtype)
     return memory, (-memory.ctypes.data % simd.LINE) // like.itemsize
+
+
+@jit
+def aligned(like: Any, length: int) -> Any:
+    """As ``on_lines``, of numbers as ``like`` has them."""
+    memory = np.empty(length + simd.LINE // like.itemsize, like.dtype)
+    first = (-memory.ctypes.data % simd.LINE) // like.itemsize
+    return memory[first : first + length]
 
 
 @inlined

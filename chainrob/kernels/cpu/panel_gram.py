@@ -10,10 +10,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from chainrob.kernels.cpu.compiling import Kernel, jit
-from chainrob.kernels.cpu.simd import element, fma, load, repeated, splat, store
+from chainrob.kernels.cpu.simd import (
+    element,
+    fma,
+    fused,
+    load,
+    loaded,
+    repeated,
+    repeated_at,
+    splat,
+    store,
+    stored,
+    widened,
+)
 from chainrob.kernels.cpu.vector_operations import largest_magnitude
 from chainrob.kernels.threads import share
 
@@ -29,7 +46,7 @@ DEPTH = 64
 GROUP = 4
 """Panels that meet all others together."""
 
-ROWS = 4
+ROWS = 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 2
 """Samples whose products with a panel are held in registers."""
 
 PIECE = 1 << 17
@@ -90,24 +107,71 @@ def _sizes(flat: Any, sizes: Any, k: int) -> None:
 def _subtract(flat: Any, n: int, center: Any, out: Any, along: Any, start: int, stop: int) -> None:
     k = len(center)
     for panel in range(start, stop):
-        low, at = panel * WIDTH, panel * WIDTH * k
-        count = min(WIDTH, n - low)
-        first = second = splat(0.0)
-        for p in range(k):
-            c, source = center[p], low * k + p
-            if count == WIDTH:  # a loop of known length takes half the time
-                for i in range(WIDTH):
-                    out[at + i] = np.float64(element(flat, source + i * k)) - c
-            else:
+        for low in range(panel * WIDTH, panel * WIDTH + WIDTH, LANES):
+            at, source = panel * WIDTH * k + low % WIDTH, low * k
+            count = min(LANES, n - low)
+            total, p = splat(0.0), 0
+            if count == LANES:
+                while p + LANES <= k:
+                    total = _turned(flat, source + p, k, center, p, out, at + p * WIDTH, total)
+                    p += LANES
+            while p < k:
+                to = at + p * WIDTH
+                store(out, to, splat(0.0))
                 for i in range(count):
-                    out[at + i] = np.float64(flat[source + i * k]) - c
-                for i in range(count, WIDTH):
-                    out[at + i] = 0.0
-            first = fma(load(out, at), splat(c), first)
-            second = fma(load(out, at + LANES), splat(c), second)
-            at += WIDTH
-        store(along, low, first)
-        store(along, low + LANES, second)
+                    out[to + i] = np.float64(flat[source + p + i * k]) - center[p]
+                total = fma(load(out, to), repeated(center, p), total)
+                p += 1
+            store(along, low, total)
+
+
+@intrinsic
+def _turned(
+    typingctx: Any, rows: Any, at: Any, width: Any, center: Any, first: Any, out: Any, to: Any,
+    along: Any,
+) -> Any:  # fmt: skip
+    """Write ``LANES`` samples times as many inputs, less the center's, with the samples side by
+    side: a transposition in registers.
+
+    Args:
+        rows: flat; the samples' numbers start at ``at``, a row ``width`` after the other.
+        center: the inputs' numbers start at ``first``.
+        out: the samples of the first input start at ``to``, those of the next ``WIDTH`` later.
+        along: a vector; the inner products of the differences with the center are added to it.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, at, width, center, first, out, to, along = args
+        of_rows, of_center, of_out = (signature.args[number] for number in (0, 3, 5))
+        step = at.type
+        shift = loaded(builder, context, of_center, center, first)
+        vectors = []
+        for row in range(LANES):
+            offset = builder.add(at, builder.mul(width, step(row)))
+            vector = widened(builder, context, of_rows, rows, offset)
+            vectors.append(builder.fsub(vector, shift))
+        for distance in (1, 2, 4):
+            for row in range(LANES):
+                if row & distance == 0:
+                    pair = vectors[row], vectors[row + distance]
+                    for number, base in ((row, 0), (row + distance, distance)):
+                        chosen = [
+                            lane + base if lane & distance == 0 else lane + base + LANES - distance
+                            for lane in range(LANES)
+                        ]
+                        index = ir.Constant(ir.VectorType(ir.IntType(32), LANES), chosen)
+                        vectors[number] = builder.shuffle_vector(*pair, index)
+        for number, vector in enumerate(vectors):
+            place = builder.add(to, step(number * WIDTH))
+            stored(builder, context, of_out, out, place, vector)
+            place = builder.add(first, step(number))
+            factor = repeated_at(builder, context, of_center, center, place)
+            along = fused(builder, vector, factor, along)
+        return along
+
+    integer = types.intp
+    arguments = rows, integer, integer, center, integer, out, integer, along
+    return along(*arguments), codegen
 
 
 @Kernel
@@ -169,33 +233,63 @@ def _products(panels: Any, low: int, high: int, k: int, tiles: Any) -> None:
     ``DEPTH`` inputs of all panels stay in the second-level cache while they meet.
     """
     zero = splat(0.0)
+    zero = splat(0.0)
     group = high - low
     for i in range(0, group * WIDTH * high * WIDTH, LANES):
         store(tiles, i, zero)
     for begin in range(0, k, DEPTH):
-        depth = min(DEPTH, k - begin) * WIDTH
+        depth = min(DEPTH, k - begin)
         for other in range(high):
             b = (other * k + begin) * WIDTH
             for row in range(max(other - low, 0) * WIDTH, group * WIDTH, ROWS):
                 a = ((low + row // WIDTH) * k + begin) * WIDTH + row % WIDTH
-                at = (other * group * WIDTH + row) * WIDTH
-                c00, c01 = load(tiles, at), load(tiles, at + 8)
-                c10, c11 = load(tiles, at + 16), load(tiles, at + 24)
-                c20, c21 = load(tiles, at + 32), load(tiles, at + 40)
-                c30, c31 = load(tiles, at + 48), load(tiles, at + 56)
-                for p in range(0, depth, WIDTH):
-                    b0, b1 = load(panels, b + p), load(panels, b + p + 8)
-                    a0, a1 = repeated(panels, a + p), repeated(panels, a + p + 1)
-                    a2, a3 = repeated(panels, a + p + 2), repeated(panels, a + p + 3)
-                    c00, c01 = fma(a0, b0, c00), fma(a0, b1, c01)
-                    c10, c11 = fma(a1, b0, c10), fma(a1, b1, c11)
-                    c20, c21 = fma(a2, b0, c20), fma(a2, b1, c21)
-                    c30, c31 = fma(a3, b0, c30), fma(a3, b1, c31)
-                store(tiles, at, c00)
-                store(tiles, at + 8, c01)
-                store(tiles, at + 16, c10)
-                store(tiles, at + 24, c11)
-                store(tiles, at + 32, c20)
-                store(tiles, at + 40, c21)
-                store(tiles, at + 48, c30)
-                store(tiles, at + 56, c31)
+                _add_products(panels, a, b, depth, tiles, (other * group * WIDTH + row) * WIDTH)
+
+
+@intrinsic
+def _add_products(
+    typingctx: Any, panels: Any, a: Any, b: Any, depth: Any, tiles: Any, at: Any
+) -> Any:  # fmt: skip
+    """Add the products of ``ROWS`` samples of one panel with all of another, in registers.
+
+    Args:
+        panels: factors; those of the samples start at ``a``, those of the other panel at ``b``.
+        depth: how many inputs are summed over.
+        tiles: the products, (ROWS, WIDTH), start at ``at``.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        panels, a, b, depth, tiles, at = args
+        of_panels, of_tiles, step = signature.args[0], signature.args[4], a.type
+        places = [
+            builder.add(at, step(row * WIDTH + column))
+            for row in range(ROWS)
+            for column in range(0, WIDTH, LANES)
+        ]
+        sums = [
+            cgutils.alloca_once_value(builder, loaded(builder, context, of_tiles, tiles, place))
+            for place in places
+        ]
+        with cgutils.for_range(builder, depth, intp=step) as loop:
+            offset = builder.mul(loop.index, step(WIDTH))
+            others = [
+                loaded(
+                    builder, context, of_panels, panels,
+                    builder.add(builder.add(b, offset), step(column)),
+                )
+                for column in range(0, WIDTH, LANES)
+            ]  # fmt: skip
+            first = builder.add(a, offset)
+            for number, total in enumerate(sums):
+                row, column = divmod(number, len(others))
+                if column == 0:
+                    place = builder.add(first, step(row))
+                    factor = repeated_at(builder, context, of_panels, panels, place)
+                more = fused(builder, factor, others[column], builder.load(total))
+                builder.store(more, total)
+        for place, total in zip(places, sums, strict=True):
+            stored(builder, context, of_tiles, tiles, place, builder.load(total))
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(panels, integer, integer, integer, tiles, integer), codegen

@@ -25,7 +25,7 @@ BLOCK = 256
 """Samples whose powers are added up before they join the sums of the blocks before, so that
 rounding does not grow with N."""
 
-UNITS = 8 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 2
+UNITS = 4 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 2
 """Units whose sums are in registers at a time: three vectors each. A power of two, so that it
 divides the lanes of a vector."""
 

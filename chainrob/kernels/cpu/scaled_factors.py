@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chainrob.kernels.cpu import simd
+from chainrob.kernels.cpu.columns import on_lines
 from chainrob.kernels.cpu.compiling import Kernel
 from chainrob.kernels.cpu.simd import absolute, choose, fma, larger, load, smaller, splat, store
 from chainrob.kernels.threads import share
@@ -42,7 +43,7 @@ def scaled(factors: np.ndarray) -> Factors:
     n, width = factors.shape
     dtype = factors.dtype
     lanes = simd.LINE // dtype.itemsize
-    values = np.empty((width // lanes, n, lanes), dtype)
+    values = on_lines((width // lanes, n, lanes), dtype)
     reach = np.empty((width // lanes, n), dtype)
     units, least, even = (np.empty(width, dtype) for _ in range(3))
     flat = factors.ravel(), values.ravel(), units, least, even, reach.ravel(), n

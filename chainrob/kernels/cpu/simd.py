@@ -70,6 +70,16 @@ def repeated_at(builder: Any, context: Any, kind: Any, array: Any, offset: Any) 
     return all_lanes(builder, Vector(kind.dtype), builder.load(builder.gep(data, [offset])))
 
 
+def widened(builder: Any, context: Any, kind: Any, array: Any, offset: Any) -> Any:
+    """The float64 vector of as many numbers of an array of float32 or float64."""
+    wide = vector_type(Vector(types.float64))
+    data = context.make_array(kind)(context, builder, array).data
+    narrow = ir.VectorType(data.type.pointee, wide.count)
+    pointer = builder.bitcast(builder.gep(data, [offset]), narrow.as_pointer())
+    value = builder.load(pointer, align=kind.dtype.bitwidth // 8)
+    return value if narrow == wide else builder.fpext(value, wide)
+
+
 def all_lanes(builder: Any, vector: Vector, scalar: Any) -> Any:
     kind, index = vector_type(vector), ir.IntType(32)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, index(0))
@@ -101,6 +111,16 @@ def load(typingctx: Any, array: Any, offset: Any) -> Any:
         return loaded(builder, context, signature.args[0], *args)
 
     return vector(array, types.intp), codegen
+
+
+@intrinsic
+def load_wide(typingctx: Any, array: Any, offset: Any) -> Any:
+    """As ``load``, but always of float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return widened(builder, context, signature.args[0], *args)
+
+    return Vector(types.float64)(array, types.intp), codegen
 
 
 @intrinsic

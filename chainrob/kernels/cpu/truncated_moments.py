@@ -11,7 +11,7 @@ import numpy as np
 
 from chainrob.kernels.cpu import simd
 from chainrob.kernels.cpu.column_kernels import PIECE
-from chainrob.kernels.cpu.columns import Source, buffer, line, padded
+from chainrob.kernels.cpu.columns import Source, aligned, buffer, line, padded
 from chainrob.kernels.cpu.compiling import Kernel, lean
 from chainrob.kernels.cpu.power_sums import POWERS, power_sums, powers_of_batch
 from chainrob.kernels.cpu.row_squares import (
@@ -170,16 +170,16 @@ def _mean_pilot_by_moments(
         np.empty(length, x.dtype),
     )  # fmt: skip
     n_swept, n_batches = 0, 0
-    powers, prepared = np.empty(POWERS * n * lanes, x.dtype), -1
-    sums = np.empty(POWERS * lanes * lanes, x.dtype)
+    powers, prepared = aligned(x, POWERS * n * lanes), -1
+    sums = aligned(x, POWERS * lanes * lanes)
     zero, one, infinite = splat(dtype(0)), splat(dtype(1)), splat(dtype(np.inf))
     two, three = splat(dtype(2)), splat(dtype(3))
     every = (1 << lanes) - 1
     count, share = splat(dtype(n)), splat(dtype(1.0 / n))
     unbiased = splat(dtype(factor * n / (n - 1)))
-    m_of, threshold_of = np.empty(lanes * lanes, x.dtype), np.empty(lanes * lanes, x.dtype)
-    sixth_of, extra_of = np.empty(lanes * lanes, x.dtype), np.empty(lanes * lanes, x.dtype)
-    weight_of = np.empty(lanes * lanes, x.dtype)
+    m_of, threshold_of = aligned(x, lanes * lanes), aligned(x, lanes * lanes)
+    sixth_of, extra_of = aligned(x, lanes * lanes), aligned(x, lanes * lanes)
+    weight_of = aligned(x, lanes * lanes)
     limits = np.empty(lanes, x.dtype)
     # A place is a sample, and a bit for each unit of the batch.
     row_at, bits_at = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
@@ -244,12 +244,17 @@ def _mean_pilot_by_moments(
             bits = simd.exceeding(size * repeated(reach, vector * n + i), limit)
             row_at[n_places], bits_at[n_places] = i, bits
             n_places += bits != 0
-        for place in range(n_places):
-            i, bits = row_at[place], bits_at[place]
-            inputs = load(b, at_b + i * lanes)
-            while bits:
+        # One unit of each place, then of those that have another: no loop of a length that the
+        # processor cannot guess.
+        while n_places > 0:
+            n_left = 0
+            for place in range(n_places):
+                i, bits = element(row_at, place), element(bits_at, place)
                 k = simd.lowest_bit(bits)
                 bits &= bits - 1
+                row_at[n_left], bits_at[n_left] = i, bits
+                n_left += bits != 0
+                inputs = load(b, at_b + i * lanes)
                 threshold, sixth = load(threshold_of, k * lanes), load(sixth_of, k * lanes)
                 d = repeated(a, at_a + i * lanes + k) * inputs - load(m_of, k * lanes)
                 v = larger(smaller(d, threshold), zero - threshold)
@@ -263,6 +268,7 @@ def _mean_pilot_by_moments(
                     store(less_at, n_far * lanes, less)
                     column_far[n_far], row_far[n_far] = k, i
                     n_far += 1
+            n_places = n_left
         for k in range(n_units):
             if by_columns >> k & 1 == 0:
                 estimate = fma(load(extra_of, k * lanes), share, load(m_of, k * lanes))
