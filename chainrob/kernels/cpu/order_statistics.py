@@ -15,7 +15,7 @@ from chainrob.kernels.cpu.column_kernels import column_kernels
 from chainrob.kernels.cpu.columns import fill, fill_sorted, line, total
 from chainrob.kernels.cpu.compiling import inlined, lean
 from chainrob.kernels.cpu.headroom_kernel import with_headroom
-from chainrob.kernels.cpu.median import median, networks
+from chainrob.kernels.cpu.median import FEW, median, networks
 from chainrob.kernels.cpu.row_squares import Watch
 from chainrob.kernels.cpu.simd import (
     absolute,
@@ -26,6 +26,7 @@ from chainrob.kernels.cpu.simd import (
     load,
     smaller,
     splat,
+    store,
 )
 from chainrob.kernels.cpu.sorting_network import MAX_ROWS, selection
 
@@ -50,7 +51,9 @@ def coordinate_median(
         return None
     if watch is None:
         return with_headroom(_median, x, gy, (programs,), None)
-    return with_headroom(_sorted_median, x, gy, (selection(n, 0, 0, *range(n)),), watch)
+    few = min(n, FEW)
+    given = selection(few, 0, 0, *range(few)), programs
+    return with_headroom(_median_and_distance, x, gy, given, watch)
 
 
 def winsorized_mean(
@@ -80,9 +83,13 @@ _median = column_kernels("coordinate_median", _estimate_median)
 
 @inlined
 def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> Any:
-    """As above, by a whole sort: one also gives the median distance."""
+    """As above; a few values by a whole sort, which also gives the median distance."""
     memory, base = room[0], room[1]
     n = source.sizes[0]
+    if n > FEW:
+        nan_flag = fill(memory, base, source, column)
+        center = median(memory, base, n, parameters[1])
+        return keep_nan(center, nan_flag), (center,)
     low = (n - 1) // 2
     nan_flag = fill_sorted(memory, base, source, column, parameters[0])
     center = total(memory, base, low, n - low) * splat(memory.dtype.type(1.0 / (n - 2 * low)))
@@ -91,12 +98,19 @@ def _estimate_sorted(room: Any, source: Any, column: int, parameters: Any) -> An
 
 @lean
 def _median_distance(room: Any, n: int, found: Any, parameters: Any) -> Any:
-    memory, base = room[0], room[1]
+    memory, base, distances, at = room
     dtype = memory.dtype.type
+    lanes = simd.lanes(memory)
     center = found[0]
-    middle, upper = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
-    if n % 2 == 0:
-        middle = (middle + upper) * splat(dtype(0.5))
+    if n > FEW:
+        for i in range(n):
+            value = load(memory, base + line(i) * lanes)
+            store(distances, at + line(i) * lanes, absolute(value - center))
+        middle = median(distances, at, n, parameters[1])
+    else:
+        middle, upper = farthest_of_nearest(memory, base, n, (n + 1) // 2, center)
+        if n % 2 == 0:
+            middle = (middle + upper) * splat(dtype(0.5))
     # More than half of the values at the median, up to rounding: the others have no weight.
     middle = larger(middle, absolute(center) * splat(dtype(16 * np.finfo(dtype).eps)))
     return center, middle, splat(dtype(1))
@@ -128,8 +142,8 @@ def _by_distance(value: Any, facts: Any, parameters: Any) -> Any:
     return choose(middle, distance, middle / distance, one)
 
 
-_sorted_median = column_kernels(
-    "sorted_median", _estimate_sorted, _by_distance, _median_distance, normalized=True
+_median_and_distance = column_kernels(
+    "median_and_distance", _estimate_sorted, _by_distance, _median_distance, normalized=True
 )
 
 # -- means between two ranks
