@@ -111,7 +111,8 @@ class MEstimator(CoordinateWise):
         return Fused("m_estimator", (self.rho, self._pivot, self.scale, factor, *iteration))
 
     def among_zeros(self, n_samples: int) -> AmongZeros:
-        if self.pilot != "median" or self.scale is not None:
+        own = type(self).reduce is not MEstimator.reduce
+        if own or self.pilot != "median" or self.scale is not None:
             return AmongZeros()
         # About a pivot of 0 there is no scale then, and the estimate is the pivot.
         return AmongZeros(ignored=floor(CHI_LEVEL * n_samples))

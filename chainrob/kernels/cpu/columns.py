@@ -110,8 +110,10 @@ def line(row: int) -> int:
 
 @jit
 def buffer(like: Any, n: int) -> Any:
-    """Memory for a column of n rows and some blocks behind it (of which ``median`` takes one and a
-    sample), and the offset where its first cache line starts.
+    """Memory for a column of n rows, and the offset where its first cache line starts.
+
+    Behind the column is room for what ``median`` puts there: the end of a last block, another
+    block, and a sample of two blocks.
     """
     lanes = simd.lanes(like)
     memory = np.empty((line(n + 4 * BLOCK) + 2) * lanes, like.dtype)

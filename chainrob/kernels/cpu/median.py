@@ -111,7 +111,7 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
             continue
         # Where the last pass would not reach the value.
         if simd.exceeding(this - n_low, reach) == 0:
-            return (*_from(memory, base, n, low, this - n_low), True)
+            return (*_from(memory, base, n, low, this - n_low), _is_all(memory, base, n, low))
         behind = choose(reach, this - n_low, one, zero)
         width = choose(_just_above(low, roundings, tiny), high, behind, zero) * (n_high - n_low)
         tied = number > 0 and number % 2 == 0
@@ -123,7 +123,8 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
                 lower = choose(zero, behind, above, lower)
                 # A number that fills the bracket, and beyond the bracket perhaps another.
                 other = above if n % 2 else _next(memory, base, n, rank, lower)
-                return lower, choose(zero, behind, other, upper), True
+                upper = choose(zero, behind, other, upper)
+                return lower, upper, _is_all(memory, base, n, low)
             # Numbers that fill the bracket are left alone there, or are shut out.
             threshold = below if number % 4 == 0 else _just_above(above, roundings, tiny)
         else:
@@ -137,6 +138,18 @@ def _middle_values(memory: Any, base: int, n: int, program: Any) -> Any:
             far_first, far_last = far_first - stride, far_last + stride
             stride = stride * three
     return zero, zero, False
+
+
+@lean
+def _is_all(memory: Any, base: int, n: int, low: Any) -> Any:
+    """Whether nothing lies below a lower end that no pass has counted: minus infinity may."""
+    dtype = memory.dtype.type
+    zero, one = splat(dtype(0)), splat(dtype(1))
+    bottom = splat(-np.finfo(dtype).max)
+    uncounted = choose(bottom, low, zero, one)
+    if simd.exceeding(uncounted, zero) == 0:
+        return True
+    return simd.exceeding(uncounted * _n_below(memory, base, n, bottom), zero) == 0
 
 
 @lean

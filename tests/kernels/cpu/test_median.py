@@ -72,6 +72,16 @@ def test_nan_and_infinity_stay_in_their_lanes():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("n", [100, 129, 130, 257, 1000])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_infinities_count_as_values(n, share, sign):
+    rows = np.random.default_rng(0).normal(size=(n, 20))
+    rows[: int(share * n)] = sign * np.inf
+    found = chainrob.CoordinateMedian(nonfinite="propagate")(rows)
+    np.testing.assert_array_equal(found, np.median(rows, axis=0))
+
+
 def test_outer_products_with_several_positions():
     rng = np.random.default_rng(0)
     x = np.maximum(rng.normal(size=(300, 3, 20)), 0).astype(np.float32)
