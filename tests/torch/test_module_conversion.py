@@ -237,6 +237,14 @@ def test_sampling_is_left_alone_without_gradients():
     assert np.isfinite(net(X).numpy()).all()
 
 
+@pytest.mark.parametrize("x", [np.ones((4, 3), np.float32), [[1.0, 2.0, 3.0]], None])
+def test_an_input_that_is_no_tensor(x):
+    net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
+    message = f"'0': input must be a torch.Tensor, found {type(x).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        net(x)
+
+
 def test_tracers_are_told_to_take_the_plain_model():
     net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
     x = torch.ones(4, 3)
