@@ -179,9 +179,9 @@ def watch_count(owner: Any, n_samples: int, scope: str = "layer", name: str | No
     warn_of_axis(owner, found, name)
 
 
-def warn_of_axis(owner: Any, found: str, name: str | None = None) -> None:
-    """Warn, once a layer, of what it saw."""
-    if owner in _warned:
+def warn_of_axis(owner: Any, found: str, name: str | None = None, *, again: bool = False) -> None:
+    """Warn, once a layer, of what it saw; ``again`` also where it was warned of before."""
+    if owner in _warned and not again:
         return
     name = getattr(owner, "name", None) if name is None else name
     layer = f"{type(owner).__name__}{f' {name!r}' if name else ''}"

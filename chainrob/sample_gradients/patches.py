@@ -156,9 +156,7 @@ class PatchProducts(Tiled):
         """The sum over all samples, one array scaled: (A, C/G, *ksize), a few samples at a time."""
         dtype, groups = self.compute_dtype, self.geometry.groups
         if scale_patched is None:
-            patched, plain = [one.astype(dtype, copy=False) for one in self.factors]
-            plain = plain if scale_plain is None else plain * scale_plain
-            out = filter_sums(patched, plain, self.geometry)
+            out = filter_sums(*self.factors, scale_plain, self.geometry, dtype)
             if out is not None:
                 return out.astype(self.dtype, copy=False)
         out = self.xp.zeros(self.full_shape, dtype)

@@ -22,13 +22,17 @@ def refuse_transforms(where: str) -> None:
 
 
 def _refuse_tracers(x: Any, where: str) -> None:
-    """Raise where ``torch.jit`` or ``torch.fx`` writes down what a layer does."""
-    if torch._C._is_tracing() or not isinstance(x, Tensor):
+    """Raise where ``torch.jit`` or ``torch.fx`` writes down what a layer does, and for an input
+    that is no tensor.
+    """
+    found = "torch.jit.trace" if torch._C._is_tracing() else type(x).__name__
+    if torch._C._is_tracing() or isinstance(x, torch.fx.Proxy):
         raise RuntimeError(
             f"{where}: a robust gradient cannot be written down by torch.jit or torch.fx, found "
-            f"{'torch.jit.trace' if isinstance(x, Tensor) else type(x).__name__}; trace "
-            f"chainrob.torch.plain(copy.deepcopy(model)), which computes the same"
+            f"{found}; trace chainrob.torch.plain(copy.deepcopy(model)), which computes the same"
         )
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{where}: input must be a torch.Tensor, found {found}")
 
 
 def check_call(

@@ -91,11 +91,12 @@ def call(module: Any, kind: str, x: Tensor, parameters: Parameters, sample_axis:
     if lower is not None:
         x = x.to(lower)
     token = None
-    if module.group is not None:
+    if module.group is not None and any(p is not None and p.requires_grad for p in parameters):
         _renew_token(module.group)
         token = module.group._token
         # Where a parameter of any layer is unfrozen, Dynamo traces this layer anew as well: all
-        # layers of a forward pass must have one token.
+        # layers of a forward pass must have one token. A frozen layer must not look: it would find
+        # its own parameters there, at a place of their own, and share no graph with its like.
         any(one.requires_grad for one in module.group.frozen)
     first, second = (*parameters, None)[:2]
     facts = (kind, _new_number(), sample_axis, lower, in_half)

@@ -384,6 +384,8 @@ def run(
         return kind.op(x, *parameters)
     needed = (one is not None and one.requires_grad for one in parameters)
     if isinstance(x, Tensor) and not any(needed):
+        if group is not None:
+            group.token(aggregation.owner)  # the group knows its first layer, be it frozen
         return kind.op(x, *parameters)
     where = f"{kind.function} {path!r}" if path else kind.function
     check_call(kind, x, parameters, sample_axis, where)

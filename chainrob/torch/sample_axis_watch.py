@@ -50,15 +50,16 @@ def watch(call: Any, x: torch.Tensor, n_samples: int) -> None:
         new_step()
         _pass.task, _pass.mixed, _pass.layers = task, False, []
     watch_count(plan.owner, n_samples, plan.scope, call.path)
-    if call.kind.function == "embedding" and x.ndim == 1 and plan.owner not in _looked_at:
+    looks = call.kind.function == "embedding" and x.ndim == 1 and n_samples > 1
+    if looks and plan.owner not in _looked_at:
         _looked_at.add(plan.owner)
-        if n_samples > 1 and torch.equal(x, torch.arange(n_samples).to(x)):
+        if torch.equal(x, torch.arange(n_samples).to(x)):
             what = (
-                f"saw the ids 0 to {n_samples - 1} in order, as of positions that all samples "
-                f"share, and took each for a sample (ids.expand(n_samples, -1) gives every sample "
-                f"its own)"
+                f"saw the ids 0 to {n_samples - 1} in order and took each for a sample (right "
+                f"where each id is a sample of its own; where they are positions that all samples "
+                f"share, ids.expand(n_samples, -1) gives every sample its own)"
             )
-            warn_of_axis(plan.owner, what, call.path)
+            warn_of_axis(plan.owner, what, call.path, again=True)
     layers = _pass.layers
     layers.append((weakref.ref(plan.owner), call.path, n_samples))
     if n_samples != layers[0][2] and not _pass.mixed:

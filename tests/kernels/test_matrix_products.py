@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from chainrob.kernels import matrix_products
-from chainrob.kernels.matrix_products import LARGE, product, use_products
+from chainrob.kernels.matrix_products import (
+    LARGE,
+    LARGE_SUMS,
+    filter_sums,
+    product,
+    use_products,
+)
+from chainrob.sample_gradients.patches import Geometry
 
 RNG = np.random.default_rng(0)
 
@@ -73,3 +80,27 @@ def test_the_choice_belongs_to_one_thread(asked):
     product(a, b)
     assert asked == []
     assert matrix_products._state.product is None
+
+
+def test_only_large_sums_over_patches_are_asked_of_it():
+    asked, geometry = [], Geometry((3, 3), (1, 1), (1, 1), 2)
+
+    def own(patched, plain, geometry):
+        asked.append((patched.shape, plain.shape))
+        return "sums"
+
+    def ask(n_samples, dtype=np.float32):
+        patched = np.ones((n_samples, 4, 10, 10), dtype)
+        plain = np.ones((n_samples, 16, 8, 8), dtype)
+        return filter_sums(patched, plain, dtype(0.5), geometry, np.dtype(dtype))
+
+    use_products(product, own)
+    try:
+        enough = -(-LARGE_SUMS // (16 * 8 * 8 * 2 * 9))
+        assert ask(enough) == "sums"
+        assert ask(enough - 1) is None
+        assert ask(enough, np.float64) is None
+    finally:
+        use_products(None)
+    assert ask(enough) is None
+    assert asked == [((enough, 4, 10, 10), (enough, 16, 8, 8))]

@@ -237,6 +237,25 @@ def test_sampling_is_left_alone_without_gradients():
     assert np.isfinite(net(X).numpy()).all()
 
 
+def test_layers_may_be_frozen_and_unfrozen_between_steps():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    ct.robustify(net, chainrob.GeometricMedian(), scope="model")
+    for trained in ((0, 2), (2, 4), (0, 2, 4), (4,), (0, 4)):
+        net.zero_grad()
+        for i in (0, 2, 4):
+            net[i].requires_grad_(i in trained)
+        net(torch.ones(4, 3)).square().mean().backward()
+        assert [i for i in (0, 2, 4) if net[i].weight.grad is not None] == list(trained)
+
+
+@pytest.mark.parametrize("x", [np.ones((4, 3), np.float32), [[1.0, 2.0, 3.0]], None])
+def test_an_input_that_is_no_tensor(x):
+    net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
+    message = f"'0': input must be a torch.Tensor, found {type(x).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        net(x)
+
+
 def test_tracers_are_told_to_take_the_plain_model():
     net = ct.robustify(nn.Sequential(nn.Linear(3, 2)), chainrob.GeometricMedian())
     x = torch.ones(4, 3)

@@ -65,12 +65,24 @@ class Positions(nn.Module):
 def test_positions_that_all_samples_share():
     ids = torch.randint(0, 9, (7, 5))
     net = ct.robustify(Positions(each=False), chainrob.GeometricMedian())
-    message = r"Embedding 'places' saw the ids 0 to 4 in order.*ids\.expand\(n_samples, -1\)"
+    message = (
+        r"Embedding 'places' saw the ids 0 to 4 in order.*each id is a sample of its own.*"
+        r"positions that all samples share, ids\.expand\(n_samples, -1\)"
+    )
     with pytest.warns(chainrob.SampleAxisWarning, match=message):
         backward(net, ids)
     backward(net, ids)  # once
     for scope in ("layer", "model"):
         backward(ct.robustify(Positions(each=True), chainrob.GeometricMedian(), scope=scope), ids)
+
+
+def test_positions_after_a_first_batch_of_length_1():
+    places = ct.robustify(nn.Embedding(5, 4), chainrob.GeometricMedian())
+    with pytest.warns(chainrob.SampleAxisWarning, match="saw a single sample"):
+        backward(places, torch.arange(1))
+    with pytest.warns(chainrob.SampleAxisWarning, match="saw the ids 0 to 4 in order"):
+        backward(places, torch.arange(5))
+    backward(places, torch.arange(5))  # once
 
 
 def test_a_single_sample():

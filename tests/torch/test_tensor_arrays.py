@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 import chainrob
 import chainrob.torch as ct
-from chainrob.kernels import threads
+from chainrob.kernels import matrix_products, threads
 from chainrob.sample_gradients import PatchProducts
 from chainrob.sample_gradients.patches import Geometry
 from chainrob.torch import tensor_arrays
@@ -107,11 +107,12 @@ def test_filters_are_summed_by_pytorch(monkeypatch, geometry, positions, spare, 
 
     filter_sums = tensor_arrays._filter_sums
     monkeypatch.setattr(tensor_arrays, "_filter_sums", watched)
+    monkeypatch.setattr(matrix_products, "LARGE_SUMS", 1)
     by_units = rng.normal(size=(operator.n_units, 5))
     with computing(torch.ones(1)):
         found = operator.mean(), operator.weighted_sum(weights)
         found += (operator.units().weighted_sum(by_units),)
-    assert len(asked) == 3
+    assert len(asked) == (0 if dtype is np.float64 else 3)  # that is left to our own form
     rows = operator.materialize().astype(np.float64)
     wanted = rows.mean(axis=0), weights @ rows
     wanted += (np.einsum("un,nud->ud", by_units, rows.reshape(5, len(by_units), -1)),)

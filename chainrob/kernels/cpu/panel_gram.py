@@ -233,7 +233,6 @@ def _products(panels: Any, low: int, high: int, k: int, tiles: Any) -> None:
     ``DEPTH`` inputs of all panels stay in the second-level cache while they meet.
     """
     zero = splat(0.0)
-    zero = splat(0.0)
     group = high - low
     for i in range(0, group * WIDTH * high * WIDTH, LANES):
         store(tiles, i, zero)
