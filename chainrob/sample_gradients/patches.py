@@ -156,7 +156,8 @@ class PatchProducts(Tiled):
         """The sum over all samples, one array scaled: (A, C/G, *ksize), a few samples at a time."""
         dtype, groups = self.compute_dtype, self.geometry.groups
         if scale_patched is None:
-            out = filter_sums(*self.factors, scale_plain, self.geometry, dtype)
+            patched, plain = self.patched, self.plain
+            out = filter_sums(patched, plain, scale_plain, self.geometry, dtype)
             if out is not None:
                 return out.astype(self.dtype, copy=False)
         out = self.xp.zeros(self.full_shape, dtype)
