@@ -72,8 +72,8 @@ class LayerGradients:
         if type(plan.robustifier) is Mean and (sums := self._sums(arrays, plan.robustifier)):
             return sums
         found, n_samples = self.operators(arrays)
-        operators = list(map(found.__getitem__, self.wanted))
-        rows = dict(zip(map(self.names.__getitem__, self.wanted), operators, strict=True))
+        operators = [found[index] for index in self.wanted]
+        rows = {self.names[index]: found[index] for index in self.wanted}
         if plan.scope == "model":
             assert self.targets is not None
             targets = {self.names[index]: self.targets[index] for index in self.wanted}

@@ -101,7 +101,7 @@ class Joined(SampleGradients):
             found[id(weights)] = weights.reduce(reduction, dtype, squares)
             if bias is not None:
                 found[id(bias)] = bias.reduce(reduction, dtype, squares)
-        return tuple(map(found.get, map(id, self.parts)))
+        return tuple([found[id(part)] for part in self.parts])
 
     def tiles(self, budget: int | None = None) -> Iterator[tuple[Index, Array]]:
         """The parts' tiles one after the other, each index with the part's number in front."""
@@ -128,10 +128,7 @@ class Joined(SampleGradients):
         # Where a layer's factors are of ordinary size, so are their sums, except in float16.
         if self.dtype == np.float16:
             return reduce(and_, [part.surely_finite() for part in self.parts])
-        finite = self.layers[0][0].surely_finite()
-        for one, _ in self.layers[1:]:
-            finite = finite & one.surely_finite()
-        return finite
+        return reduce(and_, [one.surely_finite() for one, _ in self.layers])
 
     def unflatten(self, estimate: Array) -> Any:
         """An estimate (*R, D) cut into the parts, each in its own shape and dtype."""
