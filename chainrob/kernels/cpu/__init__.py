@@ -43,10 +43,7 @@ def fused(
     replicas = gy.shape[:-3]
     if x.shape[:-3] != replicas:
         replicas = np.broadcast_shapes(x.shape[:-3], replicas)
-    if not replicas:  # as nearly always
-        x, gy = x[None], gy[None]
-    else:
-        x, gy = _flattened(x, replicas, share=True), _flattened(gy, replicas)
+    x, gy = _flattened(x, replicas, share=True), _flattened(gy, replicas)
     watch = None if squares is None else watch_for(x, gy)
     out = _function(name)(x, gy, *parameters, watch=watch)
     if out is None:
